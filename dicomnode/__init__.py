@@ -1,0 +1,1 @@
+"""The DICOM node: receive, keep, route, segment, report, deliver and audit."""

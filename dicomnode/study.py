@@ -1,0 +1,156 @@
+"""Instances, series and studies by their headers, and a series as a grid of source frames."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydicom import Dataset, dcmread
+from pydicom.errors import InvalidDicomError
+
+from inference.volume import Volume
+
+
+@dataclass(frozen=True, eq=False)
+class Instance:
+    """One stored instance: its file, its header without pixel data, and the digest of its content."""
+
+    path: Path
+    header: Dataset
+    sha256: str
+
+    @property
+    def sop_instance_uid(self) -> str:
+        """SOP Instance UID (0008,0018)."""
+        return str(self.header.SOPInstanceUID)
+
+    @property
+    def sop_class_uid(self) -> str:
+        """SOP Class UID (0008,0016)."""
+        return str(self.header.SOPClassUID)
+
+    def load(self) -> Dataset:
+        """The whole data set with pixel data."""
+        return dcmread(self.path, force=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """The instances of one series, at least one, in the order of their SOP Instance UIDs."""
+
+    instances: tuple[Instance, ...]
+
+    def __post_init__(self) -> None:
+        if not self.instances:
+            raise ValueError("a series has at least one instance")
+        if len({instance.header.SeriesInstanceUID for instance in self.instances}) != 1:
+            raise ValueError("instances of different series")
+
+    @property
+    def header(self) -> Dataset:
+        """Header of the first instance: what holds for the whole series."""
+        return self.instances[0].header
+
+    @property
+    def study_instance_uid(self) -> str:
+        """Study Instance UID (0020,000D)."""
+        return str(self.header.StudyInstanceUID)
+
+    @property
+    def series_instance_uid(self) -> str:
+        """Series Instance UID (0020,000E)."""
+        return str(self.header.SeriesInstanceUID)
+
+    @property
+    def modality(self) -> str:
+        """Modality (0008,0060), empty when absent."""
+        return text(self.header, "Modality")
+
+    @property
+    def description(self) -> str:
+        """Series Description (0008,103E), empty when absent. May hold free text: never log it."""
+        return text(self.header, "SeriesDescription")
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the digests of all instances: names exactly this input."""
+        contents = sorted(instance.sha256 for instance in self.instances)
+        return hashlib.sha256("\n".join(contents).encode()).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """The series of one study, in the order of their SeriesNumber."""
+
+    series: tuple[Series, ...]
+
+    @property
+    def study_instance_uid(self) -> str:
+        """Study Instance UID (0020,000D)."""
+        return self.series[0].study_instance_uid
+
+
+@dataclass(frozen=True)
+class SourceFrame:
+    """The image behind one slice of a volume. `frame_number` is set for multi-frame instances."""
+
+    instance: Instance
+    frame_number: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class SourceVolume:
+    """A volume together with the frame behind each of its slices, in the volume's slice order."""
+
+    series: Series
+    volume: Volume
+    frames: tuple[SourceFrame, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.frames) != self.volume.shape[0]:
+            raise ValueError(f"{self.volume.shape[0]} slices but {len(self.frames)} frames")
+
+
+def text(header: Dataset, keyword: str) -> str:
+    """A header value as stripped text; empty when absent or empty, multiple values joined by a backslash."""
+    value: Any = header.get(keyword)
+    if value is None:
+        return ""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        return str(value).strip()
+    return "\\".join(str(item).strip() for item in value)
+
+
+def read_instance(path: Path, sha256: str | None = None) -> Instance:
+    """Read the header of one file. The digest is of the whole file when none is given.
+
+    Raises pydicom's InvalidDicomError when the file is not DICOM or lacks the identifying UIDs.
+    """
+    header = dcmread(path, stop_before_pixels=True)
+    for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
+        if not text(header, keyword):
+            raise InvalidDicomError(f"{path.name} has no {keyword}")
+    return Instance(path, header, sha256 or hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def group_studies(instances: Iterable[Instance]) -> tuple[Study, ...]:
+    """Sort instances into studies and series. Of several copies of an instance the last one counts."""
+    by_uid = {instance.sop_instance_uid: instance for instance in instances}
+    studies: dict[str, dict[str, list[Instance]]] = defaultdict(lambda: defaultdict(list))
+    for _, instance in sorted(by_uid.items()):
+        header = instance.header
+        studies[str(header.StudyInstanceUID)][str(header.SeriesInstanceUID)].append(instance)
+    return tuple(
+        Study(tuple(sorted((Series(tuple(found)) for found in series.values()), key=_series_order)))
+        for series in studies.values()
+    )
+
+
+def _series_order(series: Series) -> tuple[int, str]:
+    number = text(series.header, "SeriesNumber")
+    return int(number) if number.lstrip("-").isdigit() else 0, series.series_instance_uid

@@ -1,0 +1,76 @@
+"""Diameters of a set of pixels or voxels by way of its convex hull: exact, and fast for organs too."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from scipy.spatial import ConvexHull, QhullError
+from scipy.spatial.distance import pdist, squareform
+
+Points = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+
+
+def longest_line(mask: Mask, grid_to_mm: Points) -> Points | None:
+    """Ends (2, n) in millimetres of the longest line between two centres of `mask` (n axes).
+
+    `grid_to_mm` (n, n) maps indices to millimetres. None when the mask is a single voxel.
+    """
+    corners = _hull_corners(_run_ends(mask) @ grid_to_mm.T)
+    if len(corners) < 2:
+        return None
+    distances = squareform(pdist(corners))
+    return corners[list(np.unravel_index(distances.argmax(), distances.shape))]
+
+
+def longest_perpendicular(mask: Mask, grid_to_mm: Points, line: Points) -> Points | None:
+    """Ends (2, 2) in millimetres of the longest chord of the mask's hull perpendicular to `line`.
+
+    Two axes only. The chord length is piecewise linear along the line with breaks at the corners of
+    the hull, so its maximum lies at a corner. None when the mask has no width across the line.
+    """
+    corners = _hull_corners(_run_ends(mask) @ grid_to_mm.T)
+    along = (line[1] - line[0]) / np.linalg.norm(line[1] - line[0])
+    across = np.array([-along[1], along[0]])
+    t, w = (corners - line[0]) @ along, (corners - line[0]) @ across
+    if np.ptp(w) < 1e-9:
+        return None
+    upper, lower = _envelope(t, w), -_envelope(t, -w)
+    widest = int(np.argmax(upper - lower))
+    middle = line[0] + t[widest] * along
+    return np.stack([middle + lower[widest] * across, middle + upper[widest] * across])
+
+
+def _run_ends(mask: Mask) -> Points:
+    """First and last voxel of every run along columns: the convex hull needs no others."""
+    occupied = mask.any(axis=-1)
+    rows = np.argwhere(occupied)
+    lines = mask[occupied]
+    first = lines.argmax(axis=-1)
+    last = lines.shape[-1] - 1 - lines[:, ::-1].argmax(axis=-1)
+    both = [np.column_stack([rows, first]), np.column_stack([rows, last])]
+    return np.unique(np.concatenate(both), axis=0).astype(np.float64)
+
+
+def _hull_corners(points: Points) -> Points:
+    """Corners of the convex hull; the points themselves where they are flat or few."""
+    try:
+        corners: Points = points[ConvexHull(points).vertices]
+    except (QhullError, ValueError):
+        return points
+    return corners
+
+
+def _envelope(t: Points, w: Points) -> Points:
+    """Height of the convex polygon's upper boundary above each of its own abscissas `t`."""
+    heights = np.full_like(t, -np.inf)
+    following = np.roll(np.arange(len(t)), -1)
+    for a, b in zip(np.arange(len(t)), following, strict=True):
+        low, high = min(t[a], t[b]), max(t[a], t[b])
+        inside = (t >= low - 1e-9) & (t <= high + 1e-9)
+        if high - low < 1e-9:
+            height = np.full_like(t, max(w[a], w[b]))
+        else:
+            height = w[a] + (np.clip(t, low, high) - t[a]) * (w[b] - w[a]) / (t[b] - t[a])
+        heights = np.where(inside, np.maximum(heights, height), heights)
+    return heights

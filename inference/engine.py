@@ -1,0 +1,92 @@
+"""A resident model: weights on a device, sliding windows in, probabilities out."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+
+import torch
+from monai.inferers.utils import sliding_window_inference
+
+from inference.bundle import ModelBundle
+from inference.errors import BundleError, OutOfMemory
+from inference.networks import build_network
+from inference.preprocess import ModelInput, stack_context
+
+SLICES_PER_STEP = 16
+WINDOWS_PER_STEP = 8
+
+Predictor = Callable[[torch.Tensor], torch.Tensor]
+
+
+def best_device() -> torch.device:
+    """The first GPU, or the CPU when there is none."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+class Model:
+    """A loaded bundle. Build it once per process and keep it."""
+
+    def __init__(self, bundle: ModelBundle, device: torch.device | None = None) -> None:
+        """Load the weights onto `device`; raises BundleError when they do not fit the network."""
+        self.bundle = bundle
+        self.device = device or best_device()
+        network = build_network(bundle.network_def, trusted=bundle.trusted)
+        network.load_state_dict(_read_weights(bundle))
+        self._network = network.eval().to(self.device)
+
+    def probabilities(self, image: ModelInput) -> torch.Tensor:
+        """Class probabilities (class, slice, row, column) on the model's grid; class 0 is background.
+
+        When the device runs out of memory the work is cut smaller; raises OutOfMemory when even
+        single windows do not fit.
+        """
+        step = WINDOWS_PER_STEP
+        while True:
+            try:
+                return self._run(image.image, step)
+            except torch.cuda.OutOfMemoryError as error:
+                torch.cuda.empty_cache()
+                if step == 1:
+                    raise OutOfMemory(
+                        f"{self.device} cannot hold one window of "
+                        f"{self.bundle.card.preprocessing.window_size}: {error}"
+                    ) from error
+                step //= 2
+
+    @torch.inference_mode()
+    def _run(self, image: torch.Tensor, windows_per_step: int) -> torch.Tensor:
+        how = self.bundle.card.preprocessing
+        if how.spatial_dims == 3:
+            return self._slide(image[None, None], windows_per_step)[0]
+        stacked = stack_context(image, how.context_slices)
+        chunks = [self._slide(chunk, windows_per_step) for chunk in torch.split(stacked, SLICES_PER_STEP)]
+        return torch.cat(chunks).transpose(0, 1)
+
+    def _slide(self, batch: torch.Tensor, windows_per_step: int) -> torch.Tensor:
+        """Probabilities of a batch (n, channel, ...) as float32 on the CPU."""
+        how = self.bundle.card.preprocessing
+        logits = sliding_window_inference(
+            batch.to(self.device),
+            how.window_size,
+            windows_per_step,
+            self._predict,
+            overlap=how.overlap,
+            mode="gaussian",
+        )
+        assert isinstance(logits, torch.Tensor)
+        return logits.float().softmax(dim=1).cpu()
+
+    def _predict(self, batch: torch.Tensor) -> torch.Tensor:
+        """Half precision where it is fast and safe: on the GPU, under autocast."""
+        with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
+            output: torch.Tensor = self._network(batch)
+        return output
+
+
+def _read_weights(bundle: ModelBundle) -> dict[str, torch.Tensor]:
+    try:
+        state = torch.load(bundle.weights_path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, OSError) as error:
+        raise BundleError(f"{bundle.weights_path} holds no plain weights: {error}") from error
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}

@@ -1,0 +1,91 @@
+"""From probabilities to a label map, and from a label map to single lesions."""
+
+from __future__ import annotations
+
+import cc3d
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import ndimage
+
+from inference.bundle import Postprocessing
+from inference.labelmap import Label, LabelMap, Lesion, LesionMap
+from inference.preprocess import ModelInput, resample
+from inference.volume import Volume
+
+Probabilities = npt.NDArray[np.float32]
+
+
+def to_label_map(
+    probabilities: torch.Tensor, image: ModelInput, labels: tuple[Label, ...], how: Postprocessing
+) -> tuple[LabelMap, Probabilities]:
+    """Bring class probabilities (class, slice, row, column) back to the source grid and decide.
+
+    A voxel takes its likeliest label where all labels together reach the threshold. Also returns
+    that joint probability (slice, row, column) on the source grid; outside the box it is 0.
+    """
+    box_shape = tuple(part.stop - part.start for part in image.box)
+    values = np.zeros(image.source_shape, np.uint8)
+    certainty = np.zeros(image.source_shape, np.float32)
+    native = resample(probabilities[1:], (box_shape[0], box_shape[1], box_shape[2]))
+    joint = native.sum(dim=0)
+    likeliest = (native.argmax(dim=0) + 1).to(torch.uint8)
+    values[image.box] = (likeliest * (joint >= how.probability_threshold)).numpy()
+    certainty[image.box] = joint.numpy()
+    return LabelMap(values, labels), certainty
+
+
+def find_lesions(
+    label_map: LabelMap,
+    volume: Volume,
+    how: Postprocessing,
+    region: npt.NDArray[np.bool_] | None = None,
+    certainty: Probabilities | None = None,
+) -> LesionMap:
+    """Split every lesion label into its 26-connected components; an organ stays in one piece.
+
+    Components are dropped when their centre lies outside `region`, when they are smaller than the
+    model's smallest lesion, or when their highest `certainty` stays below the model's peak
+    probability. Lesions are numbered by label, then from the largest to the smallest.
+    """
+    values = np.zeros(label_map.values.shape, np.uint16)
+    lesions: list[Lesion] = []
+    for label in label_map.labels:
+        mask = label_map.values == label.number
+        components = _components(mask, label)
+        sizes = np.bincount(components.ravel())
+        boxes = ndimage.find_objects(components)
+        for number in np.argsort(-sizes[1:], kind="stable") + 1:
+            inside = components[boxes[number - 1]] == number
+            box = boxes[number - 1]
+            if label.kind == "lesion" and not _accepted(inside, box, volume, how, region, certainty):
+                continue
+            lesions.append(Lesion(len(lesions) + 1, label, box))
+            values[box][inside] = len(lesions)
+    return LesionMap(values, tuple(lesions))
+
+
+def _components(mask: npt.NDArray[np.bool_], label: Label) -> npt.NDArray[np.int32]:
+    if label.kind == "organ":
+        return mask.astype(np.int32)
+    components: npt.NDArray[np.int32] = cc3d.connected_components(
+        mask, connectivity=26, out_dtype=np.uint32
+    ).astype(np.int32)
+    return components
+
+
+def _accepted(
+    inside: npt.NDArray[np.bool_],
+    box: tuple[slice, slice, slice],
+    volume: Volume,
+    how: Postprocessing,
+    region: npt.NDArray[np.bool_] | None,
+    certainty: Probabilities | None,
+) -> bool:
+    if volume.has_geometry:
+        volume_mm3 = np.count_nonzero(inside) * volume.voxel_volume_mm3
+        if volume_mm3 < how.smallest_lesion_mm3:
+            return False
+    if region is not None and region[box][inside].mean() < 0.5:
+        return False
+    return certainty is None or bool(certainty[box][inside].max() >= how.peak_probability)

@@ -1,0 +1,214 @@
+"""Lesion measurements in millimetres. What cannot be computed is absent with a reason, never 0.
+
+All diameters run between voxel centres, as SimpleITK, pyradiomics and cc3d define them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from skimage.measure import marching_cubes, mesh_surface_area
+
+from inference.diameters import Mask, Points, longest_line, longest_perpendicular
+from inference.labelmap import Label, Lesion, LesionMap
+from inference.volume import Volume
+
+
+@dataclass(frozen=True)
+class Absent:
+    """A value that could not be computed, and why."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number with its UCUM unit."""
+
+    value: float
+    unit: str
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A straight line across a lesion within one slice; ends are fractional (row, column) indices."""
+
+    length: Quantity
+    slice_index: int
+    start: tuple[float, float]
+    end: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class LesionMeasurement:
+    """Everything that is measured of one lesion. Slices are indices into the volume."""
+
+    number: int
+    label: Label
+    voxel_count: int
+    key_slice: int
+    first_slice: int
+    last_slice: int
+    truncated: bool
+    """The lesion touches the border of the image, so its size is a lower bound."""
+    volume: Quantity | Absent
+    long_axis: Axis | Absent
+    short_axis: Axis | Absent
+    largest_diameter: Quantity | Absent
+    surface: Quantity | Absent
+    centroid_lps_mm: tuple[float, float, float] | Absent
+    mean: Quantity | Absent
+    standard_deviation: Quantity | Absent
+    minimum: Quantity | Absent
+    maximum: Quantity | Absent
+
+
+UCUM_OF_INTENSITY = {"HU": "[hnsf'U]", "arbitrary": "1"}
+NO_GEOMETRY = Absent("the image has no place in the patient")
+PIXELS = "{pixels}"
+
+
+def measure_lesions(lesion_map: LesionMap, volume: Volume) -> tuple[LesionMeasurement, ...]:
+    """Measure every lesion of `lesion_map` on the grid of `volume`.
+
+    Raises ValueError when the two grids differ.
+    """
+    if lesion_map.values.shape != volume.voxels.shape:
+        raise ValueError(
+            f"lesion map {lesion_map.values.shape} is not on the volume's grid {volume.voxels.shape}"
+        )
+    return tuple(_measure(lesion, lesion_map, volume) for lesion in lesion_map.lesions)
+
+
+def total_volume(measurements: tuple[LesionMeasurement, ...]) -> Quantity | Absent:
+    """Sum of the lesion volumes (the total burden); absent when one of them is."""
+    volumes = [m.volume for m in measurements]
+    known = [volume.value for volume in volumes if isinstance(volume, Quantity)]
+    if len(known) < len(volumes):
+        return Absent("the volume of at least one lesion is not known")
+    return Quantity(sum(known), "mm3")
+
+
+def _measure(lesion: Lesion, lesion_map: LesionMap, volume: Volume) -> LesionMeasurement:
+    mask = lesion_map.mask(lesion)
+    voxel_count = int(np.count_nonzero(mask))
+    key_slice, long_axis, short_axis = _axes(mask, lesion, volume)
+    mean, deviation, minimum, maximum = _intensities(volume.voxels[lesion.box][mask], volume)
+    return LesionMeasurement(
+        number=lesion.number,
+        label=lesion.label,
+        voxel_count=voxel_count,
+        key_slice=key_slice,
+        first_slice=lesion.box[0].start,
+        last_slice=lesion.box[0].stop - 1,
+        truncated=_touches_border(lesion, volume),
+        volume=_volume(voxel_count, volume),
+        long_axis=long_axis,
+        short_axis=short_axis,
+        largest_diameter=_largest_diameter(mask, volume),
+        surface=_surface(mask, volume),
+        centroid_lps_mm=_centroid(mask, lesion, volume),
+        mean=mean,
+        standard_deviation=deviation,
+        minimum=minimum,
+        maximum=maximum,
+    )
+
+
+def _volume(voxel_count: int, volume: Volume) -> Quantity | Absent:
+    if not volume.has_geometry:
+        return NO_GEOMETRY
+    return Quantity(voxel_count * volume.voxel_volume_mm3, "mm3")
+
+
+def _touches_border(lesion: Lesion, volume: Volume) -> bool:
+    """A single-slice volume has no border along the slice axis that could cut a lesion."""
+    axes = range(3) if volume.shape[0] > 1 else range(1, 3)
+    return any(lesion.box[axis].start == 0 or lesion.box[axis].stop == volume.shape[axis] for axis in axes)
+
+
+def _intensities(
+    values: npt.NDArray[np.generic], volume: Volume
+) -> tuple[Quantity, Quantity | Absent, Quantity, Quantity]:
+    unit = UCUM_OF_INTENSITY[volume.intensity_unit]
+    exact = values.astype(np.float64)
+    deviation: Quantity | Absent = Absent("one voxel has no standard deviation")
+    if exact.size > 1:
+        deviation = Quantity(float(exact.std(ddof=1)), unit)
+    return (
+        Quantity(float(exact.mean()), unit),
+        deviation,
+        Quantity(float(exact.min()), unit),
+        Quantity(float(exact.max()), unit),
+    )
+
+
+def _centroid(mask: Mask, lesion: Lesion, volume: Volume) -> tuple[float, float, float] | Absent:
+    if not volume.has_geometry:
+        return NO_GEOMETRY
+    start = np.array([box.start for box in lesion.box], dtype=np.float64)
+    left, posterior, superior = volume.to_lps_mm(np.argwhere(mask).mean(axis=0) + start)
+    return float(left), float(posterior), float(superior)
+
+
+def _surface(mask: Mask, volume: Volume) -> Quantity | Absent:
+    """Area of the marching-cubes mesh at 0.5 (IBSI reference manual, 3.1 'Surface area (mesh)')."""
+    if not volume.has_geometry:
+        return NO_GEOMETRY
+    vertices, faces, _, _ = marching_cubes(np.pad(mask, 1).astype(np.float32), 0.5)
+    in_mm = vertices @ volume.affine[:3, :3].T
+    return Quantity(float(mesh_surface_area(in_mm, faces)), "mm2")
+
+
+def _largest_diameter(mask: Mask, volume: Volume) -> Quantity | Absent:
+    """Largest distance between two voxels of the lesion in three dimensions."""
+    if not volume.has_geometry:
+        return NO_GEOMETRY
+    line = longest_line(mask, volume.affine[:3, :3])
+    if line is None:
+        return Absent("the lesion is a single voxel")
+    return Quantity(_length(line), "mm")
+
+
+def _axes(mask: Mask, lesion: Lesion, volume: Volume) -> tuple[int, Axis | Absent, Axis | Absent]:
+    """Longest diameter over all slices and its perpendicular in the same slice (RECIST 1.1).
+
+    Returns the slice that shows the lesion best, the long axis and the short axis.
+    """
+    to_mm = np.diag(volume.pixel_spacing_mm or (1.0, 1.0))
+    lines = {int(index): longest_line(mask[index], to_mm) for index in np.flatnonzero(mask.any(axis=(1, 2)))}
+    lengths = {i: _length(line) for i, line in lines.items() if line is not None}
+    if not lengths:
+        widest = int(np.argmax(mask.sum(axis=(1, 2))))
+        absent = Absent("the lesion is one pixel wide in every slice")
+        return widest + lesion.box[0].start, absent, absent
+    best = max(lengths, key=lambda index: round(lengths[index], 6))
+    long_line = lines[best]
+    assert long_line is not None
+    short_line = longest_perpendicular(mask[best], to_mm, long_line)
+    return (
+        best + lesion.box[0].start,
+        _axis(long_line, best, lesion, volume),
+        Absent("the lesion is a straight line in its longest slice")
+        if short_line is None
+        else _axis(short_line, best, lesion, volume),
+    )
+
+
+def _length(line: Points) -> float:
+    return float(np.linalg.norm(line[1] - line[0]))
+
+
+def _axis(line: Points, index: int, lesion: Lesion, volume: Volume) -> Axis:
+    """The line, given in millimetres from the corner of the lesion's box, on the volume's grid."""
+    unit = "mm" if volume.pixel_spacing_mm else PIXELS
+    corner = np.array([lesion.box[1].start, lesion.box[2].start], dtype=np.float64)
+    start, end = line / np.array(volume.pixel_spacing_mm or (1.0, 1.0)) + corner
+    return Axis(
+        length=Quantity(_length(line), unit),
+        slice_index=index + lesion.box[0].start,
+        start=(float(start[0]), float(start[1])),
+        end=(float(end[0]), float(end[1])),
+    )

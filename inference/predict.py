@@ -1,0 +1,54 @@
+"""The whole way from a volume to its lesions, in one function."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from inference.engine import Model
+from inference.errors import UnsuitableVolume
+from inference.labelmap import LesionMap
+from inference.lesions import find_lesions, to_label_map
+from inference.lungs import lung_mask
+from inference.preprocess import Box, prepare
+from inference.volume import Volume
+
+Mask = npt.NDArray[np.bool_]
+
+MARGIN_MM = 10.0
+
+
+def segment(volume: Volume, model: Model) -> LesionMap:
+    """Find the lesions of `volume`: region, network input, probabilities, label map, lesions.
+
+    Raises UnsuitableVolume when the volume does not fit the model, OutOfMemory when the device is
+    too small.
+    """
+    card = model.bundle.card
+    if volume.intensity_unit != card.intensity_unit:
+        raise UnsuitableVolume(
+            f"model {card.name} works on {card.intensity_unit}, this volume is {volume.intensity_unit}"
+        )
+    region = find_region(volume, card.postprocessing.region)
+    image = prepare(volume, card.preprocessing, None if region is None else surrounding(region, volume))
+    probabilities = model.probabilities(image)
+    label_map, certainty = to_label_map(probabilities, image, card.labels, card.postprocessing)
+    return find_lesions(label_map, volume, card.postprocessing, region, certainty)
+
+
+def find_region(volume: Volume, region: str) -> Mask | None:
+    """The part of the body that a model looks at, or None for all of it."""
+    if region == "lungs":
+        return lung_mask(volume)
+    return None
+
+
+def surrounding(region: Mask, volume: Volume) -> Box:
+    """The box (slice, row, column) around a region, with a margin for the network's view."""
+    bounds: list[slice] = []
+    for axis, (n, spacing_mm) in enumerate(zip(volume.shape, volume.spacing_mm, strict=True)):
+        others = tuple(other for other in range(3) if other != axis)
+        inside = np.flatnonzero(region.any(axis=others))
+        margin = round(MARGIN_MM / spacing_mm)
+        bounds.append(slice(max(0, int(inside[0]) - margin), min(n, int(inside[-1]) + 1 + margin)))
+    return bounds[0], bounds[1], bounds[2]

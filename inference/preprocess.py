@@ -1,0 +1,78 @@
+"""From a volume to network input, each step beside its inverse. Training uses the same code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from inference.bundle import Preprocessing, Window, ZScore
+from inference.volume import Volume
+
+Box = tuple[slice, slice, slice]
+
+
+@dataclass(frozen=True, eq=False)
+class ModelInput:
+    """`image` (slice, row, column) float32 on the model's grid, normalised; covers `box` of the source."""
+
+    image: torch.Tensor
+    box: Box
+    source_shape: tuple[int, int, int]
+
+
+def prepare(volume: Volume, how: Preprocessing, box: Box | None = None) -> ModelInput:
+    """Crop to `box` (default: everything), resample to the model's spacing and normalise."""
+    whole = tuple(slice(0, n) for n in volume.shape)
+    box = box or (whole[0], whole[1], whole[2])
+    voxels = torch.from_numpy(np.ascontiguousarray(volume.voxels[box])).float()
+    image = resample(voxels, model_shape(volume, how, tuple(voxels.shape)))
+    return ModelInput(normalise(image, how.intensity), box, volume.shape)
+
+
+def model_shape(volume: Volume, how: Preprocessing, shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Shape of the model's grid that covers `shape` voxels of the volume."""
+    if volume.has_geometry:
+        source: tuple[float | None, ...] = volume.spacing_mm
+    else:
+        source = (None, *(volume.in_plane_spacing_mm or (None, None)))
+    slices, rows, columns = (
+        n if target is None or spacing is None else max(1, round(n * spacing / target))
+        for n, spacing, target in zip(shape, source, how.spacing_mm, strict=True)
+    )
+    return slices, rows, columns
+
+
+def resample(image: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:
+    """Trilinear resampling of (slice, row, column) or (channel, slice, row, column) to `shape`.
+
+    Both grids cover the same field of view, so the inverse is a call with the other shape. When the
+    grid gets coarser in a plane, area averaging goes first so that small lesions are not skipped.
+    """
+    batch = image[None, None] if image.ndim == 3 else image[None]
+    if tuple(batch.shape[2:]) == shape:
+        return image
+    coarser = tuple(min(a, b) for a, b in zip(batch.shape[2:], shape, strict=True))
+    if coarser != tuple(batch.shape[2:]):
+        batch = functional.interpolate(batch, size=coarser, mode="area")
+    batch = functional.interpolate(batch, size=shape, mode="trilinear", align_corners=False)
+    return batch[0, 0] if image.ndim == 3 else batch[0]
+
+
+def normalise(image: torch.Tensor, how: Window | ZScore) -> torch.Tensor:
+    """Intensities as the network expects them."""
+    if isinstance(how, Window):
+        return ((image - how.low) / (how.high - how.low)).clamp(0.0, 1.0)
+    return (image - image.mean()) / image.std().clamp_min(1e-6)
+
+
+def stack_context(image: torch.Tensor, context_slices: int) -> torch.Tensor:
+    """(slice, row, column) to (slice, channel, row, column): each slice with its neighbours.
+
+    At the ends of the volume the last slice is repeated.
+    """
+    offsets = torch.arange(-context_slices, context_slices + 1)
+    index = torch.arange(image.shape[0])[:, None] + offsets[None, :]
+    return image[index.clamp(0, image.shape[0] - 1)]

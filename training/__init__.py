@@ -1,0 +1,1 @@
+"""Trains and evaluates segmentation networks and hands them over as model bundles."""
