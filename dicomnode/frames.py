@@ -1,0 +1,174 @@
+"""The frames of a series and their headers, whether one file holds one frame or all of them.
+
+Enhanced multi-frame objects keep what describes a frame in functional groups, per frame or shared by
+all (DICOM PS3.3 section C.7.6.16). `FrameHeader` hides the difference from what comes after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydicom import Dataset
+from pydicom.sequence import Sequence as DicomSequence
+
+from dicomnode.errors import UnreadableSeries
+from dicomnode.study import Instance, Series, SourceFrame
+
+FUNCTIONAL_GROUPS = (
+    "PixelMeasuresSequence",
+    "PlanePositionSequence",
+    "PlaneOrientationSequence",
+    "PixelValueTransformationSequence",
+    "FrameContentSequence",
+    "TemporalPositionSequence",
+    "CardiacSynchronizationSequence",
+    "MRImageFrameTypeSequence",
+    "MRDiffusionSequence",
+    "MREchoSequence",
+    "MRModifierSequence",
+    "MRTimingAndRelatedParametersSequence",
+    "CTImageFrameTypeSequence",
+    "CTReconstructionSequence",
+    "CTXRayDetailsSequence",
+)
+"""Macros that place a frame, give its values, or tell it from others (C.7.6.16, C.8.13, C.8.15)."""
+
+NAMED_AT_MOST = 4
+
+
+@dataclass(frozen=True, eq=False)
+class FrameHeader:
+    """Header of one frame. `layers` are searched in order: a frame's own value goes before a shared one."""
+
+    frame: SourceFrame
+    layers: tuple[Dataset, ...]
+
+    @property
+    def name(self) -> str:
+        """How messages call it: its frame number, InstanceNumber, or else its SOP Instance UID."""
+        if self.frame.frame_number is not None:
+            return f"frame {self.frame.frame_number}"
+        return name_instance(self.frame.instance)
+
+    def get(self, keyword: str) -> Any:
+        """The first value that is not empty, or None; raises UnreadableSeries for a broken one."""
+        for layer in self.layers:
+            value = read_value(layer, keyword, self.name)
+            if value is not None and value != "" and value != []:
+                return value
+        return None
+
+    def numbers(self, keyword: str, count: int) -> npt.NDArray[np.float64] | None:
+        """A value of `count` finite numbers, or None when absent; raises UnreadableSeries for another."""
+        value = self.get(keyword)
+        if value is None:
+            return None
+        try:
+            items = [value] if isinstance(value, str | bytes | int | float) else list(value)
+            numbers = np.array([float(item) for item in items], dtype=np.float64)
+        except (TypeError, ValueError, OverflowError):
+            numbers = np.array([np.nan])
+        if numbers.shape != (count,) or not np.isfinite(numbers).all():
+            wanted = "a finite number" if count == 1 else f"{count} finite numbers"
+            raise UnreadableSeries(
+                f"{self.name}: {keyword} is not {wanted}; the header must be corrected at its source"
+            )
+        return numbers
+
+    def number(self, keyword: str) -> float | None:
+        """A single finite number, or None when absent."""
+        numbers = self.numbers(keyword, 1)
+        return None if numbers is None else float(numbers[0])
+
+
+def read_value(dataset: Dataset, keyword: str, name: str) -> Any:
+    """`dataset`'s value or None; raises UnreadableSeries where its bytes are no value of their VR."""
+    try:
+        return dataset.get(keyword)
+    except Exception as error:  # pydicom converts on access, and anything may be in a file
+        raise UnreadableSeries(
+            f"{name}: {keyword} cannot be read ({type(error).__name__}); "
+            "the header must be corrected at its source"
+        ) from error
+
+
+def name_instance(instance: Instance) -> str:
+    """How messages call an instance: by InstanceNumber, or SOP Instance UID where there is none."""
+    try:
+        return f"instance {int(instance.header.InstanceNumber)}"
+    except Exception:  # a name is needed for the very headers that are broken
+        return f"instance {instance.sop_instance_uid}"
+
+
+def name_all(names: Sequence[str]) -> str:
+    """The first few of many names, and how many more there are."""
+    shown = ", ".join(names[:NAMED_AT_MOST])
+    more = len(names) - NAMED_AT_MOST
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def frame_headers(series: Series) -> tuple[FrameHeader, ...]:
+    """Every frame of `series`, in no particular order.
+
+    Raises UnreadableSeries when multi-frame instances are not alone or say nothing about their frames.
+    """
+    found = [list(_frames_of(instance)) for instance in series.instances]
+    multi_frame = [frames for frames in found if len(frames) > 1]
+    if multi_frame and len(found) > 1:
+        raise UnreadableSeries(
+            f"{len(multi_frame)} multi-frame instances among the {len(found)} instances of one series: "
+            "which of them belong together is not known; route them as separate series"
+        )
+    headers = tuple(header for frames in found for header in frames)
+    stacks = sorted(
+        {str(header.get("StackID")) for header in headers if header.frame.frame_number} - {"None"}
+    )
+    if len(stacks) > 1:
+        raise UnreadableSeries(
+            f"frames of {len(stacks)} stacks (StackID {', '.join(stacks[:NAMED_AT_MOST])}) in one series; "
+            "send every stack as a series of its own"
+        )
+    return headers
+
+
+def _frames_of(instance: Instance) -> Iterator[FrameHeader]:
+    header, name = instance.header, name_instance(instance)
+    count = _frame_count(header, name)
+    per_frame = _items(header, "PerFrameFunctionalGroupsSequence", name)
+    shared = _items(header, "SharedFunctionalGroupsSequence", name)
+    if not per_frame and not shared and count == 1:
+        yield FrameHeader(SourceFrame(instance), (header,))
+        return
+    if len(per_frame) != count:
+        raise UnreadableSeries(
+            f"{name} has {count} frames but functional groups for {len(per_frame)}: where each frame lies "
+            "in the patient is not known; send single-frame images or an enhanced multi-frame object"
+        )
+    common = tuple(macro for item in shared[:1] for macro in _macros(item, name))
+    for number, item in enumerate(per_frame, start=1):
+        layers = (*_macros(item, f"frame {number}"), *common, header)
+        yield FrameHeader(SourceFrame(instance, number), layers)
+
+
+def _frame_count(header: Dataset, name: str) -> int:
+    value = read_value(header, "NumberOfFrames", name)
+    try:
+        count = 1 if value in (None, "") else int(value)
+    except (TypeError, ValueError):
+        count = 0
+    if count < 1:
+        raise UnreadableSeries(f"{name}: NumberOfFrames is not a positive number; send the object again")
+    return count
+
+
+def _items(dataset: Dataset, keyword: str, name: str) -> DicomSequence:
+    value = read_value(dataset, keyword, name)
+    return value if isinstance(value, DicomSequence) else DicomSequence()
+
+
+def _macros(item: Dataset, name: str) -> tuple[Dataset, ...]:
+    return tuple(macro for keyword in FUNCTIONAL_GROUPS for macro in _items(item, keyword, name)[:1])

@@ -1,0 +1,271 @@
+"""Where the slices of a series lie in the patient, and whether they make one grid.
+
+Only Image Position (Patient), Image Orientation (Patient) and Pixel Spacing count (DICOM PS3.3
+section C.7.6.2): slice thickness, slice location and gantry tilt attributes are often absent or wrong.
+All positions and directions are LPS, in millimetres.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from dicomnode.errors import UnreadableSeries
+from dicomnode.frames import FrameHeader, name_all
+
+Vector = npt.NDArray[np.float64]
+
+ORIENTATION_TOLERANCE = 1e-3
+"""Of a direction cosine: four decimals in a header pass, and across 500 mm it moves a pixel by half a mm."""
+SPACING_TOLERANCE = 1e-3
+"""Relative: over 512 pixels it moves the last one by half a pixel; rounding in headers is far below."""
+SAME_PLACE_MM = 0.01
+"""Slices nearer than this are at one place: a tenth of the finest slice distance of clinical CT."""
+STEP_TOLERANCE = 0.1
+"""A slice may lie a tenth of a step from an even grid: positions rounded to 0.1 mm pass, a missing slice
+(at least half a step) does not."""
+SIDEWAYS_TOLERANCE = 0.25
+"""In pixels: how far a slice may lie beside the straight line through the first and the last one."""
+GREATEST_TILT_DEGREES = 45.0
+"""No gantry tilts by more than 30 degrees; positions that move sideways faster are not one stack."""
+
+TELLING_APART = (
+    ("DiffusionBValue", "b-value"),
+    ("SequenceName", "sequence name"),
+    ("TemporalPositionIdentifier", "temporal position"),
+    ("TemporalPositionIndex", "temporal position"),
+    ("TemporalPositionTimeOffset", "temporal position"),
+    ("EchoNumbers", "echo"),
+    ("EchoTime", "echo time"),
+    ("EffectiveEchoTime", "echo time"),
+    ("InversionTime", "inversion time"),
+    ("TriggerTime", "trigger time"),
+    ("NominalCardiacTriggerDelayTime", "trigger time"),
+    ("ImageType", "image type"),
+    ("FrameType", "frame type"),
+    ("DiffusionGradientOrientation", "diffusion direction"),
+    ("ConvolutionKernel", "convolution kernel"),
+    ("KVP", "tube voltage"),
+    ("AcquisitionNumber", "acquisition number"),
+    ("FrameAcquisitionNumber", "acquisition number"),
+    ("AcquisitionTime", "acquisition time"),
+    ("ContentTime", "content time"),
+)
+"""What commonly separates slices at one place, most telling first, and how messages call it."""
+
+PRIVATE_B_VALUES = ((0x0019, 0x100C), (0x2001, 0x1003), (0x0043, 0x1039))
+"""b-value of Siemens, Philips and GE before Diffusion b-value (0018,9087) came."""
+
+
+@dataclass(frozen=True, eq=False)
+class Plane:
+    """One slice in the patient. `along_row` points to the next column, `along_column` to the next row."""
+
+    header: FrameHeader
+    position_mm: Vector
+    along_row: Vector
+    along_column: Vector
+    spacing_mm: Vector
+    """(between rows, between columns)."""
+    shape: tuple[int, int]
+    """(rows, columns)."""
+
+    @property
+    def normal(self) -> Vector:
+        """Unit vector across the slice, right-handed with row and column direction."""
+        across = np.cross(self.along_row, self.along_column)
+        return across / np.linalg.norm(across)
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """Slices in the order of their normal, and the affine that maps (slice, row, column, 1) to LPS mm."""
+
+    planes: tuple[Plane, ...]
+    affine_lps: npt.NDArray[np.float64]
+
+
+def place(header: FrameHeader) -> Plane:
+    """The plane of one frame; raises UnreadableSeries when its header does not place it."""
+    rows, columns = header.number("Rows"), header.number("Columns")
+    position = header.numbers("ImagePositionPatient", 3)
+    orientation = header.numbers("ImageOrientationPatient", 6)
+    spacing = header.numbers("PixelSpacing", 2)
+    if position is None or orientation is None:
+        frame_of_reference = "" if header.get("FrameOfReferenceUID") else " and no frame of reference"
+        missing = "ImagePositionPatient" if position is None else "ImageOrientationPatient"
+        raise UnreadableSeries(
+            f"{header.name} has no {missing}{frame_of_reference}: its place in the patient is not known; "
+            "only images with a position can be processed"
+        )
+    if spacing is None or (spacing <= 0).any():
+        raise UnreadableSeries(
+            f"{header.name} has no {'' if spacing is None else 'positive '}PixelSpacing: nothing can be "
+            "measured in millimetres; send the calibrated original"
+        )
+    along_row, along_column = _directions(header, orientation)
+    return Plane(header, position, along_row, along_column, spacing, (int(rows or 0), int(columns or 0)))
+
+
+def _directions(header: FrameHeader, orientation: Vector) -> tuple[Vector, Vector]:
+    row, column = orientation[:3], orientation[3:]
+    lengths = np.linalg.norm(row), np.linalg.norm(column)
+    crooked = abs(lengths[0] - 1) > ORIENTATION_TOLERANCE or abs(lengths[1] - 1) > ORIENTATION_TOLERANCE
+    if crooked or abs(row @ column) > ORIENTATION_TOLERANCE:
+        raise UnreadableSeries(
+            f"{header.name}: ImageOrientationPatient is not two perpendicular unit vectors; "
+            "the header must be corrected at its source"
+        )
+    return row / lengths[0], column / lengths[1]
+
+
+def arrange(planes: Sequence[Plane]) -> Stack:
+    """Sort the slices along their normal; raises UnreadableSeries when they are not one even grid."""
+    _check_same(planes)
+    normal = planes[0].normal
+    ordered = sorted(planes, key=lambda plane: float(plane.position_mm @ normal))
+    first = ordered[0]
+    affine = np.eye(4)
+    affine[:3, 0] = _single_step(first) if len(ordered) == 1 else _even_step(ordered, normal)
+    affine[:3, 1] = first.along_column * first.spacing_mm[0]
+    affine[:3, 2] = first.along_row * first.spacing_mm[1]
+    affine[:3, 3] = first.position_mm
+    return Stack(tuple(ordered), affine)
+
+
+def _check_same(planes: Sequence[Plane]) -> None:
+    """Raise UnreadableSeries unless all slices have one size, orientation, spacing and frame of reference."""
+    remedy = "a localizer or another stack is mixed in; send every stack as a series of its own"
+    for what, same in (
+        ("frames of reference", _same_frame_of_reference),
+        ("orientations", _same_orientation),
+        ("image sizes", lambda a, b: a.shape == b.shape),
+        ("pixel spacings", _same_spacing),
+    ):
+        kinds = _kinds(planes, same)
+        if len(kinds) > 1:
+            groups = " / ".join(name_all([plane.header.name for plane in kind]) for kind in kinds[:3])
+            raise UnreadableSeries(f"{len(kinds)} {what} in one series ({groups}): {remedy}")
+
+
+def _kinds(planes: Sequence[Plane], same: Callable[[Plane, Plane], bool]) -> list[list[Plane]]:
+    kinds: list[list[Plane]] = []
+    for plane in planes:
+        kind = next((kind for kind in kinds if same(kind[0], plane)), None)
+        if kind is None:
+            kinds.append([plane])
+        else:
+            kind.append(plane)
+    return kinds
+
+
+def _same_frame_of_reference(a: Plane, b: Plane) -> bool:
+    return str(a.header.get("FrameOfReferenceUID")) == str(b.header.get("FrameOfReferenceUID"))
+
+
+def _same_orientation(a: Plane, b: Plane) -> bool:
+    difference = np.abs(np.concatenate([a.along_row - b.along_row, a.along_column - b.along_column]))
+    return bool(difference.max() <= ORIENTATION_TOLERANCE)
+
+
+def _same_spacing(a: Plane, b: Plane) -> bool:
+    return bool((np.abs(a.spacing_mm - b.spacing_mm) <= SPACING_TOLERANCE * a.spacing_mm).all())
+
+
+def _single_step(plane: Plane) -> Vector:
+    """Step of a series of one slice: its own spacing or thickness where given, else 1 mm."""
+    for keyword in ("SpacingBetweenSlices", "SliceThickness"):
+        value = plane.header.number(keyword)
+        if value is not None and value > SAME_PLACE_MM:
+            return plane.normal * value
+    return plane.normal
+
+
+def _even_step(ordered: Sequence[Plane], normal: Vector) -> Vector:
+    """(last - first) / (n - 1), once every slice is known to lie near first + i * step."""
+    positions = np.stack([plane.position_mm for plane in ordered])
+    heights = positions @ normal
+    _check_distinct(ordered, positions, heights)
+    step: Vector = (positions[-1] - positions[0]) / (len(ordered) - 1)
+    along = float(step @ normal)
+    _check_tilt(step, normal)
+    deviations = positions - positions[0] - np.outer(np.arange(len(ordered)), step)
+    if np.abs(deviations @ normal).max() > STEP_TOLERANCE * along:
+        _refuse_gap(ordered, heights)
+    sideways = np.linalg.norm(deviations - np.outer(deviations @ normal, normal), axis=1)
+    if sideways.max() > SIDEWAYS_TOLERANCE * ordered[0].spacing_mm.min():
+        worst = int(np.argmax(sideways))
+        raise UnreadableSeries(
+            f"{ordered[worst].header.name} lies {sideways[worst]:.2f} mm beside the line of the "
+            "others: they are not one stack; send a series with evenly placed slices"
+        )
+    return step
+
+
+def _check_tilt(step: Vector, normal: Vector) -> None:
+    tilt = np.degrees(np.arccos(np.clip(step @ normal / np.linalg.norm(step), -1.0, 1.0)))
+    if tilt > GREATEST_TILT_DEGREES:
+        raise UnreadableSeries(
+            f"slices move sideways at {tilt:.0f} degrees from their normal (at most "
+            f"{GREATEST_TILT_DEGREES:.0f}): they are not one stack; send a series with evenly placed slices"
+        )
+
+
+def _refuse_gap(ordered: Sequence[Plane], heights: Vector) -> None:
+    steps = np.diff(heights)
+    usual = float(np.median(steps))
+    differing = int(np.count_nonzero(np.abs(steps - usual) > STEP_TOLERANCE * usual))
+    worst = int(np.argmax(np.abs(steps - usual)))
+    ratio = float(steps[worst]) / usual
+    missing = round(ratio) - 1 if abs(ratio - round(ratio)) <= STEP_TOLERANCE else 0
+    why = f"{missing} slice(s) missing" if missing > 0 else "uneven slice distance"
+    raise UnreadableSeries(
+        f"{why}: {steps[worst]:.2f} mm between {ordered[worst].header.name} and "
+        f"{ordered[worst + 1].header.name}, usually {usual:.2f} mm ({differing} of {len(steps)} distances "
+        "differ); send the missing slices, or an evenly reconstructed series"
+    )
+
+
+def _check_distinct(ordered: Sequence[Plane], positions: Vector, heights: Vector) -> None:
+    close = np.flatnonzero(np.diff(heights) < SAME_PLACE_MM)
+    if not close.size:
+        return
+    at = int(close[0])
+    end = at + 1
+    while end < len(ordered) and heights[end] - heights[at] < SAME_PLACE_MM:
+        end += 1
+    names = name_all([plane.header.name for plane in ordered[at:end]])
+    if np.linalg.norm(positions[at + 1] - positions[at]) >= SAME_PLACE_MM:
+        raise UnreadableSeries(
+            f"{names} lie beside each other in one plane: they are not one stack; "
+            "send every stack as a series of its own"
+        )
+    raise UnreadableSeries(
+        f"{len(close)} duplicate slice positions, first {names}; {_difference(ordered[at:end])}"
+    )
+
+
+def _difference(planes: Sequence[Plane]) -> str:
+    """What sets slices at one place apart, in words, with the remedy."""
+    if len({_b_value(plane.header) for plane in planes}) > 1:
+        return "they differ in b-value; send every b-value as a series of its own"
+    for keyword, words in TELLING_APART:
+        if len({str(plane.header.get(keyword)) for plane in planes}) > 1:
+            return f"they differ in {words} ({keyword}); send every one as a series of its own"
+    return (
+        "no attribute tells them apart: the same slices twice, or time points without a name; send each once"
+    )
+
+
+def _b_value(header: FrameHeader) -> str:
+    found = header.get("DiffusionBValue")
+    if found is not None:
+        return str(found)
+    for tag in PRIVATE_B_VALUES:
+        element = header.layers[-1].get(tag)
+        if element is not None:
+            return str(element.value)
+    return ""

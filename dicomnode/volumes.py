@@ -1,0 +1,26 @@
+"""From a series to a volume in patient space, or the exact reason why not."""
+
+from __future__ import annotations
+
+from dicomnode.frames import frame_headers
+from dicomnode.geometry import arrange, place
+from dicomnode.pixels import check_greyscale, intensity_unit, read_voxels
+from dicomnode.study import Series, SourceVolume
+from inference.volume import Volume
+
+
+def read_volume(series: Series) -> SourceVolume:
+    """Read the pixels of `series` and place them in the patient (LPS, mm).
+
+    Slices are sorted along their normal; a gantry tilt becomes a sheared affine. Values are
+    real-world values: HU for CT with a rescale, else arbitrary.
+
+    Raises UnreadableSeries with the reason when the series is not one even grid of greyscale slices.
+    """
+    headers = frame_headers(series)
+    for header in headers:
+        check_greyscale(header)
+    stack = arrange([place(header) for header in headers])
+    ordered = [plane.header for plane in stack.planes]
+    volume = Volume(read_voxels(ordered), stack.affine_lps, intensity_unit(ordered))
+    return SourceVolume(series, volume, tuple(header.frame for header in ordered))
