@@ -1,0 +1,39 @@
+"""Synthetic studies with exactly known truth, for everybody's tests.
+
+`phantom(...)` is a patient with lesions of known place and size, seen by a scanner of your choice;
+`write_phantom` and `write_enhanced` make DICOM of it, `read_series` reads a folder back.
+`faults` breaks series in the ways that hospitals do, `chest` has lungs, `bundles` has models.
+"""
+
+from tests.phantoms.dicom import read_series, save, write_enhanced, write_phantom, write_ultrasound
+from tests.phantoms.shapes import Box, Ellipsoid, Shape, sphere
+from tests.phantoms.volumes import (
+    DEFAULT_LESIONS,
+    LESION_LABEL,
+    ORIENTATIONS,
+    Orientation,
+    Phantom,
+    affine_lps,
+    lesion_map_of,
+    phantom,
+)
+
+__all__ = [
+    "DEFAULT_LESIONS",
+    "LESION_LABEL",
+    "ORIENTATIONS",
+    "Box",
+    "Ellipsoid",
+    "Orientation",
+    "Phantom",
+    "Shape",
+    "affine_lps",
+    "lesion_map_of",
+    "phantom",
+    "read_series",
+    "save",
+    "sphere",
+    "write_enhanced",
+    "write_phantom",
+    "write_ultrasound",
+]
