@@ -31,3 +31,7 @@ class ResultRejected(PermanentError):
 
 class StaleLease(NodeError):
     """Another worker owns the job now; what this worker made must not be published."""
+
+
+class InputChanged(NodeError):
+    """Instances arrived or changed since the job was made, so a newer job takes its place."""

@@ -21,8 +21,8 @@ class SeriesIdentity:
     """Who and what the written series claims to be. `attributes` are set on every instance."""
 
     modality: str = "CT"
-    patient_id: str = "PHANTOM-0001"
-    patient_name: str = "Phantom^Patient"
+    patient_id: str = "TEST-0001"
+    patient_name: str = "Test^Patient"
     accession_number: str = "ACC0001"
     study_instance_uid: str = field(default_factory=generate_uid)
     series_instance_uid: str = field(default_factory=generate_uid)
@@ -76,12 +76,12 @@ def _identify(dataset: Dataset, identity: SeriesIdentity, index: int) -> None:
     dataset.StudyTime = dataset.SeriesTime = dataset.AcquisitionTime = dataset.ContentTime = "101500"
     dataset.AccessionNumber = identity.accession_number
     dataset.Modality = identity.modality
-    dataset.Manufacturer = "Phantom Works"
-    dataset.ManufacturerModelName = "Series writer"
+    dataset.Manufacturer = "Series writer"
+    dataset.ManufacturerModelName = "Synthetic"
     dataset.DeviceSerialNumber = "1"
     dataset.SoftwareVersions = "1"
     dataset.ReferringPhysicianName = ""
-    dataset.StudyDescription = "Phantom study"
+    dataset.StudyDescription = "Thorax"
     dataset.SeriesDescription = identity.series_description
     dataset.PatientName = identity.patient_name
     dataset.PatientID = identity.patient_id

@@ -1,0 +1,44 @@
+"""The command `dicomnode`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import typer
+from rich.console import Console
+
+from dicomnode.commands import admin, files, peers, run
+from dicomnode.errors import NodeError
+from inference.errors import InferenceError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Receives studies from a PACS, segments their lesions, and sends SEG and reports back.",
+)
+
+PANELS: dict[str, list[Callable[..., None]]] = {
+    "Run the node": [run.serve, run.receive, run.housekeep, run.work],
+    "Look after it": [peers.check, admin.status, admin.jobs, admin.replay],
+    "Work on files": [files.explain, files.segment],
+    "Talk to peers": [peers.echo, peers.send],
+}
+for panel, functions in PANELS.items():
+    for function in functions:
+        app.command(rich_help_panel=panel)(function)
+app.add_typer(admin.audit, name="audit", rich_help_panel="Look after it")
+app.add_typer(peers.models, name="models", rich_help_panel="Look after it")
+
+
+def main() -> None:
+    """Run a command; an expected error is one clear message and exit code 1."""
+    try:
+        app()
+    except (NodeError, InferenceError) as error:
+        Console(stderr=True, highlight=False).print(f"[red]error:[/] {error}", markup=True, soft_wrap=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Who may associate: calling AE title, address and called AE title. Closed unless configured."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from dataclasses import dataclass
+from functools import lru_cache
+
+from dicomnode.config import PeerSettings, Settings
+from dicomnode.intake import Origin
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An A-ASSOCIATE-RJ: result, source and diagnostic (PS3.8 section 9.3.4), and why."""
+
+    result: int
+    source: int
+    diagnostic: int
+    reason: str
+
+
+NOT_CALLED = Refusal(1, 1, 7, "called AE title is not ours")
+NOT_KNOWN = Refusal(1, 1, 3, "calling AE title is not a peer that may send")
+WRONG_ADDRESS = Refusal(1, 1, 3, "calling AE title is a peer, but not at this address")
+DISK_FULL = Refusal(2, 3, 1, "free disk space is below listener.minimum_free_gb")
+
+
+def admit(origin: Origin, settings: Settings) -> Refusal | None:
+    """Why this association is refused, or None when it may go on."""
+    if origin.called_ae_title != settings.node.ae_title.strip():
+        return NOT_CALLED
+    peers = [
+        peer for peer in settings.peer if peer.may_send and peer.ae_title.strip() == origin.calling_ae_title
+    ]
+    if not peers:
+        return NOT_KNOWN
+    if not any(_at_home(peer, origin.address) for peer in peers):
+        return WRONG_ADDRESS
+    return None
+
+
+def _at_home(peer: PeerSettings, address: str) -> bool:
+    networks = peer.networks or _addresses_of(peer.host)
+    here = ipaddress.ip_address(address)
+    if isinstance(here, ipaddress.IPv6Address) and here.ipv4_mapped:
+        here = here.ipv4_mapped
+    return any(here in ipaddress.ip_network(network, strict=False) for network in networks)
+
+
+@lru_cache(maxsize=256)
+def _addresses_of(host: str) -> tuple[str, ...]:
+    """Addresses of a host name; none when it cannot be resolved, which keeps the door closed."""
+    try:
+        found = socket.getaddrinfo(host, None)
+    except OSError:
+        return ()
+    return tuple(sorted({str(entry[4][0]) for entry in found}))

@@ -1,0 +1,170 @@
+"""The audit trail: append-only rows, each sealed with the digest of the row before.
+
+An event is recorded in the same transaction as the change that it tells of, so neither exists
+without the other. Triggers in the database refuse UPDATE and DELETE.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from dicomnode.db import Database, utc_now
+from dicomnode.tables import AuditRow, JobRow
+
+GENESIS = "0" * 64
+
+
+class Event(StrEnum):
+    """Every kind of fact that is recorded."""
+
+    NODE_STARTED = "node_started"
+    ASSOCIATION_REJECTED = "association_rejected"
+    INSTANCE_RECEIVED = "instance_received"
+    INSTANCE_REPEATED = "instance_repeated"
+    INSTANCE_ALTERED = "instance_altered"
+    INSTANCE_REFUSED = "instance_refused"
+    OWN_RESULT_RECEIVED = "own_result_received"
+    STUDY_REOPENED = "study_reopened"
+    STUDY_COMPLETED = "study_completed"
+    SERIES_ROUTED = "series_routed"
+    SERIES_NOT_ROUTED = "series_not_routed"
+    JOB_CREATED = "job_created"
+    JOB_STARTED = "job_started"
+    STAGE_FINISHED = "stage_finished"
+    STAGE_FAILED = "stage_failed"
+    JOB_SUCCEEDED = "job_succeeded"
+    JOB_FAILED = "job_failed"
+    JOB_RETRIED = "job_retried"
+    JOB_SUPERSEDED = "job_superseded"
+    JOB_RECOVERED = "job_recovered"
+    JOB_REPLAYED = "job_replayed"
+    RESULT_CREATED = "result_created"
+    RESULT_DELIVERED = "result_delivered"
+    DELIVERY_RETRIED = "delivery_retried"
+    DELIVERY_DEAD = "delivery_dead"
+    DELIVERY_REPLAYED = "delivery_replayed"
+
+
+class Stage(StrEnum):
+    """The steps of one job."""
+
+    READ = "read"
+    SEGMENT = "segment"
+    MEASURE = "measure"
+    ENCODE = "encode"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What an event is about; as much of it as is known."""
+
+    study_instance_uid: str | None = None
+    series_instance_uid: str | None = None
+    sop_instance_uid: str | None = None
+    job_id: int | None = None
+
+    @classmethod
+    def of_job(cls, job: JobRow) -> Subject:
+        """The study, series and job of a job row."""
+        return cls(job.study_instance_uid, job.series_instance_uid, None, job.id)
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Records events on behalf of `actor` ("receiver", "worker cuda:0", "admin jdoe")."""
+
+    actor: str
+
+    def record(self, session: Session, event: Event, subject: Subject, **detail: Any) -> None:
+        """Append one event within the caller's transaction. `detail` must be plain JSON values."""
+        previous = session.scalar(select(AuditRow.sha256).order_by(AuditRow.id.desc()).limit(1))
+        row = AuditRow(
+            at=utc_now(),
+            event=event.value,
+            actor=self.actor,
+            study_instance_uid=subject.study_instance_uid,
+            series_instance_uid=subject.series_instance_uid,
+            sop_instance_uid=subject.sop_instance_uid,
+            job_id=subject.job_id,
+            detail=detail,
+            previous_sha256=previous or GENESIS,
+        )
+        row.sha256 = seal(row)
+        session.add(row)
+        session.flush()
+
+    @contextmanager
+    def stage(self, database: Database, subject: Subject, stage: Stage) -> Iterator[None]:
+        """Time one stage of a job and record how it ended; a failure is recorded and goes on up."""
+        _enter_stage(database, subject, stage)
+        started = time.monotonic()
+        try:
+            yield
+        except Exception as error:
+            self._finish_stage(database, subject, stage, started, error=f"{type(error).__name__}: {error}")
+            raise
+        self._finish_stage(database, subject, stage, started, error=None)
+
+    def _finish_stage(
+        self, database: Database, subject: Subject, stage: Stage, started: float, error: str | None
+    ) -> None:
+        detail: dict[str, Any] = {"stage": stage.value, "duration_s": round(time.monotonic() - started, 3)}
+        if error:
+            detail["error"] = error
+        with database.transaction() as session:
+            self.record(session, Event.STAGE_FAILED if error else Event.STAGE_FINISHED, subject, **detail)
+
+
+def _enter_stage(database: Database, subject: Subject, stage: Stage) -> None:
+    with database.transaction() as session:
+        job = session.get(JobRow, subject.job_id)
+        if job is not None:
+            job.stage = stage.value
+
+
+def seal(row: AuditRow) -> str:
+    """SHA-256 over everything an event says and the seal of the event before it."""
+    content = [
+        row.at.isoformat(),
+        row.event,
+        row.actor,
+        row.study_instance_uid,
+        row.series_instance_uid,
+        row.sop_instance_uid,
+        row.job_id,
+        row.detail,
+        row.previous_sha256,
+    ]
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class ChainCheck:
+    """What a walk along the whole trail found."""
+
+    event_count: int
+    broken_at: int | None
+    """Id of the first event that was changed, or that follows a removed one."""
+    last_at: datetime | None
+
+
+def verify_chain(session: Session) -> ChainCheck:
+    """Recompute every seal from the first event on."""
+    previous, count, last_at = GENESIS, 0, None
+    for row in session.scalars(select(AuditRow).order_by(AuditRow.id).execution_options(yield_per=1000)):
+        if row.previous_sha256 != previous or row.sha256 != seal(row):
+            return ChainCheck(count, row.id, last_at)
+        previous, count, last_at = row.sha256, count + 1, row.at
+    return ChainCheck(count, None, last_at)

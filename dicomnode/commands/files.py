@@ -1,0 +1,180 @@
+"""Commands that work on a folder of files, without a network or a database."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.status import Status
+from rich.table import Table
+
+from dicomnode.audit import Stage
+from dicomnode.commands.options import DEFAULT_CONFIG, ConfigOption, JsonOption, console, print_json
+from dicomnode.commands.run import usable_models
+from dicomnode.config import load_settings
+from dicomnode.errors import NodeError, PermanentError
+from dicomnode.exclusions import exclusion
+from dicomnode.folder import FolderContent, read_folder
+from dicomnode.routing import Decision, route_study
+from dicomnode.study import Series
+from inference.bundle import ModelBundle
+from inference.errors import InferenceError
+
+FolderArgument = Annotated[Path, typer.Argument(help="Folder with DICOM files; subfolders are read too.")]
+
+
+def explain(
+    folder: FolderArgument, config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False
+) -> None:
+    """Say for every series in FOLDER which route would take it, or which condition fails.
+
+    Gives the same answer as the running node, without a database.
+    """
+    settings = load_settings(config)
+    content = read_folder(folder)
+    decisions = [d for study in content.studies for d in route_study(study, settings.route)]
+    if as_json:
+        print_json([_decision_record(decision) for decision in decisions])
+        return
+    table = Table("Series", "Modality", "Images", "Route", "Why", title=f"Routing of {folder}")
+    for decision in decisions:
+        number = decision.series.header.get("SeriesNumber", "")
+        table.add_row(
+            f"{number} {decision.series.description}".strip(),
+            decision.series.modality,
+            str(len(decision.series.instances)),
+            decision.route.name if decision.route else "-",
+            decision.reason,
+        )
+    console.print(table)
+    for path, reason in content.skipped.items():
+        console.print(f"skipped {path.name}: {reason}")
+
+
+def segment(
+    folder: FolderArgument,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the results; made when missing.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Run this model on every series of its modality, whatever the routes say."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run the node's pipeline on files: SEG, reports, measurements as JSON, one picture per lesion.
+
+    Needs no network and no database. Exit code 1 when a series failed.
+    """
+    settings = load_settings(config)
+    registry = usable_models(settings)
+    content = read_folder(folder)
+    if model is not None:
+        chosen = _series_for(registry.get(model), content)
+    else:
+        decisions = [d for study in content.studies for d in route_study(study, settings.route)]
+        chosen = [(d.series, registry.get(d.route.model)) for d in decisions if d.route is not None]
+    if not chosen:
+        raise PermanentError(f"no series in {folder} goes to a model; `dicomnode explain {folder}` says why")
+    summaries = [_segment_one(series, bundle, out) for series, bundle in chosen]
+    if as_json:
+        print_json(summaries)
+    else:
+        _print_summaries(summaries)
+    if any("error" in summary for summary in summaries):
+        raise typer.Exit(1)
+
+
+def _series_for(bundle: ModelBundle, content: FolderContent) -> list[tuple[Series, ModelBundle]]:
+    return [
+        (series, bundle)
+        for study in content.studies
+        for series in study.series
+        if series.modality == bundle.card.modality and exclusion(series) is None
+    ]
+
+
+def _segment_one(series: Series, bundle: ModelBundle, out: Path) -> dict[str, Any]:
+    """Process one series and write everything into its own folder below `out`."""
+    from dicomnode.pipeline import Assignment, process_series
+    from dicomnode.result_folder import write_results
+    from inference.engine import Model
+    from inference.predict import segment as segment_volume
+
+    with console.status(f"series {series.series_instance_uid}: loading {bundle.card.name}") as status:
+        seconds: dict[str, float] = {}
+        try:
+            assignment = Assignment(
+                series=series,
+                segmenter=partial(segment_volume, model=Model(bundle)),
+                card=bundle.card,
+                model_digest=bundle.digest,
+                instance_number=1,
+                created_at=datetime.now(UTC).replace(microsecond=0),
+            )
+            findings = process_series(assignment, partial(_timed, seconds, status))
+        except (NodeError, InferenceError) as error:
+            return {"series_instance_uid": series.series_instance_uid, "error": str(error)}
+        folder = out / series.series_instance_uid
+        record = write_results(findings, folder)
+        record |= {"model": bundle.card.name, "model_digest": bundle.digest, "stages_s": seconds}
+        (folder / "measurements.json").write_text(json.dumps(record, indent=2), "utf-8")
+        return {**record, "folder": str(folder)}
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], status: Status, stage: Stage) -> Iterator[None]:
+    """Show the stage that is running, and keep its seconds."""
+    status.update(f"{stage.value} ...")
+    started = time.monotonic()
+    yield
+    seconds[stage.value] = round(time.monotonic() - started, 3)
+
+
+def _print_summaries(summaries: list[dict[str, Any]]) -> None:
+    for summary in summaries:
+        if "error" in summary:
+            console.print(f"[red]failed[/] series {summary['series_instance_uid']}: {summary['error']}")
+            continue
+        table = lesion_table(summary["lesions"])
+        console.print(table if summary["lesions"] else "no lesion seen")
+        console.print(f"model {summary['model']}; results in {summary['folder']}")
+
+
+def lesion_table(lesions: list[dict[str, Any]]) -> Table:
+    """Lesions with their main numbers, for a terminal."""
+    table = Table("No", "Finding", "Long axis", "Short axis", "Volume", "Images", "Centre LPS (mm)")
+    for lesion in lesions:
+        first, last = lesion["slice_range"]
+        centre = lesion["centroid_lps_mm"]
+        table.add_row(
+            str(lesion["number"]),
+            lesion["label"] + (" (cut off by the image border)" if lesion["truncated"] else ""),
+            *(_cell(lesion[name]) for name in ("long_axis", "short_axis", "volume")),
+            f"{first + 1}-{last + 1}",
+            ", ".join(f"{value:.1f}" for value in centre) if isinstance(centre, list) else "-",
+        )
+    return table
+
+
+def _cell(quantity: dict[str, Any]) -> str:
+    return f"{quantity['value']:.1f} {quantity['unit']}" if "value" in quantity else "-"
+
+
+def _decision_record(decision: Decision) -> dict[str, Any]:
+    return {
+        "study_instance_uid": decision.series.study_instance_uid,
+        "series_instance_uid": decision.series.series_instance_uid,
+        "modality": decision.series.modality,
+        "instance_count": len(decision.series.instances),
+        "route": decision.route.name if decision.route else None,
+        "model": decision.route.model if decision.route else None,
+        "reason": decision.reason,
+        "checks": decision.as_json(),
+    }

@@ -1,0 +1,110 @@
+"""Commands that talk to peers or look at models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import track
+from rich.table import Table
+
+from dicomnode import sender
+from dicomnode.checks import check_node
+from dicomnode.commands.files import FolderArgument
+from dicomnode.commands.options import DEFAULT_CONFIG, ConfigOption, JsonOption, console, print_json
+from dicomnode.config import PeerSettings, Settings, load_settings
+from dicomnode.errors import PermanentError
+from dicomnode.folder import read_folder
+from dicomnode.sender import Fate
+from inference.registry import find_bundles
+
+models = typer.Typer(no_args_is_help=True, help="Look at model bundles.")
+
+PeerArgument = Annotated[str, typer.Argument(help="Name of a [[peer]] in the configuration.")]
+
+
+def check(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
+    """Check everything the node needs: configuration, database, disk, models, device, peers.
+
+    Exit code 1 when something is wrong.
+    """
+    settings = load_settings(config)
+    findings = []
+    if not as_json:
+        console.print(f"[green]ok[/]     configuration {config}")
+    for finding in check_node(settings):
+        findings.append(finding)
+        if not as_json:
+            verdict = "[green]ok[/]    " if finding.good else "[red]wrong[/] "
+            console.print(f"{verdict} {finding.subject}: {finding.detail}")
+    if as_json:
+        print_json([vars(finding) for finding in findings])
+    if not all(finding.good for finding in findings):
+        raise typer.Exit(1)
+
+
+def echo(peer: PeerArgument, config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Send a C-ECHO to PEER."""
+    settings = load_settings(config)
+    found = _peer(settings, peer)
+    sender.echo(settings.node.ae_title, found)
+    console.print(f"{found.ae_title} answers at {found.host}:{found.port}")
+
+
+def send(folder: FolderArgument, peer: PeerArgument, config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Send every DICOM file below FOLDER to PEER by C-STORE. Exit code 1 when one was not accepted."""
+    settings = load_settings(config)
+    found = _peer(settings, peer)
+    files: list[tuple[Path, str]] = [
+        (instance.path, instance.sop_class_uid)
+        for study in read_folder(folder).studies
+        for series in study.series
+        for instance in series.instances
+    ]
+    responses = sender.send(settings.node.ae_title, found, files, settings.delivery.response_timeout_s)
+    refused = []
+    for response in track(responses, description=f"sending to {peer}", total=len(files), console=console):
+        if response.fate is not Fate.ACCEPTED:
+            refused.append(response)
+    for response in refused:
+        console.print(f"[red]{response.path.name}[/]: {response.status}")
+    console.print(f"{len(files) - len(refused)} of {len(files)} accepted by {peer}")
+    if refused:
+        raise typer.Exit(1)
+
+
+@models.command("list")
+def models_list(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
+    """List the model bundles: name, version, modality, state, digest."""
+    settings = load_settings(config)
+    registry = find_bundles(settings.models.folder, settings.models.trusted_digests)
+    rows = [
+        {
+            "name": name,
+            "version": bundle.card.version,
+            "modality": bundle.card.modality,
+            "state": settings.model_state(bundle.card),
+            "digest": bundle.digest,
+            "title": bundle.card.title,
+        }
+        for name, bundle in registry.bundles.items()
+    ]
+    if as_json:
+        print_json(rows)
+        return
+    table = Table("Name", "Version", "Modality", "State", "Digest", "Title")
+    for row in rows:
+        table.add_row(
+            row["name"], row["version"], row["modality"], row["state"], row["digest"][:12], row["title"]
+        )
+    console.print(table)
+    for folder, problem in registry.problems.items():
+        console.print(f"[red]unusable[/] {folder.name}: {problem}")
+
+
+def _peer(settings: Settings, name: str) -> PeerSettings:
+    if name not in settings.peers:
+        known = ", ".join(settings.peers) or "none"
+        raise PermanentError(f"no peer is called {name!r} (known: {known}); add a [[peer]]")
+    return settings.peers[name]

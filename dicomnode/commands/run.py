@@ -1,0 +1,95 @@
+"""Commands that run the node: serve, and each of its roles on its own."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from dicomnode.audit import Audit, Event, Subject
+from dicomnode.commands.options import DEFAULT_CONFIG, ConfigOption, open_node
+from dicomnode.config import Settings
+from dicomnode.errors import ConfigurationError
+from dicomnode.logs import configure_logging
+from dicomnode.processes import stop_event, supervise
+from dicomnode.spool import Spool
+from inference.registry import Registry, find_bundles
+
+
+def serve(config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Run the whole node on this machine: receiver, housekeeping and workers.
+
+    Every role is a process of its own and is started again when it dies. Stop with Ctrl-C or SIGTERM.
+    """
+    configure_logging("serve")
+    settings, database = open_node(config)
+    registry = usable_models(settings)
+    with database.transaction() as session:
+        Audit("serve").record(
+            session,
+            Event.NODE_STARTED,
+            Subject(),
+            ae_title=settings.node.ae_title,
+            port=settings.node.port,
+            models={name: bundle.digest for name, bundle in registry.bundles.items()},
+        )
+    supervise(settings, config)
+
+
+def receive(config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Run the receiver alone: C-ECHO and C-STORE on the configured port."""
+    configure_logging("receive")
+    settings, database = open_node(config)
+    from dicomnode.listener import Listener
+
+    spool = Spool(settings.spool)
+    spool.prepare()
+    stopping = stop_event()
+    listener = Listener(settings, database, spool)
+    try:
+        listener.start()
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot listen on {settings.node.host}:{settings.node.port} ({error.strerror}); "
+            "stop what uses the port, or change node.port"
+        ) from error
+    stopping.wait()
+    listener.stop()
+
+
+def housekeep(config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Run the clockwork alone: complete and route studies, recover jobs, deliver results."""
+    configure_logging("housekeep")
+    settings, database = open_node(config)
+    from dicomnode.housekeeping import Housekeeping
+
+    Housekeeping(settings, database, usable_models(settings)).run(stop_event())
+
+
+def work(
+    config: ConfigOption = DEFAULT_CONFIG,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda:0, ...")] = "auto",
+) -> None:
+    """Run one worker: lease jobs and segment on one device, with resident models."""
+    configure_logging("work")
+    settings, database = open_node(config)
+    stopping = stop_event()
+    from dicomnode.worker import Worker
+
+    Worker(settings, database, usable_models(settings), device).run(stopping)
+
+
+def usable_models(settings: Settings) -> Registry:
+    """The bundles of the models folder. Raises ConfigurationError when a route's model is not there."""
+    registry = find_bundles(settings.models.folder, settings.models.trusted_digests)
+    missing = [route for route in settings.route if route.model not in registry.bundles]
+    if missing:
+        known = ", ".join(sorted(registry.bundles)) or "none"
+        lines = [
+            f"  route {route.name!r}: no usable model {route.model!r} in {settings.models.folder} "
+            f"(known: {known}); correct route.model or add the bundle"
+            for route in missing
+        ]
+        lines += [f"  {folder.name}: {problem}" for folder, problem in registry.problems.items()]
+        raise ConfigurationError("\n".join(["models and routes do not fit:", *lines]))
+    return registry

@@ -1,0 +1,46 @@
+"""Asks a peer by C-FIND how many instances a study has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydicom import Dataset
+from pynetdicom import AE
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
+
+from dicomnode.config import PeerSettings
+from dicomnode.errors import TransientError
+
+PENDING = (0xFF00, 0xFF01)
+TIMEOUT_S = 10.0
+
+
+def count_instances(ae_title: str, peer: PeerSettings, study_instance_uid: str) -> int | None:
+    """NumberOfStudyRelatedInstances (0020,1208) of a study at `peer`; None when it does not say.
+
+    Raises TransientError when the peer cannot be asked.
+    """
+    entity = AE(ae_title=ae_title)
+    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = TIMEOUT_S
+    entity.connection_timeout = TIMEOUT_S
+    entity.add_requested_context(StudyRootQueryRetrieveInformationModelFind)
+    query = Dataset()
+    query.QueryRetrieveLevel = "STUDY"
+    query.StudyInstanceUID = study_instance_uid
+    query.NumberOfStudyRelatedInstances = None
+    association = entity.associate(peer.host, peer.port, ae_title=peer.ae_title)
+    if not association.is_established:
+        raise TransientError(f"peer {peer.name} does not accept an association for C-FIND")
+    try:
+        answers = list(association.send_c_find(query, StudyRootQueryRetrieveInformationModelFind))
+    finally:
+        association.release()
+    return _count(answers)
+
+
+def _count(answers: list[tuple[Any, Any]]) -> int | None:
+    for status, identifier in answers:
+        if status and status.Status in PENDING and identifier is not None:
+            count = identifier.get("NumberOfStudyRelatedInstances")
+            return None if count in (None, "") else int(count)
+    return None

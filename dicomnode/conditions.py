@@ -1,0 +1,128 @@
+"""The conditions of a route, each checked on its own so that every answer can be explained."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pydicom import Dataset
+
+from dicomnode.config import Conditions, Range
+from dicomnode.study import Series, text
+
+PLANES = ("sagittal", "coronal", "axial")  # normal along L, P, S
+
+
+@dataclass(frozen=True)
+class Check:
+    """One condition on one series: what was wanted, what was found, and whether that fits."""
+
+    condition: str
+    wanted: str
+    found: str
+    passed: bool
+
+    def __str__(self) -> str:
+        verb = "fits" if self.passed else "does not fit"
+        return f"{self.condition} {self.found or '(absent)'} {verb} {self.wanted}"
+
+
+def check_series(series: Series, when: Conditions) -> list[Check]:
+    """Check every condition that the route sets, in the order of the configuration."""
+    return list(_checks(series, when))
+
+
+def _checks(series: Series, when: Conditions) -> Iterator[Check]:
+    header = series.header
+    wanted = when.modality.upper()
+    yield Check("modality", wanted, series.modality, series.modality.upper() == wanted)
+    if when.sop_class:
+        yield _matches("sop_class", when.sop_class, header.SOPClassUID.name)
+    for condition, keyword in (
+        ("body_part_examined", "BodyPartExamined"),
+        ("study_description", "StudyDescription"),
+        ("series_description", "SeriesDescription"),
+        ("protocol_name", "ProtocolName"),
+    ):
+        pattern = getattr(when, condition)
+        if pattern:
+            yield _matches(condition, pattern, text(header, keyword))
+    if when.not_series_description:
+        found = _matches("series_description", when.not_series_description, series.description)
+        yield Check("not_series_description", f"free of {found.wanted}", found.found, not found.passed)
+    if when.orientation:
+        plane = orientation(header)
+        yield Check("orientation", when.orientation, plane, plane == when.orientation)
+    if when.slice_thickness_mm:
+        yield _within("slice_thickness_mm", when.slice_thickness_mm, slice_thickness_mm(series))
+    if when.instance_count:
+        yield _within("instance_count", when.instance_count, float(slice_count(series)))
+    yield from _flags(series, when)
+    for keyword, pattern in when.tags.items():
+        yield _matches(f"tags.{keyword}", pattern, text(header, keyword))
+
+
+def _flags(series: Series, when: Conditions) -> Iterator[Check]:
+    if when.contrast is not None:
+        found = bool(text(series.header, "ContrastBolusAgent"))
+        yield Check("contrast", str(when.contrast), str(found), found is when.contrast)
+    if when.derived is not None:
+        found = text(series.header, "ImageType").upper().startswith("DERIVED")
+        yield Check("derived", str(when.derived), str(found), found is when.derived)
+
+
+def _matches(condition: str, pattern: str, found: str) -> Check:
+    return Check(condition, f"/{pattern}/", found, re.search(pattern, found, re.IGNORECASE) is not None)
+
+
+def _within(condition: str, allowed: Range, found: float | None) -> Check:
+    low, high = ("" if limit is None else f"{limit:g}" for limit in (allowed.min, allowed.max))
+    wanted = f"{low}..{high}"
+    if found is None:
+        return Check(condition, wanted, "", False)
+    above = allowed.min is None or found >= allowed.min
+    below = allowed.max is None or found <= allowed.max
+    return Check(condition, wanted, f"{found:g}", above and below)
+
+
+def orientation(header: Dataset) -> str:
+    """The plane that the images lie in most nearly; empty when the header does not say."""
+    values = _orientation_values(header)
+    if values is None:
+        return ""
+    normal = np.cross(values[:3], values[3:])
+    return PLANES[int(np.argmax(np.abs(normal)))]
+
+
+def _orientation_values(header: Dataset) -> Any:
+    values = header.get("ImageOrientationPatient")
+    if values is None:
+        for groups in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
+            for group in header.get(groups) or []:
+                for plane in group.get("PlaneOrientationSequence") or []:
+                    values = values or plane.get("ImageOrientationPatient")
+    try:
+        array = np.array([float(value) for value in values or []])
+    except (TypeError, ValueError):
+        return None
+    return array if array.shape == (6,) else None
+
+
+def slice_thickness_mm(series: Series) -> float | None:
+    """SliceThickness (0018,0050) of the series, or None when it does not say."""
+    try:
+        return float(text(series.header, "SliceThickness"))
+    except ValueError:
+        return None
+
+
+def slice_count(series: Series) -> int:
+    """Number of images: instances, or frames of multi-frame instances."""
+    total = 0
+    for instance in series.instances:
+        frames = text(instance.header, "NumberOfFrames")
+        total += int(frames) if frames.isdigit() else 1
+    return total

@@ -1,0 +1,160 @@
+"""The outbox: works off what is to be sent, tries again with growing delays, buries what is refused."""
+
+from __future__ import annotations
+
+import random
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import structlog
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from dicomnode.audit import Audit, Event, Subject
+from dicomnode.config import DeliverySettings, PeerSettings, Settings
+from dicomnode.db import Database, utc_now
+from dicomnode.errors import TransientError
+from dicomnode.sender import Fate, Response, send
+from dicomnode.states import DeliveryState, moved
+from dicomnode.tables import DeliveryRow, ResultRow
+
+BATCH = 50
+LEASE_MARGIN_S = 60.0
+
+log = structlog.get_logger()
+
+
+def retry_delay_s(attempt: int, rules: DeliverySettings) -> float:
+    """Exponential back-off with jitter: half to all of first_delay * 2^(attempt-1), capped."""
+    longest = min(rules.longest_delay_s, rules.first_delay_s * 2.0 ** min(attempt - 1, 30))
+    return longest * random.uniform(0.5, 1.0)  # spreads load; not for secrets
+
+
+class Delivery:
+    """Sends results. Each destination is pushed on its own, so a slow one holds up no other."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self._settings = settings
+        self._database = database
+        self._audit = Audit("delivery")
+
+    def push(self, peer: PeerSettings) -> None:
+        """Send one batch to one peer."""
+        with self._database.snapshot() as session:
+            waiting = _due().where(DeliveryRow.destination == peer.name)
+            if session.scalar(waiting.with_only_columns(DeliveryRow.id).limit(1)) is None:
+                return
+        batch = self._take(peer.name)
+        by_path = {Path(result.path): delivery for delivery, result in batch}
+        files = [(Path(result.path), result.sop_class_uid) for _, result in batch]
+        try:
+            for response in send(
+                self._settings.node.ae_title, peer, files, self._settings.delivery.response_timeout_s
+            ):
+                self._settle(by_path.pop(response.path), response)
+        except (TransientError, OSError) as error:
+            log.warning("destination_unreachable", destination=peer.name, reason=str(error))
+            for path, delivery in by_path.items():
+                self._settle(delivery, Response(path, Fate.TRY_LATER, str(error)))
+
+    def _take(self, destination: str) -> list[tuple[DeliveryRow, ResultRow]]:
+        """Lease a batch, in the order in which the objects were made: the SEG before its reports."""
+        timeout_s = self._settings.delivery.response_timeout_s
+        with self._database.transaction() as session:
+            rows = session.scalars(
+                _due()
+                .where(DeliveryRow.destination == destination)
+                .order_by(DeliveryRow.id)
+                .limit(BATCH)
+                .with_for_update(skip_locked=True)
+            ).all()
+            expires = utc_now() + timedelta(seconds=LEASE_MARGIN_S + timeout_s * (len(rows) + 1))
+            for row in rows:
+                row.state = moved(DeliveryState(row.state), DeliveryState.SENDING).value
+                row.attempt += 1
+                row.lease_expires_at = expires
+            return [(row, session.get_one(ResultRow, row.sop_instance_uid)) for row in rows]
+
+    def _settle(self, delivery: DeliveryRow, response: Response) -> None:
+        with self._database.transaction() as session:
+            row = session.get_one(DeliveryRow, delivery.id)
+            if row.state == DeliveryState.SENDING and row.attempt == delivery.attempt:
+                settle(session, self._audit, row, response, self._settings.delivery)
+
+    def recover_lost(self) -> None:
+        """Make deliveries due again whose sender died on the way; sending twice is harmless."""
+        lost = (DeliveryRow.state == DeliveryState.SENDING.value, DeliveryRow.lease_expires_at < utc_now())
+        with self._database.snapshot() as session:
+            if session.scalar(select(DeliveryRow.id).where(*lost).limit(1)) is None:
+                return
+        with self._database.transaction() as session:
+            for row in session.scalars(select(DeliveryRow).where(*lost)):
+                response = Response(Path(), Fate.TRY_LATER, "the sender was lost")
+                settle(session, self._audit, row, response, self._settings.delivery)
+
+    def release_leases(self) -> None:
+        """At start-up nobody else sends: whatever is marked as being sent was cut off."""
+        with self._database.transaction() as session:
+            sending = select(DeliveryRow).where(DeliveryRow.state == DeliveryState.SENDING.value)
+            for row in session.scalars(sending):
+                row.state = moved(DeliveryState.SENDING, DeliveryState.WAITING).value
+                row.lease_expires_at = None
+
+    def bury_unknown(self) -> None:
+        """Deliveries to peers that are no longer configured go to the dead letters."""
+        unknown = _due().where(DeliveryRow.destination.not_in(list(self._settings.peers)))
+        with self._database.snapshot() as session:
+            if session.scalar(unknown.with_only_columns(DeliveryRow.id).limit(1)) is None:
+                return
+        with self._database.transaction() as session:
+            for row in session.scalars(unknown):
+                row.state = moved(DeliveryState(row.state), DeliveryState.SENDING).value
+                response = Response(Path(), Fate.REFUSED, "no peer of this name is configured any more")
+                settle(session, self._audit, row, response, self._settings.delivery)
+
+
+def settle(
+    session: Session, audit: Audit, row: DeliveryRow, response: Response, rules: DeliverySettings
+) -> None:
+    """Write down how one attempt ended, and what follows."""
+    result = session.get_one(ResultRow, row.sop_instance_uid)
+    subject = Subject(
+        result.study_instance_uid, result.series_instance_uid, result.sop_instance_uid, row.job_id
+    )
+    told: dict[str, Any] = {
+        "destination": row.destination,
+        "kind": result.kind,
+        "status": response.status,
+        "attempt": row.attempt,
+    }
+    row.last_status, row.lease_expires_at = response.status, None
+    if response.fate is Fate.ACCEPTED:
+        row.state = moved(DeliveryState(row.state), DeliveryState.DELIVERED).value
+        row.delivered_at = utc_now()
+        audit.record(session, Event.RESULT_DELIVERED, subject, **told)
+    elif response.fate is Fate.REFUSED or row.attempt >= rules.maximum_attempts:
+        row.state = moved(DeliveryState(row.state), DeliveryState.DEAD).value
+        audit.record(session, Event.DELIVERY_DEAD, subject, **told)
+    else:
+        delay_s = retry_delay_s(row.attempt, rules)
+        row.state = moved(DeliveryState(row.state), DeliveryState.WAITING).value
+        row.not_before = utc_now() + timedelta(seconds=delay_s)
+        audit.record(session, Event.DELIVERY_RETRIED, subject, delay_s=round(delay_s, 1), **told)
+
+
+def replay_delivery(session: Session, audit: Audit, row: DeliveryRow) -> None:
+    """Send a dead delivery again, with its attempts counted from the start."""
+    row.state = moved(DeliveryState(row.state), DeliveryState.WAITING).value
+    row.attempt, row.not_before = 0, utc_now()
+    result = session.get_one(ResultRow, row.sop_instance_uid)
+    subject = Subject(
+        result.study_instance_uid, result.series_instance_uid, result.sop_instance_uid, row.job_id
+    )
+    audit.record(session, Event.DELIVERY_REPLAYED, subject, destination=row.destination)
+
+
+def _due() -> Any:
+    return select(DeliveryRow).where(
+        DeliveryRow.state == DeliveryState.WAITING.value, DeliveryRow.not_before <= utc_now()
+    )

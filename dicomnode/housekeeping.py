@@ -1,0 +1,77 @@
+"""The clockwork: closes studies, routes them, recovers what was lost, pushes the outbox."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import partial
+
+import structlog
+from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.schedulers.background import BackgroundScheduler
+
+from dicomnode.assembly import Assembly
+from dicomnode.audit import Audit
+from dicomnode.config import Settings
+from dicomnode.db import Database
+from dicomnode.delivery import Delivery
+from dicomnode.dispatch import Dispatch
+from dicomnode.jobs import recover_lost_leases
+from inference.registry import Registry
+
+TICK_S = 0.25
+RECOVERY_S = 5.0
+
+log = structlog.get_logger()
+
+
+class Housekeeping:
+    """Runs the recurring work of the node, each kind on its own thread so that none waits for another."""
+
+    def __init__(self, settings: Settings, database: Database, registry: Registry) -> None:
+        self._assembly = Assembly(settings, database)
+        self._dispatch = Dispatch(settings, database, registry, Audit("routing"))
+        self._delivery = Delivery(settings, database)
+        self._recover = partial(recover_lost_leases, database, Audit("housekeeping"), settings.worker)
+        self._peers = settings.peer
+
+    def run(self, stopping: threading.Event) -> None:
+        """Tick until `stopping` is set."""
+        self._delivery.release_leases()
+        ticks: list[tuple[str, Callable[[], None], float]] = [
+            ("close_and_route", self._close_and_route, TICK_S),
+            ("ask_counts", self._assembly.ask_counts, TICK_S),
+            ("recover", self._recover_all, RECOVERY_S),
+            *((f"push {peer.name}", partial(self._delivery.push, peer), TICK_S) for peer in self._peers),
+        ]
+        scheduler = BackgroundScheduler(
+            executors={"default": ThreadPoolExecutor(len(ticks))},
+            job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
+        )
+        for name, work, interval_s in ticks:
+            scheduler.add_job(_guarded(name, work), "interval", seconds=interval_s, id=name)
+        scheduler.start()
+        log.info("housekeeping_started")
+        stopping.wait()
+        scheduler.shutdown(wait=True)
+
+    def _close_and_route(self) -> None:
+        self._assembly.close_complete_studies()
+        self._dispatch.route_complete_studies()
+
+    def _recover_all(self) -> None:
+        self._recover()
+        self._delivery.recover_lost()
+        self._delivery.bury_unknown()
+
+
+def _guarded(name: str, work: Callable[[], None]) -> Callable[[], None]:
+    """A failing tick is logged and comes again; it never takes the others down."""
+
+    def tick() -> None:
+        try:
+            work()
+        except Exception:
+            log.exception("tick_failed", tick=name)
+
+    return tick

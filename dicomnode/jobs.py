@@ -1,0 +1,304 @@
+"""The job queue: create once, lease one, finish or hand back. Every move is audited.
+
+A lease is held by a worker that renews it; the fencing token grows with every lease, so a worker
+that was paused and lost its lease cannot publish what it made (StaleLease).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from dicomnode.audit import Audit, Event, Subject
+from dicomnode.config import RouteSettings, WorkerSettings
+from dicomnode.db import Database, utc_now
+from dicomnode.errors import StaleLease
+from dicomnode.states import DeliveryState, JobState, moved
+from dicomnode.study import Series
+from dicomnode.tables import DeliveryRow, JobRow, ResultRow
+from inference.bundle import ModelBundle
+
+
+@dataclass(frozen=True)
+class NewResult:
+    """One object that a job made, already written to `path`."""
+
+    kind: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    series_instance_uid: str
+    instance_number: int
+    sha256: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a new job shall do."""
+
+    series: Series
+    generation: int
+    route: RouteSettings
+    bundle: ModelBundle
+    send: bool
+    """False for a model in shadow: its results are stored, never sent."""
+    notes: tuple[str, ...] = ()
+
+
+def create_job(session: Session, audit: Audit, order: Order) -> tuple[JobRow, bool]:
+    """Queue a job, or find the one that already did exactly this. Returns it and whether it is new.
+
+    Jobs of the same series and route that have not started are superseded by the new one.
+    """
+    existing = session.scalar(
+        select(JobRow).where(
+            JobRow.series_instance_uid == order.series.series_instance_uid,
+            JobRow.model_digest == order.bundle.digest,
+            JobRow.input_digest == order.series.digest,
+            JobRow.route == order.route.name,
+        )
+    )
+    if existing is not None:
+        return existing, False
+    _supersede_waiting(session, audit, order)
+    now = utc_now()
+    job = JobRow(
+        study_instance_uid=order.series.study_instance_uid,
+        series_instance_uid=order.series.series_instance_uid,
+        generation=order.generation,
+        route=order.route.name,
+        destinations={"names": list(order.route.destinations) if order.send else []},
+        model=order.bundle.card.name,
+        model_digest=order.bundle.digest,
+        input_digest=order.series.digest,
+        notes={"lines": list(order.notes)},
+        priority=order.route.priority,
+        not_before=now,
+        created_at=now,
+    )
+    session.add(job)
+    session.flush()
+    audit.record(
+        session,
+        Event.JOB_CREATED,
+        Subject.of_job(job),
+        route=job.route,
+        model=job.model,
+        model_version=order.bundle.card.version,
+        model_digest=job.model_digest,
+        input_digest=job.input_digest,
+    )
+    return job, True
+
+
+def _supersede_waiting(session: Session, audit: Audit, order: Order) -> None:
+    for job in session.scalars(
+        select(JobRow).where(
+            JobRow.series_instance_uid == order.series.series_instance_uid,
+            JobRow.route == order.route.name,
+            JobRow.state == JobState.QUEUED.value,
+        )
+    ):
+        job.state = moved(JobState(job.state), JobState.SUPERSEDED).value
+        job.finished_at = utc_now()
+        audit.record(session, Event.JOB_SUPERSEDED, Subject.of_job(job))
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to work on one job until it expires or is lost."""
+
+    job_id: int
+    fencing_token: int
+
+
+class JobQueue:
+    """The queue as one worker sees it."""
+
+    def __init__(self, database: Database, audit: Audit, rules: WorkerSettings, worker: str) -> None:
+        self._database = database
+        self._audit = audit
+        self._rules = rules
+        self._worker = worker
+
+    def lease_next(self) -> tuple[Lease, JobRow] | None:
+        """Lease the most urgent job that is due, or None when there is nothing to do."""
+        now = utc_now()
+        with self._database.snapshot() as session:
+            if session.scalar(_due(now).with_only_columns(JobRow.id)) is None:
+                return None
+        with self._database.transaction() as session:
+            job = session.scalar(_due(now).with_for_update(skip_locked=True))
+            if job is None:
+                return None
+            job.state = moved(JobState(job.state), JobState.RUNNING).value
+            job.attempt += 1
+            job.fencing_token += 1
+            job.worker = self._worker
+            job.lease_expires_at = now + timedelta(seconds=self._rules.lease_s)
+            job.started_at = now
+            job.stage = None
+            self._audit.record(
+                session,
+                Event.JOB_STARTED,
+                Subject.of_job(job),
+                attempt=job.attempt,
+                model=job.model,
+                model_digest=job.model_digest,
+            )
+            return Lease(job.id, job.fencing_token), job
+
+    def renew(self, lease: Lease) -> bool:
+        """Extend the lease; False when it was lost."""
+        with self._database.transaction() as session:
+            renewed: Any = session.execute(
+                update(JobRow)
+                .where(*_held(lease))
+                .values(lease_expires_at=utc_now() + timedelta(seconds=self._rules.lease_s))
+            )
+            return bool(renewed.rowcount == 1)
+
+    def succeed(self, lease: Lease, results: tuple[NewResult, ...], summary: dict[str, Any]) -> None:
+        """Publish: results, deliveries and success in one transaction. Raises StaleLease."""
+        with self._database.transaction() as session:
+            job = self._held_job(session, lease)
+            for result in results:
+                self._publish(session, job, result)
+            end_job(job, JobState.SUCCEEDED)
+            assert job.started_at is not None and job.finished_at is not None
+            duration_s = round((job.finished_at - job.started_at).total_seconds(), 3)
+            self._audit.record(
+                session,
+                Event.JOB_SUCCEEDED,
+                Subject.of_job(job),
+                duration_s=duration_s,
+                model_digest=job.model_digest,
+                worker=self._worker,
+                **summary,
+            )
+
+    def _publish(self, session: Session, job: JobRow, result: NewResult) -> None:
+        now = utc_now()
+        subject = Subject(job.study_instance_uid, result.series_instance_uid, result.sop_instance_uid, job.id)
+        if session.get(ResultRow, result.sop_instance_uid) is None:
+            session.add(
+                ResultRow(
+                    sop_instance_uid=result.sop_instance_uid,
+                    job_id=job.id,
+                    kind=result.kind,
+                    sop_class_uid=result.sop_class_uid,
+                    study_instance_uid=job.study_instance_uid,
+                    series_instance_uid=result.series_instance_uid,
+                    instance_number=result.instance_number,
+                    sha256=result.sha256,
+                    path=str(result.path),
+                    created_at=now,
+                )
+            )
+            session.flush()
+            for destination in job.destinations["names"]:
+                session.add(
+                    DeliveryRow(
+                        sop_instance_uid=result.sop_instance_uid,
+                        job_id=job.id,
+                        destination=destination,
+                        state=DeliveryState.WAITING.value,
+                        not_before=now,
+                    )
+                )
+        self._audit.record(session, Event.RESULT_CREATED, subject, kind=result.kind, sha256=result.sha256)
+
+    def fail(self, lease: Lease, reason: str) -> None:
+        """The job will not be tried again unless an administrator replays it. Raises StaleLease."""
+        with self._database.transaction() as session:
+            job = self._held_job(session, lease)
+            fail_job(session, self._audit, job, reason)
+
+    def supersede(self, lease: Lease, reason: str) -> None:
+        """The input changed: end this job without a result. Raises StaleLease."""
+        with self._database.transaction() as session:
+            job = self._held_job(session, lease)
+            end_job(job, JobState.SUPERSEDED)
+            self._audit.record(session, Event.JOB_SUPERSEDED, Subject.of_job(job), reason=reason)
+
+    def retry_later(self, lease: Lease, reason: str) -> None:
+        """Hand the job back after a transient error, or fail it when it was tried often enough."""
+        with self._database.transaction() as session:
+            job = self._held_job(session, lease)
+            requeue_or_fail(session, self._audit, job, reason, self._rules, Event.JOB_RETRIED)
+
+    def _held_job(self, session: Session, lease: Lease) -> JobRow:
+        job = session.scalar(select(JobRow).where(*_held(lease)).with_for_update())
+        if job is None:
+            raise StaleLease(f"job {lease.job_id} belongs to another worker now; nothing is published")
+        return job
+
+
+def _due(now: Any) -> Any:
+    return (
+        select(JobRow)
+        .where(JobRow.state == JobState.QUEUED.value, JobRow.not_before <= now)
+        .order_by(JobRow.priority.desc(), JobRow.id)
+        .limit(1)
+    )
+
+
+def _held(lease: Lease) -> tuple[Any, ...]:
+    return (
+        JobRow.id == lease.job_id,
+        JobRow.fencing_token == lease.fencing_token,
+        JobRow.state == JobState.RUNNING.value,
+    )
+
+
+def end_job(job: JobRow, state: JobState) -> None:
+    """Move a running job to an end state."""
+    job.state = moved(JobState(job.state), state).value
+    job.finished_at = utc_now()
+    job.lease_expires_at = None
+
+
+def fail_job(session: Session, audit: Audit, job: JobRow, reason: str) -> None:
+    """A running job fails for good."""
+    end_job(job, JobState.FAILED)
+    job.error = reason
+    audit.record(session, Event.JOB_FAILED, Subject.of_job(job), reason=reason, attempt=job.attempt)
+
+
+def requeue_or_fail(
+    session: Session, audit: Audit, job: JobRow, reason: str, rules: WorkerSettings, event: Event
+) -> None:
+    """Queue a running job again with a growing delay, or fail it after the last attempt."""
+    if job.attempt >= rules.maximum_attempts:
+        fail_job(session, audit, job, f"{reason} (attempt {job.attempt} of {rules.maximum_attempts})")
+        return
+    delay_s = rules.retry_delay_s * 2 ** (job.attempt - 1)
+    job.state = moved(JobState(job.state), JobState.QUEUED).value
+    job.not_before = utc_now() + timedelta(seconds=delay_s)
+    job.lease_expires_at = None
+    job.error = reason
+    audit.record(session, event, Subject.of_job(job), reason=reason, attempt=job.attempt, delay_s=delay_s)
+
+
+def recover_lost_leases(database: Database, audit: Audit, rules: WorkerSettings) -> None:
+    """Queue the jobs again whose worker stopped renewing its lease: it died or hangs."""
+    expired = (JobRow.state == JobState.RUNNING.value, JobRow.lease_expires_at < utc_now())
+    with database.snapshot() as session:
+        if session.scalar(select(JobRow.id).where(*expired).limit(1)) is None:
+            return
+    with database.transaction() as session:
+        for job in session.scalars(select(JobRow).where(*expired).with_for_update(skip_locked=True)):
+            reason = f"worker {job.worker} was lost in stage {job.stage or 'start'}"
+            requeue_or_fail(session, audit, job, reason, rules, Event.JOB_RECOVERED)
+
+
+def replay_job(session: Session, audit: Audit, job: JobRow) -> None:
+    """Queue a failed job again, with its attempts counted from the start."""
+    job.state = moved(JobState(job.state), JobState.QUEUED).value
+    job.attempt, job.not_before, job.error, job.finished_at = 0, utc_now(), None, None
+    audit.record(session, Event.JOB_REPLAYED, Subject.of_job(job))

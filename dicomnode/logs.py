@@ -1,0 +1,44 @@
+"""Logging: one event per fact, JSON or console, never a patient's name, birth date or free text."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+import structlog
+
+PATIENT_KEYS = frozenset(
+    {
+        "patient_name", "patient_id", "patient_birth_date", "patient_address", "accession_number",
+        "study_description", "series_description", "referring_physician_name", "other_patient_ids",
+    }
+)  # fmt: skip
+
+
+def drop_patient_data(_: Any, __: str, event: Any) -> Any:
+    """Remove every key that could identify a patient, wherever an event comes from."""
+    return {key: value for key, value in event.items() if key not in PATIENT_KEYS}
+
+
+def configure_logging(role: str) -> None:
+    """Log to standard error: coloured lines on a terminal, JSON otherwise. `role` marks each event."""
+    terminal = sys.stderr.isatty()
+    renderer: Any = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            lambda _, __, event: {"role": role, **event},
+            drop_patient_data,
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    # The libraries log data sets at lower levels, and those hold patient data.
+    for name in ("pynetdicom", "pydicom", "highdicom", "apscheduler"):
+        logging.getLogger(name).setLevel(logging.CRITICAL if name == "pydicom" else logging.ERROR)

@@ -1,0 +1,88 @@
+"""Pictures for people: the key slice of a lesion with its outline, its two axes and its numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+from pydicom import Dataset
+from skimage.measure import find_contours
+
+from inference.labelmap import LesionMap
+from inference.measure import Axis, LesionMeasurement, Quantity
+from inference.volume import Volume
+
+PICTURE_PIXELS = 768
+OUTLINE_RGB = (255, 210, 0)
+LONG_AXIS_RGB = (80, 220, 255)
+SHORT_AXIS_RGB = (255, 120, 200)
+FONT_PIXELS = 15
+
+
+def draw_lesion(
+    volume: Volume, lesion_map: LesionMap, measurement: LesionMeasurement, header: Dataset
+) -> Image.Image:
+    """The key slice of one lesion, scaled to `PICTURE_PIXELS` wide with square pixels on the screen."""
+    plane = measurement.key_slice
+    grey = _to_grey(volume.voxels[plane], volume, header)
+    rows, columns = grey.shape
+    row_mm, column_mm = volume.pixel_spacing_mm or (1.0, 1.0)
+    scale = PICTURE_PIXELS / columns
+    row_scale = scale * row_mm / column_mm
+    size = (PICTURE_PIXELS, max(1, round(rows * row_scale)))
+    picture = Image.fromarray(grey).resize(size, Image.Resampling.BILINEAR).convert("RGB")
+    pen = ImageDraw.Draw(picture)
+
+    def at(row: float, column: float) -> tuple[float, float]:
+        return (column + 0.5) * scale, (row + 0.5) * row_scale
+
+    mask = np.pad(lesion_map.values[plane] == measurement.number, 1).astype(np.float64)
+    for contour in find_contours(mask, 0.5):
+        pen.line([at(row - 1, column - 1) for row, column in contour], fill=OUTLINE_RGB, width=2)
+    for axis, colour in ((measurement.long_axis, LONG_AXIS_RGB), (measurement.short_axis, SHORT_AXIS_RGB)):
+        if isinstance(axis, Axis):
+            pen.line([at(*axis.start), at(*axis.end)], fill=colour, width=2)
+    _write(pen, caption(measurement, volume))
+    return picture
+
+
+def caption(measurement: LesionMeasurement, volume: Volume) -> list[str]:
+    """The numbers of a lesion in a few lines; what is absent is left out."""
+    lines = [f"{measurement.label.name} {measurement.number}"]
+    axes = [
+        f"{name} {axis.length.value:.1f} {axis.length.unit}"
+        for name, axis in (("long axis", measurement.long_axis), ("short axis", measurement.short_axis))
+        if isinstance(axis, Axis)
+    ]
+    if axes:
+        lines.append(", ".join(axes))
+    if isinstance(measurement.volume, Quantity):
+        lines.append(f"volume {measurement.volume.value:.0f} mm3")
+    lines.append(f"image {measurement.key_slice + 1} of {volume.shape[0]}")
+    lines.append("Research use only")
+    return lines
+
+
+def _write(pen: ImageDraw.ImageDraw, lines: list[str]) -> None:
+    font = ImageFont.load_default(FONT_PIXELS)
+    for number, line in enumerate(lines):
+        place = (8, 6 + number * (FONT_PIXELS + 4))
+        pen.text(place, line, fill=(255, 255, 255), font=font, stroke_width=2, stroke_fill=(0, 0, 0))
+
+
+def _to_grey(plane: npt.NDArray[np.generic], volume: Volume, header: Dataset) -> npt.NDArray[np.uint8]:
+    values = plane.astype(np.float32)
+    low, high = _window(values, volume, header)
+    grey: npt.NDArray[np.uint8] = (np.clip((values - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+    return grey
+
+
+def _window(values: npt.NDArray[np.float32], volume: Volume, header: Dataset) -> tuple[float, float]:
+    """The window of the source image (CT), or the bulk of the grey values."""
+    centre, width = header.get("WindowCenter"), header.get("WindowWidth")
+    if volume.intensity_unit == "HU" and centre is not None and width is not None:
+        first = [float(value[0] if hasattr(value, "__len__") else value) for value in (centre, width)]
+        if first[1] > 0:
+            return first[0] - first[1] / 2, first[0] + first[1] / 2
+    low, high = np.percentile(values, (1.0, 99.5))
+    return float(low), float(max(high, low + 1.0))

@@ -1,0 +1,91 @@
+"""The whole path of one series, from its files to SEG and reports. Safe to run again after a crash."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from io import BytesIO
+from typing import Any
+
+from pydicom import Dataset
+
+from dicomnode.audit import Stage
+from dicomnode.encode.context import ResultContext
+from dicomnode.encode.results import Result, encode_results
+from dicomnode.study import Series, SourceVolume
+from dicomnode.volumes import read_volume
+from inference.bundle import ModelCard
+from inference.labelmap import LesionMap
+from inference.measure import LesionMeasurement, Quantity, measure_lesions, total_volume
+from inference.volume import Volume
+
+StageRecorder = Callable[[Stage], AbstractContextManager[None]]
+Segmenter = Callable[[Volume], LesionMap]
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One series, the model that looks at it, and what the results shall say of the run."""
+
+    series: Series
+    segmenter: Segmenter
+    card: ModelCard
+    model_digest: str
+    instance_number: int
+    created_at: datetime
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """Everything that one run produced."""
+
+    source: SourceVolume
+    lesion_map: LesionMap
+    measurements: tuple[LesionMeasurement, ...]
+    results: tuple[Result, ...]
+
+
+def process_series(assignment: Assignment, stage: StageRecorder) -> Findings:
+    """Read, segment, measure, encode and check one series. The order of the steps is only here.
+
+    Raises UnreadableSeries, inference.errors.InferenceError or ResultRejected.
+    """
+    with stage(Stage.READ):
+        source = read_volume(assignment.series)
+    with stage(Stage.SEGMENT):
+        lesion_map = assignment.segmenter(source.volume)
+    with stage(Stage.MEASURE):
+        measurements = measure_lesions(lesion_map, source.volume)
+    with stage(Stage.ENCODE):
+        context = ResultContext(
+            source=source,
+            card=assignment.card,
+            model_digest=assignment.model_digest,
+            instance_number=assignment.instance_number,
+            created_at=assignment.created_at,
+            notes=assignment.notes,
+        )
+        results = encode_results(lesion_map, measurements, context)
+    return Findings(source, lesion_map, measurements, results)
+
+
+def summarise(findings: Findings) -> dict[str, Any]:
+    """What the audit says of a run."""
+    burden = total_volume(findings.measurements)
+    return {
+        "slice_count": findings.source.volume.shape[0],
+        "lesion_count": len(findings.measurements),
+        "total_volume_mm3": round(burden.value, 1) if isinstance(burden, Quantity) else None,
+    }
+
+
+def file_bytes(dataset: Dataset) -> tuple[bytes, str]:
+    """A result as a DICOM file, and its SHA-256."""
+    buffer = BytesIO()
+    dataset.save_as(buffer, enforce_file_format=True)
+    content = buffer.getvalue()
+    return content, hashlib.sha256(content).hexdigest()

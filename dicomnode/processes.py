@@ -1,0 +1,109 @@
+"""Long-running processes: stop on a signal, and stop when the supervisor is gone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+
+from dicomnode.config import Settings
+
+SUPERVISOR_PID = "DICOMNODE_SUPERVISOR_PID"
+STOP_TIMEOUT_S = 60.0
+RESTART_DELAY_S = 1.0
+LONGEST_RESTART_DELAY_S = 30.0
+STEADY_AFTER_S = 60.0
+
+log = structlog.get_logger()
+
+
+def stop_event() -> threading.Event:
+    """An event that SIGTERM and SIGINT set, and the end of the supervisor too, if there is one."""
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    supervisor = os.environ.get(SUPERVISOR_PID)
+    if supervisor:
+        threading.Thread(target=_watch, args=(int(supervisor), stopping), daemon=True).start()
+    return stopping
+
+
+def _watch(supervisor_pid: int, stopping: threading.Event) -> None:
+    while os.getppid() == supervisor_pid:
+        time.sleep(0.5)
+    log.warning("supervisor_gone")
+    stopping.set()
+
+
+@dataclass
+class Child:
+    """One role in its own process, restarted with a growing pause when it dies."""
+
+    arguments: list[str]
+    process: subprocess.Popen[bytes] | None = None
+    started_at: float = 0.0
+    restart_at: float = 0.0
+    delay_s: float = field(default=RESTART_DELAY_S)
+
+    def start(self) -> None:
+        """Start the process."""
+        environment = {**os.environ, SUPERVISOR_PID: str(os.getpid())}
+        command = [sys.executable, "-m", "dicomnode", *self.arguments]
+        self.process = subprocess.Popen(command, env=environment)
+        self.started_at = time.monotonic()
+
+    def keep_alive(self) -> None:
+        """Notice a death, and start again when the pause is over."""
+        now = time.monotonic()
+        if self.process is not None and self.process.poll() is not None:
+            log.error("process_died", role=self.arguments[0], exit_status=self.process.returncode)
+            steady = now - self.started_at > STEADY_AFTER_S
+            self.delay_s = RESTART_DELAY_S if steady else min(2 * self.delay_s, LONGEST_RESTART_DELAY_S)
+            self.restart_at = now + (RESTART_DELAY_S if steady else self.delay_s / 2)
+            self.process = None
+        if self.process is None and now >= self.restart_at:
+            self.start()
+
+    def stop(self) -> None:
+        """Ask the process to end."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait for the end; kill what does not end in time."""
+        if self.process is None:
+            return
+        try:
+            self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            log.error("process_killed", role=self.arguments[0])
+            self.process.kill()
+            self.process.wait()
+
+
+def supervise(settings: Settings, config: Path) -> None:
+    """Run receiver, housekeeping and one worker per device until stopped."""
+    stopping = stop_event()
+    common = ["--config", str(config)]
+    children = [
+        Child(["receive", *common]),
+        Child(["housekeep", *common]),
+        *(Child(["work", "--device", device, *common]) for device in settings.worker.devices),
+    ]
+    for child in children:
+        child.start()
+    while not stopping.wait(0.2):
+        for child in children:
+            child.keep_alive()
+    for child in children:
+        child.stop()
+    deadline = time.monotonic() + STOP_TIMEOUT_S
+    for child in children:
+        child.wait(max(0.1, deadline - time.monotonic()))

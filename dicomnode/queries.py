@@ -1,0 +1,75 @@
+"""What administrators ask of the database, as functions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from dicomnode.errors import PermanentError
+from dicomnode.tables import AuditRow, DeliveryRow, JobRow, StudyRow
+
+
+def overview(session: Session) -> dict[str, dict[str, int]]:
+    """How many studies, jobs and deliveries are in each state."""
+    tables = {"studies": StudyRow.state, "jobs": JobRow.state, "deliveries": DeliveryRow.state}
+    return {
+        name: {
+            state: count for state, count in session.execute(select(column, func.count()).group_by(column))
+        }
+        for name, column in tables.items()
+    }
+
+
+def study_events(session: Session, study_instance_uid: str) -> list[AuditRow]:
+    """Everything that happened to one study, in order. Raises PermanentError when it is unknown."""
+    rows = list(
+        session.scalars(
+            select(AuditRow).where(AuditRow.study_instance_uid == study_instance_uid).order_by(AuditRow.id)
+        )
+    )
+    if not rows:
+        raise PermanentError(f"no event tells of study {study_instance_uid}; see: dicomnode audit list")
+    return rows
+
+
+def latest_events(session: Session, event: str | None, limit: int) -> list[AuditRow]:
+    """The newest events, newest last, of one kind or of all."""
+    query = select(AuditRow).order_by(AuditRow.id.desc()).limit(limit)
+    if event:
+        query = query.where(AuditRow.event == event)
+    return list(session.scalars(query))[::-1]
+
+
+def jobs(session: Session, state: str | None, limit: int) -> list[tuple[JobRow, Counter[str]]]:
+    """The newest jobs, newest first, each with its deliveries counted by state."""
+    query = select(JobRow).order_by(JobRow.id.desc()).limit(limit)
+    if state:
+        query = query.where(JobRow.state == state)
+    return [(job, _deliveries(session, job.id)) for job in session.scalars(query)]
+
+
+def _deliveries(session: Session, job_id: int) -> Counter[str]:
+    return Counter(session.scalars(select(DeliveryRow.state).where(DeliveryRow.job_id == job_id)))
+
+
+def job_record(job: JobRow, deliveries: Counter[str]) -> dict[str, Any]:
+    """A job as plain values."""
+    return {
+        "id": job.id,
+        "state": job.state,
+        "stage": job.stage,
+        "study_instance_uid": job.study_instance_uid,
+        "series_instance_uid": job.series_instance_uid,
+        "route": job.route,
+        "model": job.model,
+        "model_digest": job.model_digest,
+        "attempt": job.attempt,
+        "created_at": job.created_at,
+        "started_at": job.started_at,
+        "finished_at": job.finished_at,
+        "error": job.error,
+        "deliveries": dict(deliveries),
+    }

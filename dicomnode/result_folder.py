@@ -1,0 +1,37 @@
+"""Writes what one run produced into a folder: DICOM objects, measurements, pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from dicomnode.overlay import draw_lesion
+from dicomnode.pipeline import Findings, file_bytes, summarise
+from dicomnode.record import measurement_record
+
+
+def write_results(findings: Findings, folder: Path) -> dict[str, Any]:
+    """Write one file per object and one PNG per lesion; returns the measurements as JSON values."""
+    folder.mkdir(parents=True, exist_ok=True)
+    objects = {}
+    for result in findings.results:
+        content, sha256 = file_bytes(result.dataset)
+        path = folder / f"{result.kind}.dcm"
+        path.write_bytes(content)
+        objects[result.kind] = {
+            "file": path.name,
+            "sop_instance_uid": str(result.dataset.SOPInstanceUID),
+            "sha256": sha256,
+        }
+    for measurement in findings.measurements:
+        header = findings.source.frames[measurement.key_slice].instance.header
+        picture = draw_lesion(findings.source.volume, findings.lesion_map, measurement, header)
+        picture.save(folder / f"lesion-{measurement.number:02d}.png")
+    series = findings.source.series
+    return {
+        "study_instance_uid": series.study_instance_uid,
+        "series_instance_uid": series.series_instance_uid,
+        **summarise(findings),
+        "lesions": [measurement_record(m) for m in findings.measurements],
+        "objects": objects,
+    }

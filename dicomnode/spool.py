@@ -1,0 +1,83 @@
+"""Files on disk: written whole or not at all, durable before anybody is told.
+
+studies/<study uid>/<series uid>/<sop instance uid>_<digest>.dcm   as received
+results/<study uid>/<sop instance uid>.dcm                         as sent
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+from dicomnode.errors import PermanentError
+
+_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+
+
+def is_uid(value: str) -> bool:
+    """Whether `value` is formed like a UID (PS3.5 section 9.1), so it can safely name a file."""
+    return len(value) <= 64 and _UID.fullmatch(value) is not None
+
+
+class Spool:
+    """The folder that holds every received instance and every result."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def prepare(self) -> None:
+        """Make the folders, readable by this user only, and remove what a crash left half-written."""
+        for part in ("studies", "results"):
+            (self.folder / part).mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.folder.chmod(0o700)
+        for leftover in self.folder.rglob("*.part"):
+            leftover.unlink(missing_ok=True)
+
+    def instance_path(self, study_uid: str, series_uid: str, sop_uid: str, sha256: str) -> Path:
+        """Where one content of one instance is kept. Raises PermanentError for a malformed UID."""
+        for uid in (study_uid, series_uid, sop_uid):
+            if not is_uid(uid):
+                raise PermanentError(f"{uid[:64]!r} is not a UID; the sender must correct it")
+        return self.folder / "studies" / study_uid / series_uid / f"{sop_uid}_{sha256[:16]}.dcm"
+
+    def result_path(self, study_uid: str, sop_uid: str) -> Path:
+        """Where one of our own objects is kept."""
+        return self.folder / "results" / study_uid / f"{sop_uid}.dcm"
+
+    def write(self, path: Path, *parts: bytes | memoryview) -> None:
+        """Write a file that is whole and on the disk when this returns, under its final name.
+
+        Raises OSError when the disk does not take it; nothing is left behind then.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        partial = path.with_name(f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}.part")
+        try:
+            with partial.open("xb", buffering=0) as file:
+                for part in parts:
+                    view = memoryview(part)
+                    while view:
+                        view = view[file.write(view) :]
+                os.fsync(file.fileno())
+            partial.rename(path)
+            self._sync_folders(path.parent)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+    def _sync_folders(self, folder: Path) -> None:
+        """Make the new names durable: the folder and those above it, which may be new too."""
+        while True:
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            if folder == self.folder:
+                return
+            folder = folder.parent
+
+    def free_bytes(self) -> int:
+        """Free space of the disk that holds the spool."""
+        return shutil.disk_usage(self.folder).free

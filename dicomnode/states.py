@@ -1,0 +1,72 @@
+"""The states of studies, jobs and deliveries, and the only moves between them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class StudyState(StrEnum):
+    """Where a study stands."""
+
+    RECEIVING = "receiving"
+    """Instances may still arrive."""
+    COMPLETE = "complete"
+    """Nothing more is waited for; routing is due."""
+    ROUTED = "routed"
+    """At least one series became a job, or its earlier result still holds."""
+    IGNORED = "ignored"
+    """No series matched a route; the reasons are stored with each series."""
+
+
+class JobState(StrEnum):
+    """Where one series on its way through one model stands."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    SUPERSEDED = "superseded"
+    """Late instances made a newer job of the same series necessary before this one was done."""
+
+
+class DeliveryState(StrEnum):
+    """Where one result object on its way to one destination stands."""
+
+    WAITING = "waiting"
+    SENDING = "sending"
+    DELIVERED = "delivered"
+    DEAD = "dead"
+    """Refused for good, or tried too often; `dicomnode replay` tries again."""
+
+
+Move = tuple[StrEnum, StrEnum]
+
+MOVES: frozenset[Move] = frozenset(
+    {
+        (StudyState.RECEIVING, StudyState.COMPLETE),
+        (StudyState.COMPLETE, StudyState.ROUTED),
+        (StudyState.COMPLETE, StudyState.IGNORED),
+        (StudyState.COMPLETE, StudyState.RECEIVING),  # a late instance reopens the study
+        (StudyState.ROUTED, StudyState.RECEIVING),
+        (StudyState.IGNORED, StudyState.RECEIVING),
+        (JobState.QUEUED, JobState.RUNNING),
+        (JobState.QUEUED, JobState.SUPERSEDED),
+        (JobState.RUNNING, JobState.SUCCEEDED),
+        (JobState.RUNNING, JobState.FAILED),
+        (JobState.RUNNING, JobState.SUPERSEDED),  # its input changed before it began to read
+        (JobState.RUNNING, JobState.QUEUED),  # a transient failure, or the worker died
+        (JobState.FAILED, JobState.QUEUED),  # replay
+        (DeliveryState.WAITING, DeliveryState.SENDING),
+        (DeliveryState.SENDING, DeliveryState.DELIVERED),
+        (DeliveryState.SENDING, DeliveryState.WAITING),
+        (DeliveryState.SENDING, DeliveryState.DEAD),
+        (DeliveryState.DEAD, DeliveryState.WAITING),  # replay
+    }
+)
+
+
+def moved(old: StrEnum, new: StrEnum) -> StrEnum:
+    """`new`, when the table allows the move from `old`; raises ValueError otherwise (a bug of ours)."""
+    if (old, new) not in MOVES:
+        raise ValueError(f"{type(old).__name__}: no move from {old} to {new}")
+    return new

@@ -1,0 +1,97 @@
+"""The audit trail of one study as a story that a person can read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from dicomnode.audit import Event
+from dicomnode.tables import AuditRow
+
+Detail = dict[str, Any]
+
+SENTENCES: dict[Event, Callable[[Detail], str]] = {
+    Event.NODE_STARTED: lambda d: f"node {d['ae_title']} started on port {d['port']}",
+    Event.ASSOCIATION_REJECTED: lambda d: (
+        f"association of {d['calling_ae_title']} at {d['address']} rejected: {d['reason']}"
+    ),
+    Event.INSTANCE_RECEIVED: lambda d: f"instance received from {d['calling_ae_title']}",
+    Event.INSTANCE_REPEATED: lambda d: f"instance received again from {d['calling_ae_title']}, unchanged",
+    Event.INSTANCE_ALTERED: lambda d: (
+        f"instance received from {d['calling_ae_title']} with other content under the same UID; "
+        "kept as a new version"
+    ),
+    Event.INSTANCE_REFUSED: lambda d: (
+        f"instance from {d['calling_ae_title']} refused with {d['status']}: {d['reason']}"
+    ),
+    Event.OWN_RESULT_RECEIVED: lambda d: (
+        f"result of a node of this kind came back from {d['calling_ae_title']}; not processed"
+    ),
+    Event.STUDY_REOPENED: lambda d: f"late instance: study open again, generation {d['generation']}",
+    Event.STUDY_COMPLETED: lambda d: _completed(d),
+    Event.SERIES_ROUTED: lambda d: (
+        f"series ({d['modality']}, {d['instance_count']} instances) routed: {d['reason']}"
+    ),
+    Event.SERIES_NOT_ROUTED: lambda d: (
+        f"series ({d['modality']}, {d['instance_count']} instances) not routed: {d['reason']}"
+    ),
+    Event.JOB_CREATED: lambda d: (
+        f"job created for model {d['model']} {d['model_version']} (digest {d['model_digest'][:12]})"
+    ),
+    Event.JOB_STARTED: lambda d: f"job started, attempt {d['attempt']}",
+    Event.STAGE_FINISHED: lambda d: f"{d['stage']} took {d['duration_s']:.2f} s",
+    Event.STAGE_FAILED: lambda d: f"{d['stage']} failed after {d['duration_s']:.2f} s: {d['error']}",
+    Event.JOB_SUCCEEDED: lambda d: _succeeded(d),
+    Event.JOB_FAILED: lambda d: f"job failed: {d['reason']}",
+    Event.JOB_RETRIED: lambda d: f"job goes back to the queue for {d['delay_s']:.0f} s: {d['reason']}",
+    Event.JOB_SUPERSEDED: lambda d: "job superseded by a newer one",
+    Event.JOB_RECOVERED: lambda d: f"job recovered: {d['reason']}",
+    Event.JOB_REPLAYED: lambda d: "job queued again by hand",
+    Event.RESULT_CREATED: lambda d: f"{d['kind']} created (SHA-256 {d['sha256'][:12]})",
+    Event.RESULT_DELIVERED: lambda d: f"{d['kind']} sent to {d['destination']}: {d['status']}",
+    Event.DELIVERY_RETRIED: lambda d: (
+        f"{d['kind']} not yet at {d['destination']}: {d['status']}; next try in {d['delay_s']:.0f} s"
+    ),
+    Event.DELIVERY_DEAD: lambda d: (
+        f"{d['kind']} given up for {d['destination']}: {d['status']} (attempt {d['attempt']})"
+    ),
+    Event.DELIVERY_REPLAYED: lambda d: f"delivery to {d['destination']} queued again by hand",
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the story; `count` equal events in a row are told once."""
+
+    at: datetime
+    actor: str
+    sentence: str
+    job_id: int | None
+    count: int = 1
+
+
+def tell(rows: Iterable[AuditRow]) -> list[Line]:
+    """The events in order, runs of the same sentence joined."""
+    lines: list[Line] = []
+    for row in rows:
+        sentence = SENTENCES[Event(row.event)](row.detail)
+        last = lines[-1] if lines else None
+        if last and (last.sentence, last.actor, last.job_id) == (sentence, row.actor, row.job_id):
+            lines[-1] = Line(last.at, last.actor, sentence, last.job_id, last.count + 1)
+        else:
+            lines.append(Line(row.at, row.actor, sentence, row.job_id))
+    return lines
+
+
+def _completed(detail: Detail) -> str:
+    expected = detail["expected_count"]
+    of = f" of {expected} expected" if expected is not None else ""
+    return f"study complete by {detail['rule'].replace('_', ' ')}: {detail['received_count']}{of} instances"
+
+
+def _succeeded(detail: Detail) -> str:
+    volume = detail["total_volume_mm3"]
+    burden = f", {volume:.0f} mm3 in all" if volume else ""
+    return f"job succeeded in {detail['duration_s']:.2f} s: {detail['lesion_count']} lesion(s){burden}"

@@ -1,0 +1,192 @@
+"""The tables. An administrator may read them with plain SQL: states are words, times are UTC."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import JSON, DateTime, ForeignKey, Index, String, TypeDecorator, UniqueConstraint
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from dicomnode.states import DeliveryState, JobState, StudyState
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware UTC time; databases without time zones (SQLite) keep it as naive UTC."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Any) -> datetime | None:
+        """Refuse naive times and store UTC."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("times in the database are aware")
+        utc = value.astimezone(UTC)
+        return utc.replace(tzinfo=None) if dialect.name == "sqlite" else utc
+
+    def process_result_value(self, value: datetime | None, dialect: Any) -> datetime | None:
+        """Give back an aware time."""
+        if value is None or value.tzinfo is not None:
+            return value
+        return value.replace(tzinfo=UTC)
+
+
+class Base(DeclarativeBase):
+    """All tables."""
+
+    type_annotation_map = {datetime: UtcDateTime(), dict[str, Any]: JSON(), str: String()}  # noqa: RUF012
+
+
+class InstanceRow(Base):
+    """One stored content of one SOP instance. The same UID with other content is a new version."""
+
+    __tablename__ = "instances"
+    __table_args__ = (
+        UniqueConstraint("sop_instance_uid", "sha256"),
+        Index("instances_by_study", "study_instance_uid", "series_instance_uid"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    sop_instance_uid: Mapped[str]
+    sop_class_uid: Mapped[str]
+    transfer_syntax_uid: Mapped[str]
+    study_instance_uid: Mapped[str] = mapped_column(ForeignKey("studies.study_instance_uid"))
+    series_instance_uid: Mapped[str]
+    version: Mapped[int]
+    own_result: Mapped[bool]
+    sha256: Mapped[str]
+    size_bytes: Mapped[int]
+    path: Mapped[str]
+    calling_ae_title: Mapped[str]
+    calling_address: Mapped[str]
+    received_at: Mapped[datetime]
+
+
+class StudyRow(Base):
+    """One study and where it stands."""
+
+    __tablename__ = "studies"
+
+    study_instance_uid: Mapped[str] = mapped_column(primary_key=True)
+    state: Mapped[str] = mapped_column(default=StudyState.RECEIVING.value, index=True)
+    generation: Mapped[int] = mapped_column(default=1)
+    """Grows each time a late instance reopens the study."""
+    patient_id: Mapped[str]
+    accession_number: Mapped[str] = mapped_column(index=True)
+    calling_ae_title: Mapped[str]
+    first_received_at: Mapped[datetime]
+    last_received_at: Mapped[datetime]
+    expected_count: Mapped[int | None]
+    expected_asked_at: Mapped[datetime | None]
+    completed_at: Mapped[datetime | None]
+    completed_by: Mapped[str | None]
+
+
+class DecisionRow(Base):
+    """Why a series of one generation of a study was routed, or why not."""
+
+    __tablename__ = "decisions"
+    __table_args__ = (Index("decisions_by_study", "study_instance_uid", "generation"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_instance_uid: Mapped[str] = mapped_column(ForeignKey("studies.study_instance_uid"))
+    generation: Mapped[int]
+    series_instance_uid: Mapped[str]
+    routed: Mapped[bool]
+    route: Mapped[str | None]
+    model: Mapped[str | None]
+    reason: Mapped[str]
+    checks: Mapped[dict[str, Any]]
+    decided_at: Mapped[datetime]
+
+
+class JobRow(Base):
+    """One series on its way through one model."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        UniqueConstraint("series_instance_uid", "model_digest", "input_digest", "route"),
+        Index("jobs_by_state", "state", "not_before"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_instance_uid: Mapped[str] = mapped_column(ForeignKey("studies.study_instance_uid"), index=True)
+    series_instance_uid: Mapped[str]
+    generation: Mapped[int]
+    route: Mapped[str]
+    destinations: Mapped[dict[str, Any]]
+    model: Mapped[str]
+    model_digest: Mapped[str]
+    input_digest: Mapped[str]
+    notes: Mapped[dict[str, Any]]
+    state: Mapped[str] = mapped_column(default=JobState.QUEUED.value)
+    stage: Mapped[str | None]
+    priority: Mapped[int]
+    attempt: Mapped[int] = mapped_column(default=0)
+    not_before: Mapped[datetime]
+    worker: Mapped[str | None]
+    fencing_token: Mapped[int] = mapped_column(default=0)
+    lease_expires_at: Mapped[datetime | None]
+    created_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    error: Mapped[str | None]
+
+
+class ResultRow(Base):
+    """One object that we made."""
+
+    __tablename__ = "results"
+
+    sop_instance_uid: Mapped[str] = mapped_column(primary_key=True)
+    job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id"), index=True)
+    kind: Mapped[str]
+    sop_class_uid: Mapped[str]
+    study_instance_uid: Mapped[str] = mapped_column(index=True)
+    series_instance_uid: Mapped[str] = mapped_column(index=True)
+    instance_number: Mapped[int]
+    sha256: Mapped[str]
+    path: Mapped[str]
+    created_at: Mapped[datetime]
+
+
+class DeliveryRow(Base):
+    """The outbox: one result on its way to one destination."""
+
+    __tablename__ = "deliveries"
+    __table_args__ = (
+        UniqueConstraint("sop_instance_uid", "destination"),
+        Index("deliveries_by_state", "state", "destination", "not_before"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    sop_instance_uid: Mapped[str] = mapped_column(ForeignKey("results.sop_instance_uid"))
+    job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id"), index=True)
+    destination: Mapped[str]
+    state: Mapped[str] = mapped_column(default=DeliveryState.WAITING.value)
+    attempt: Mapped[int] = mapped_column(default=0)
+    not_before: Mapped[datetime]
+    lease_expires_at: Mapped[datetime | None]
+    last_status: Mapped[str | None]
+    delivered_at: Mapped[datetime | None]
+
+
+class AuditRow(Base):
+    """One fact. Rows are only ever added; each carries the digest of the one before."""
+
+    __tablename__ = "audit_events"
+    __table_args__ = (Index("audit_events_by_study", "study_instance_uid", "id"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[datetime] = mapped_column(index=True)
+    event: Mapped[str] = mapped_column(index=True)
+    actor: Mapped[str]
+    study_instance_uid: Mapped[str | None]
+    series_instance_uid: Mapped[str | None]
+    sop_instance_uid: Mapped[str | None]
+    job_id: Mapped[int | None] = mapped_column(index=True)
+    detail: Mapped[dict[str, Any]]
+    previous_sha256: Mapped[str]
+    sha256: Mapped[str]

@@ -1,0 +1,215 @@
+"""The worker process: lease a job, keep its model resident, run it, translate how it ended."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
+
+import structlog
+import torch
+from sqlalchemy import func, select
+from sqlalchemy.exc import SQLAlchemyError
+from structlog.contextvars import bound_contextvars
+
+from dicomnode.audit import Audit, Stage, Subject
+from dicomnode.config import WORKING_STATES, Settings
+from dicomnode.db import Database
+from dicomnode.errors import InputChanged, PermanentError, StaleLease, TransientError
+from dicomnode.intake import stored_instances
+from dicomnode.jobs import JobQueue, Lease, NewResult
+from dicomnode.pipeline import Assignment, Findings, file_bytes, process_series, summarise
+from dicomnode.spool import Spool
+from dicomnode.study import Series, read_instance
+from dicomnode.tables import JobRow, ResultRow
+from inference.engine import Model, best_device
+from inference.errors import InferenceError, OutOfMemory
+from inference.predict import segment
+from inference.registry import Registry
+
+IDLE_S = 0.2
+EXIT_TIMED_OUT = 75
+
+log = structlog.get_logger()
+
+
+class Worker:
+    """Works jobs off, one at a time, on one device."""
+
+    def __init__(self, settings: Settings, database: Database, registry: Registry, device: str) -> None:
+        self._settings = settings
+        self._database = database
+        self._registry = registry
+        self._spool = Spool(settings.spool)
+        self._device = best_device() if device == "auto" else torch.device(device)
+        self._name = f"{self._device} pid {os.getpid()}"
+        self._audit = Audit(f"worker {self._device}")
+        self._queue = JobQueue(database, self._audit, settings.worker, self._name)
+        self._models: dict[str, Model] = {}
+
+    def run(self, stopping: threading.Event) -> None:
+        """Work until `stopping` is set; a job in progress is finished first."""
+        log.info("worker_started", device=str(self._device), models=sorted(self._registry.bundles))
+        self._load_models()
+        while not stopping.is_set():
+            if not self.work_one():
+                stopping.wait(IDLE_S)
+
+    def work_one(self) -> bool:
+        """Lease and finish one job. False when there was none."""
+        leased = self._queue.lease_next()
+        if leased is None:
+            return False
+        lease, job = leased
+        with (
+            bound_contextvars(job_id=job.id, model=job.model),
+            _Heartbeat(self._queue, lease, self._settings),
+        ):
+            self._attempt(lease, job)
+        return True
+
+    def _attempt(self, lease: Lease, job: JobRow) -> None:
+        """The one place where an error becomes the fate of a job."""
+        try:
+            findings = self._process(job)
+            self._queue.succeed(lease, self._store(job, findings), summarise(findings))
+            log.info("job_succeeded", lesion_count=len(findings.measurements))
+        except StaleLease as error:
+            log.warning("lease_lost", reason=str(error))
+        except InputChanged as error:
+            self._queue.supersede(lease, str(error))
+        except (TransientError, OutOfMemory, OSError) as error:
+            log.warning("job_retried", reason=str(error))
+            self._queue.retry_later(lease, str(error))
+        except (PermanentError, InferenceError) as error:
+            log.warning("job_failed", reason=str(error))
+            self._queue.fail(lease, str(error))
+        except Exception as error:
+            log.exception("job_failed_by_a_bug")
+            self._queue.fail(lease, f"internal error {type(error).__name__}; the log has the details")
+
+    def _process(self, job: JobRow) -> Findings:
+        model = self._model(job.model)
+        if model.bundle.digest != job.model_digest:
+            raise PermanentError(
+                f"model {job.model} has changed since job {job.id} was made (digest "
+                f"{model.bundle.digest[:12]}, the job wants {job.model_digest[:12]}); restore the bundle "
+                "and replay the job"
+            )
+        assignment = Assignment(
+            series=self._series(job),
+            segmenter=partial(segment, model=model),
+            card=model.bundle.card,
+            model_digest=job.model_digest,
+            instance_number=self._instance_number(job),
+            created_at=job.created_at,
+            notes=tuple(job.notes["lines"]),
+        )
+        return process_series(assignment, partial(self._stage, job))
+
+    def _stage(self, job: JobRow, stage: Stage) -> AbstractContextManager[None]:
+        return self._audit.stage(self._database, Subject.of_job(job), stage)
+
+    def _series(self, job: JobRow) -> Series:
+        """The instances that the job was made for; later arrivals belong to the next job."""
+        with self._database.snapshot() as session:
+            rows = [
+                row
+                for row in stored_instances(session, job.study_instance_uid)
+                if row.series_instance_uid == job.series_instance_uid
+            ]
+        instances = sorted(
+            (read_instance(Path(row.path), row.sha256) for row in rows), key=lambda i: i.sop_instance_uid
+        )
+        series = Series(tuple(instances))
+        if series.digest != job.input_digest:
+            raise InputChanged("the series has changed since this job was made; a newer job takes over")
+        return series
+
+    def _instance_number(self, job: JobRow) -> int:
+        """1 for the first result of a series and model, one more for each that supersedes it."""
+        with self._database.snapshot() as session:
+            earlier = session.scalar(
+                select(func.count(func.distinct(JobRow.id)))
+                .join(ResultRow, ResultRow.job_id == JobRow.id)
+                .where(
+                    JobRow.series_instance_uid == job.series_instance_uid,
+                    JobRow.model == job.model,
+                    JobRow.id < job.id,
+                )
+            )
+        return (earlier or 0) + 1
+
+    def _store(self, job: JobRow, findings: Findings) -> tuple[NewResult, ...]:
+        """Write the result files; they are durable before the database speaks of them."""
+        stored = []
+        for result in findings.results:
+            content, sha256 = file_bytes(result.dataset)
+            path = self._spool.result_path(job.study_instance_uid, str(result.dataset.SOPInstanceUID))
+            self._spool.write(path, content)
+            stored.append(
+                NewResult(
+                    kind=result.kind,
+                    sop_class_uid=str(result.dataset.SOPClassUID),
+                    sop_instance_uid=str(result.dataset.SOPInstanceUID),
+                    series_instance_uid=str(result.dataset.SeriesInstanceUID),
+                    instance_number=int(result.dataset.InstanceNumber),
+                    sha256=sha256,
+                    path=path,
+                )
+            )
+        return tuple(stored)
+
+    def _load_models(self) -> None:
+        """Load what is in use, so that the first study waits for nothing."""
+        for name, bundle in self._registry.bundles.items():
+            if self._settings.model_state(bundle.card) in WORKING_STATES:
+                try:
+                    self._model(name)
+                except InferenceError as error:
+                    log.error("model_not_loaded", model=name, reason=str(error))
+
+    def _model(self, name: str) -> Model:
+        """The resident model, loaded at its first use."""
+        if name not in self._models:
+            started = time.monotonic()
+            self._models[name] = Model(self._registry.get(name), self._device)
+            log.info("model_loaded", model=name, duration_s=round(time.monotonic() - started, 2))
+        return self._models[name]
+
+
+class _Heartbeat:
+    """Renews a lease while its job runs, and ends the process when the job takes too long.
+
+    A hanging model cannot be stopped from within, so the process goes; its successor starts clean
+    and the job is recovered when the lease expires.
+    """
+
+    def __init__(self, queue: JobQueue, lease: Lease, settings: Settings) -> None:
+        self._queue = queue
+        self._lease = lease
+        self._interval_s = settings.worker.lease_s / 3
+        self._deadline = time.monotonic() + settings.worker.job_timeout_s
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True, name="heartbeat")
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _beat(self) -> None:
+        while not self._done.wait(self._interval_s):
+            if time.monotonic() > self._deadline:
+                log.error("job_timed_out", job_id=self._lease.job_id)
+                os._exit(EXIT_TIMED_OUT)
+            try:
+                if not self._queue.renew(self._lease):
+                    return
+            except SQLAlchemyError as error:
+                log.warning("lease_not_renewed", error=type(error).__name__)
