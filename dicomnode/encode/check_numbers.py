@@ -1,0 +1,213 @@
+"""Recomputes what the reports say of each lesion from the decoded segmentation and the coordinates."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydicom import Dataset
+
+from dicomnode.encode.check_report import measurement_groups
+from dicomnode.encode.concepts import (
+    FINDING,
+    LONG_AXIS,
+    SHORT_AXIS,
+    TRACKING_UID,
+    UNITS,
+    VOLUME,
+    Concept,
+    volume_concepts,
+)
+from dicomnode.encode.content import CodeKey, child, children, code_in, key, name_of
+from dicomnode.encode.context import ResultContext
+from dicomnode.encode.sources import reference
+from dicomnode.encode.uids import tracking_uid
+from dicomnode.errors import ResultRejected
+from dicomnode.study import text
+from inference.labelmap import LesionMap
+from inference.measure import UCUM_OF_INTENSITY, Absent, Axis, LesionMeasurement, Quantity
+
+RELATIVE_TOLERANCE = 1e-5
+"""Reports hold seven significant digits, coordinates are 32-bit floats."""
+
+Numbers = dict[CodeKey, tuple[float, CodeKey]]
+Decoded = npt.NDArray[np.uint16]
+
+
+def check_axes(
+    report: Dataset, where: str, measurements: Sequence[LesionMeasurement], context: ResultContext
+) -> None:
+    """Raise ResultRejected unless the report holds exactly the diameters of `measurements`."""
+    groups = _by_lesion(report, where, measurements, context)
+    expected = {m.number for m in measurements if isinstance(m.long_axis, Axis)}
+    if set(groups) != expected or any(len(found) != 1 for found in groups.values()):
+        raise ResultRejected(f"{where}: groups for lesions {sorted(groups)}, expected {sorted(expected)}")
+    for m in measurements:
+        if m.number in expected:
+            for concept, axis in ((LONG_AXIS, m.long_axis), (SHORT_AXIS, m.short_axis)):
+                place = f"{where}, lesion {m.number}, {concept.meaning}"
+                _check_axis(children(groups[m.number][0], concept), axis, place, context)
+
+
+def check_volumes(
+    report: Dataset,
+    where: str,
+    lesion_map: LesionMap,
+    decoded: Decoded,
+    measurements: Sequence[LesionMeasurement],
+    context: ResultContext,
+) -> None:
+    """Raise ResultRejected unless the report holds exactly the numbers that `decoded` gives."""
+    groups = _by_lesion(report, where, measurements, context)
+    for m, lesion in zip(measurements, lesion_map.lesions, strict=True):
+        place = f"{where}, lesion {m.number}"
+        segments, contours = _split(groups.get(m.number, []))
+        if len(segments) != 1 or len(contours) != 1:
+            raise ResultRejected(f"{place}: {len(contours)} contours and {len(segments)} segments")
+        if segments[0][1] != m.number:
+            raise ResultRejected(f"{place}: refers to segment {segments[0][1]}")
+        mask = decoded[lesion.box] == m.number
+        recomputed = _recompute(mask, context.source.volume.voxels[lesion.box], context)
+        _check_numbers(_numbers(segments[0][0], place), m, recomputed, place, context)
+
+
+def _by_lesion(
+    report: Dataset, where: str, measurements: Sequence[LesionMeasurement], context: ResultContext
+) -> dict[int, list[Dataset]]:
+    """Measurement groups by lesion number; every group needs the lesion's tracking UID and finding."""
+    lesions = {tracking_uid(context, m.number): m for m in measurements}
+    found: dict[int, list[Dataset]] = defaultdict(list)
+    for group in measurement_groups(report):
+        tracking = child(group, TRACKING_UID)
+        uid = "missing" if tracking is None else text(tracking, "UID")
+        if uid not in lesions:
+            raise ResultRejected(f"{where}: tracking UID {uid} is of no lesion in the segmentation")
+        label = lesions[uid].label
+        finding = child(group, FINDING)
+        code = ("", "") if finding is None else code_in(finding, "ConceptCodeSequence")
+        if code != (label.type.value, label.type.scheme):
+            raise ResultRejected(f"{where}, lesion {lesions[uid].number}: finding {code[0] or 'missing'}")
+        found[lesions[uid].number].append(group)
+    return found
+
+
+def _check_axis(items: list[Dataset], axis: Axis | Absent, place: str, context: ResultContext) -> None:
+    if isinstance(axis, Absent):
+        if items:
+            raise ResultRejected(f"{place}: reported although {axis.reason}")
+        return
+    if len(items) != 1:
+        raise ResultRejected(f"{place}: reported {len(items)} times")
+    value, unit = _value(items[0])
+    coordinates = next(item for item in children(items[0]) if text(item, "ValueType") == "SCOORD")
+    image = children(coordinates)[0].ReferencedSOPSequence[0]
+    source = reference(context.source.frames[axis.slice_index])
+    frame = text(image, "ReferencedFrameNumber")
+    if (str(image.ReferencedSOPInstanceUID), int(frame) if frame else None) != (
+        source.sop_instance_uid,
+        source.frame_number,
+    ):
+        raise ResultRejected(f"{place}: drawn on another image than slice {axis.slice_index}")
+    columns_rows = np.array([float(number) for number in coordinates.GraphicData]).reshape(-1, 2)
+    row_spacing_mm, column_spacing_mm = context.source.volume.pixel_spacing_mm or (1.0, 1.0)
+    across = np.diff(columns_rows, axis=0)[0] * (column_spacing_mm, row_spacing_mm)
+    drawn = Quantity(float(np.linalg.norm(across)), axis.length.unit)
+    for what, expected in (("its coordinates", drawn), ("the measurement", axis.length)):
+        _check_value(value, unit, expected, f"{place} against {what}")
+    expected_points = np.array([axis.start, axis.end])[:, ::-1] + 0.5
+    if not np.allclose(columns_rows, expected_points, atol=1e-3):
+        raise ResultRejected(f"{place}: drawn elsewhere than measured")
+
+
+def _split(groups: list[Dataset]) -> tuple[list[tuple[Dataset, int]], list[Dataset]]:
+    """Groups that refer to a segment (with its number), and groups that hold a contour."""
+    segments, contours = [], []
+    for group in groups:
+        for item in children(group):
+            if text(item, "ValueType") == "SCOORD":
+                contours.append(group)
+            elif text(item, "ValueType") == "IMAGE":
+                segments.append((group, int(item.ReferencedSOPSequence[0].ReferencedSegmentNumber)))
+    return segments, contours
+
+
+def _recompute(
+    mask: npt.NDArray[Any], voxels: npt.NDArray[Any], context: ResultContext
+) -> dict[CodeKey, float]:
+    """Volume (mm3) and intensity statistics straight from decoded voxels."""
+    volume = context.source.volume
+    values = voxels[mask].astype(np.float64)
+    mean, deviation, minimum, maximum = (
+        key(concept.code) for concept in volume_concepts(UCUM_OF_INTENSITY[volume.intensity_unit])[3:]
+    )
+    found = {
+        key(VOLUME): values.size * volume.voxel_volume_mm3,
+        mean: float(values.mean()),
+        minimum: float(values.min()),
+        maximum: float(values.max()),
+    }
+    if values.size > 1:
+        found[deviation] = float(values.std(ddof=1))
+    return found
+
+
+def _numbers(group: Dataset, place: str) -> Numbers:
+    found: Numbers = {}
+    for item in children(group):
+        if text(item, "ValueType") == "NUM":
+            if name_of(item) in found:
+                raise ResultRejected(f"{place}: {name_of(item)[0]} is reported twice")
+            found[name_of(item)] = _value(item)
+    return found
+
+
+def _check_numbers(
+    numbers: Numbers,
+    measurement: LesionMeasurement,
+    recomputed: dict[CodeKey, float],
+    place: str,
+    context: ResultContext,
+) -> None:
+    concepts = volume_concepts(UCUM_OF_INTENSITY[context.source.volume.intensity_unit])
+    strange = set(numbers) - {key(concept.code) for concept in concepts}
+    if strange:
+        raise ResultRejected(f"{place}: unknown measurement {sorted(strange)[0][0]}")
+    for concept in concepts:
+        _check_concept(concept, numbers, measurement, recomputed, f"{place}, {concept.words}")
+
+
+def _check_concept(
+    concept: Concept,
+    numbers: Numbers,
+    measurement: LesionMeasurement,
+    recomputed: dict[CodeKey, float],
+    place: str,
+) -> None:
+    name, measured = key(concept.code), concept.value(measurement)
+    if isinstance(measured, Absent):
+        if name in numbers:
+            raise ResultRejected(f"{place}: reported although {measured.reason}")
+        return
+    if name not in numbers:
+        raise ResultRejected(f"{place}: measured but not reported")
+    value, unit = numbers[name]
+    _check_value(value, unit, measured, f"{place} against the measurement")
+    if name in recomputed:
+        from_seg = Quantity(recomputed[name], measured.unit)
+        _check_value(value, unit, from_seg, f"{place} against the decoded SEG")
+
+
+def _check_value(value: float, unit: CodeKey, expected: Quantity, place: str) -> None:
+    if unit != key(UNITS[expected.unit]):
+        raise ResultRejected(f"{place}: unit {unit[0]!r}, expected {expected.unit!r}")
+    if not math.isclose(value, expected.value, rel_tol=RELATIVE_TOLERANCE, abs_tol=1e-4):
+        raise ResultRejected(f"{place}: {value:g}, expected {expected.value:g}")
+
+
+def _value(item: Dataset) -> tuple[float, CodeKey]:
+    measured = item.MeasuredValueSequence[0]
+    return float(measured.NumericValue), code_in(measured, "MeasurementUnitsCodeSequence")

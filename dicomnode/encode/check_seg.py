@@ -1,0 +1,125 @@
+"""Compares a segmentation, read back, with the lesion map: in patient space and by source reference.
+
+Both ways matter: OHIF places frames by source reference, dcmqi and 3D Slicer by position, and no
+validator notices when the two disagree.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydicom import Dataset
+
+from dicomnode.encode.context import ResultContext
+from dicomnode.encode.decode import SegmentFrame, read_frames
+from dicomnode.encode.sources import frame_position_mm
+from dicomnode.encode.uids import tracking_uid
+from dicomnode.errors import ResultRejected
+from dicomnode.study import text
+from inference.labelmap import LesionMap
+
+SAME_PLACE_MM = 1e-3
+"""Between a frame and its source image, whose position is copied."""
+
+SLICE_TOLERANCE = 0.15
+PIXEL_TOLERANCE = 0.3
+"""Between a frame and the even grid of the volume, in steps of it: what `volumes.py` allows, and rounding."""
+
+STEP_TOLERANCE_MM = 1e-2
+"""Between pixel steps of a frame and of the volume, over the whole image."""
+
+
+def check_seg(seg: Dataset, lesion_map: LesionMap, context: ResultContext) -> npt.NDArray[np.uint16]:
+    """The lesion numbers that `seg` holds on the source grid; raises ResultRejected if they differ."""
+    _check_segments(seg, lesion_map, context)
+    _check_references(seg, context)
+    decoded = np.zeros(lesion_map.values.shape, dtype=np.uint16)
+    for frame in read_frames(seg):
+        index = _slice_of(frame, context)
+        target = decoded[index]
+        if frame.mask.shape != target.shape:
+            raise ResultRejected(f"SEG frame {frame.number}: size {frame.mask.shape}, source {target.shape}")
+        if target[frame.mask].any():
+            raise ResultRejected(f"SEG frame {frame.number} overlaps another segment in slice {index}")
+        target[frame.mask] = frame.segment_number
+    _compare(decoded, lesion_map.values)
+    return decoded
+
+
+def _compare(decoded: npt.NDArray[np.uint16], expected: npt.NDArray[np.uint16]) -> None:
+    different = decoded != expected
+    if different.any():
+        at = tuple(int(i) for i in np.argwhere(different)[0])
+        raise ResultRejected(
+            f"SEG differs from the lesion map in {int(different.sum())} voxels, first at (slice, row, "
+            f"column) {at}: segment {int(decoded[at])}, lesion {int(expected[at])}"
+        )
+
+
+def _check_segments(seg: Dataset, lesion_map: LesionMap, context: ResultContext) -> None:
+    numbers = [int(segment.SegmentNumber) for segment in seg.SegmentSequence]
+    expected = [lesion.number for lesion in lesion_map.lesions]
+    if numbers != expected:
+        raise ResultRejected(f"SEG describes segments {numbers[:9]}, the lesions are {expected[:9]}")
+    for segment, lesion in zip(seg.SegmentSequence, lesion_map.lesions, strict=True):
+        where = f"SEG segment {lesion.number}"
+        if text(segment, "TrackingUID") != tracking_uid(context, lesion.number):
+            raise ResultRejected(f"{where}: tracking UID {text(segment, 'TrackingUID') or 'missing'}")
+        for keyword, code in (
+            ("SegmentedPropertyCategoryCodeSequence", lesion.label.category),
+            ("SegmentedPropertyTypeCodeSequence", lesion.label.type),
+        ):
+            item = segment[keyword].value[0]
+            if (text(item, "CodeValue"), text(item, "CodingSchemeDesignator")) != (code.value, code.scheme):
+                raise ResultRejected(f"{where}: {keyword} is not the code of the model card")
+
+
+def _check_references(seg: Dataset, context: ResultContext) -> None:
+    source = context.source
+    known = {frame.instance.sop_instance_uid for frame in source.frames}
+    if text(seg, "FrameOfReferenceUID") != text(source.frames[0].instance.header, "FrameOfReferenceUID"):
+        raise ResultRejected("SEG has another frame of reference than its source")
+    for series in seg.ReferencedSeriesSequence:
+        if str(series.SeriesInstanceUID) != source.series.series_instance_uid:
+            raise ResultRejected(f"SEG refers to foreign series {series.SeriesInstanceUID}")
+        for item in series.ReferencedInstanceSequence:
+            if str(item.ReferencedSOPInstanceUID) not in known:
+                raise ResultRejected(f"SEG refers to foreign instance {item.ReferencedSOPInstanceUID}")
+
+
+def _slice_of(frame: SegmentFrame, context: ResultContext) -> int:
+    """Slice of the volume at the frame's position; raises ResultRejected unless its source image is there."""
+    volume = context.source.volume
+    _check_steps(frame, volume.affine, (volume.shape[1], volume.shape[2]))
+    inverse: npt.NDArray[Any] = np.linalg.inv(volume.affine)
+    slice_at, row_at, column_at = (inverse @ np.append(frame.position_mm, 1.0))[:3]
+    index = round(float(slice_at))
+    off_grid = abs(slice_at - index) > SLICE_TOLERANCE or max(abs(row_at), abs(column_at)) > PIXEL_TOLERANCE
+    if not 0 <= index < volume.shape[0] or off_grid:
+        raise ResultRejected(
+            f"SEG frame {frame.number} lies at (slice, row, column) "
+            f"({slice_at:.2f}, {row_at:.2f}, {column_at:.2f}) of the source grid, not on a slice"
+        )
+    source = context.source.frames[index]
+    image = source.instance.sop_instance_uid, source.frame_number
+    if (frame.source_sop_instance_uid, frame.source_frame_number) != image:
+        raise ResultRejected(f"SEG frame {frame.number} lies on slice {index} but names another source image")
+    distance_mm = float(np.linalg.norm(frame.position_mm - frame_position_mm(source)))
+    if distance_mm > SAME_PLACE_MM:
+        raise ResultRejected(f"SEG frame {frame.number} lies {distance_mm:.3f} mm from its source image")
+    return index
+
+
+def _check_steps(frame: SegmentFrame, affine: npt.NDArray[Any], shape: tuple[int, int]) -> None:
+    """Row and column steps, which also catches mirrored and transposed frames."""
+    rows, columns = shape
+    for name, step, expected, count in (
+        ("rows", frame.along_column * frame.row_spacing_mm, affine[:3, 1], rows),
+        ("columns", frame.along_row * frame.column_spacing_mm, affine[:3, 2], columns),
+    ):
+        off_mm = float(np.linalg.norm(step - expected)) * count
+        spacing_mm = float(np.linalg.norm(expected))
+        if off_mm > max(STEP_TOLERANCE_MM, 0.5 * spacing_mm):
+            raise ResultRejected(f"SEG frame {frame.number}: {name} run {off_mm:.2f} mm off the source grid")

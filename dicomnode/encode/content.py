@@ -1,0 +1,50 @@
+"""Walks the content tree of a structured report that was read back (PS3.3 C.17.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pydicom import Dataset
+from pydicom.sr.coding import Code
+
+from dicomnode.study import text
+
+CodeKey = tuple[str, str]
+"""Code value and coding scheme; the meaning is for people."""
+
+
+def key(code: Code) -> CodeKey:
+    """What two equal codes have in common."""
+    return str(code.value), str(code.scheme_designator)
+
+
+def code_in(item: Dataset, sequence: str) -> CodeKey:
+    """The code in a sequence attribute; two empty strings when there is none."""
+    found = item.get(sequence)
+    if not found:
+        return "", ""
+    return text(found[0], "CodeValue"), text(found[0], "CodingSchemeDesignator")
+
+
+def name_of(item: Dataset) -> CodeKey:
+    """Concept name of a content item."""
+    return code_in(item, "ConceptNameCodeSequence")
+
+
+def children(item: Dataset, concept: Code | None = None) -> list[Dataset]:
+    """Content items directly below `item`, of one concept name when it is given."""
+    found = item.get("ContentSequence") or ()
+    return [child for child in found if concept is None or name_of(child) == key(concept)]
+
+
+def walk(item: Dataset) -> Iterator[Dataset]:
+    """All content items below `item`, parents first."""
+    for child in children(item):
+        yield child
+        yield from walk(child)
+
+
+def child(item: Dataset, concept: Code) -> Dataset | None:
+    """The first content item of a concept directly below `item`."""
+    found = children(item, concept)
+    return found[0] if found else None

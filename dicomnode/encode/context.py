@@ -1,0 +1,90 @@
+"""What the encoders need to know besides lesions and measurements."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from typing import Literal
+
+from pydicom import Dataset
+
+from dicomnode.encode.equipment import RESEARCH_ONLY
+from dicomnode.study import SourceVolume, text
+from inference.bundle import ModelCard
+
+ResultKind = Literal["seg", "sr_measurements", "sr_volumes", "sr_not_seen"]
+
+KINDS: tuple[ResultKind, ...] = ("seg", "sr_measurements", "sr_volumes", "sr_not_seen")
+
+TITLES: dict[ResultKind, str] = {
+    "seg": "SEG",
+    "sr_measurements": "measurements",
+    "sr_volumes": "volumes",
+    "sr_not_seen": "no lesion seen",
+}
+
+LONG_STRING = 64
+LARGEST_SOURCE_SERIES_NUMBER = 2_000_000
+
+
+@dataclass(frozen=True)
+class ResultContext:
+    """One result of one model on one series.
+
+    `model_digest` is the SHA-256 (hexadecimal) of the model bundle. `instance_number` is 1, or
+    higher when this result supersedes an earlier one. `created_at` is an aware time from which all
+    dates and times in the objects follow. `notes` are plain sentences for the reports.
+    """
+
+    source: SourceVolume
+    card: ModelCard
+    model_digest: str
+    instance_number: int
+    created_at: datetime
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.created_at.tzinfo is None:
+            raise ValueError("created_at must be an aware time")
+        if self.instance_number < 1:
+            raise ValueError(f"instance_number starts at 1, got {self.instance_number}")
+
+    @property
+    def local_time(self) -> datetime:
+        """`created_at` by the clock of the source images, as Timezone Offset From UTC (0008,0201) says it.
+
+        All dates of an object share one offset, those copied from the source included. Where the
+        source names no offset, that of `created_at` itself counts.
+        """
+        zone = _zone(text(self.source.series.header, "TimezoneOffsetFromUTC"))
+        return self.created_at.astimezone(zone) if zone else self.created_at
+
+    def series_description(self, kind: ResultKind) -> str:
+        """SeriesDescription (0008,103E): model, kind of object, and that it is for research; at most 64."""
+        ending = f" {TITLES[kind]} ({RESEARCH_ONLY})"
+        return self.card.title[: LONG_STRING - len(ending)].rstrip() + ending
+
+    def series_number(self, kind: ResultKind) -> int:
+        """SeriesNumber (0020,0011), the same on every run: 3 becomes 3901 to 3904."""
+        number = text(self.source.series.header, "SeriesNumber")
+        source = int(number) if number.isdigit() else 0
+        if source > LARGEST_SOURCE_SERIES_NUMBER:
+            source = 0
+        return source * 1000 + 901 + KINDS.index(kind)
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """One object that goes back to the PACS."""
+
+    kind: ResultKind
+    dataset: Dataset
+
+
+def _zone(offset: str) -> timezone | None:
+    """The time zone of a DICOM offset such as +0130; None when there is none that holds."""
+    if len(offset) != 5 or offset[0] not in "+-" or not offset[1:].isdigit():
+        return None
+    sign = -1 if offset[0] == "-" else 1
+    minutes = 60 * int(offset[1:3]) + int(offset[3:])
+    return timezone(sign * timedelta(minutes=minutes)) if minutes <= 14 * 60 else None

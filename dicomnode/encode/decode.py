@@ -1,0 +1,80 @@
+"""Reads a SEG back without highdicom: frames, their places, their bits (PS3.5 8.1.1, PS3.3 C.8.20)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydicom import Dataset
+
+Vector = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentFrame:
+    """One frame of a segmentation. Position and directions are LPS; lengths in mm."""
+
+    number: int
+    segment_number: int
+    position_mm: Vector
+    along_row: Vector
+    along_column: Vector
+    row_spacing_mm: float
+    column_spacing_mm: float
+    source_sop_instance_uid: str
+    source_frame_number: int | None
+    mask: npt.NDArray[np.bool_]
+
+
+def read_frames(seg: Dataset) -> Iterator[SegmentFrame]:
+    """The frames of a BINARY segmentation; raises AttributeError, KeyError or ValueError when malformed."""
+    rows, columns, count = int(seg.Rows), int(seg.Columns), int(seg.NumberOfFrames)
+    if len(seg.PerFrameFunctionalGroupsSequence) != count:
+        raise ValueError(f"{count} frames but {len(seg.PerFrameFunctionalGroupsSequence)} frame descriptions")
+    size = rows * columns
+    bits = np.frombuffer(seg.PixelData, dtype=np.uint8)
+    if len(bits) < (count * size + 7) // 8:
+        raise ValueError(f"{len(bits)} bytes of pixel data are too few for {count} frames")
+    shared = seg.SharedFunctionalGroupsSequence[0]
+    for index, group in enumerate(seg.PerFrameFunctionalGroupsSequence):
+        mask = _unpack(bits, index * size, size).reshape(rows, columns)
+        yield _frame(index + 1, group, shared, mask)
+
+
+def _unpack(bits: npt.NDArray[np.uint8], first: int, size: int) -> npt.NDArray[np.bool_]:
+    """Bits `first`..`first + size`: frames follow each other without padding, lowest bit first."""
+    start = first // 8
+    unpacked = np.unpackbits(bits[start : (first + size + 7) // 8], bitorder="little")
+    return unpacked[first - 8 * start :][:size].astype(bool)
+
+
+def _frame(number: int, group: Dataset, shared: Dataset, mask: npt.NDArray[np.bool_]) -> SegmentFrame:
+    orientation = _vector(_macro("PlaneOrientationSequence", group, shared).ImageOrientationPatient)
+    row_spacing_mm, column_spacing_mm = _vector(_macro("PixelMeasuresSequence", group, shared).PixelSpacing)
+    image = _macro("DerivationImageSequence", group, shared).SourceImageSequence[0]
+    frame_number = image.get("ReferencedFrameNumber")
+    segment = _macro("SegmentIdentificationSequence", group, shared)
+    return SegmentFrame(
+        number=number,
+        segment_number=int(segment.ReferencedSegmentNumber),
+        position_mm=_vector(_macro("PlanePositionSequence", group, shared).ImagePositionPatient),
+        along_row=orientation[:3],
+        along_column=orientation[3:],
+        row_spacing_mm=float(row_spacing_mm),
+        column_spacing_mm=float(column_spacing_mm),
+        source_sop_instance_uid=str(image.ReferencedSOPInstanceUID),
+        source_frame_number=None if frame_number is None else int(frame_number),
+        mask=mask,
+    )
+
+
+def _macro(keyword: str, group: Dataset, shared: Dataset) -> Dataset:
+    found: Dataset = (group if keyword in group else shared)[keyword].value[0]
+    return found
+
+
+def _vector(values: Any) -> Vector:
+    return np.array([float(value) for value in values])

@@ -1,0 +1,92 @@
+"""What every object of ours carries besides its content: who, when, by which model, for which patient."""
+
+from __future__ import annotations
+
+import unicodedata
+from copy import deepcopy
+from io import BytesIO
+from typing import Any
+
+from highdicom import ContributingEquipment
+from pydicom import Dataset
+from pydicom.sr.coding import Code as SrCode
+
+from dicomnode.encode.context import ResultContext, ResultKind
+from dicomnode.encode.equipment import (
+    MANUFACTURER,
+    PROCESSING_EQUIPMENT,
+    PRODUCT,
+    RESEARCH_ONLY,
+    serial_number,
+    software_version,
+)
+from dicomnode.encode.sources import MAY_BE_EMPTY
+from dicomnode.encode.uids import device_uid, series_instance_uid, sop_instance_uid
+from dicomnode.study import text
+
+COPIED_AS_THEY_ARE = (*MAY_BE_EMPTY, "SpecificCharacterSet", "IssuerOfPatientID", "StudyDescription")
+
+
+def plain_text(value: str) -> str:
+    """`value` in ASCII, which every Specific Character Set of a source can hold."""
+    decomposed = unicodedata.normalize("NFKD", value)
+    return "".join(c for c in decomposed if not unicodedata.combining(c)).encode("ascii", "replace").decode()
+
+
+def identity(context: ResultContext, kind: ResultKind) -> dict[str, Any]:
+    """Arguments by which highdicom names an object, its series and its maker."""
+    return {
+        "series_instance_uid": series_instance_uid(context, kind),
+        "series_number": context.series_number(kind),
+        "sop_instance_uid": sop_instance_uid(context, kind),
+        "instance_number": context.instance_number,
+        "manufacturer": MANUFACTURER,
+        "manufacturer_model_name": PRODUCT,
+        "software_versions": software_version(),
+        "device_serial_number": serial_number(context.model_digest),
+        "series_description": plain_text(context.series_description(kind)),
+        "specific_character_set": None,
+        "contributing_equipment": [_algorithm(context)],
+    }
+
+
+def _algorithm(context: ResultContext) -> Dataset:
+    """The model as Contributing Equipment (PS3.3 C.12.1.1.5; IHE AI Results)."""
+    what = f"Model {context.card.name}, SHA-256 {context.model_digest}. {RESEARCH_ONLY}"
+    item: Dataset = ContributingEquipment(
+        manufacturer=MANUFACTURER,
+        purpose_of_reference=SrCode(*PROCESSING_EQUIPMENT),
+        manufacturer_model_name=plain_text(context.card.title),
+        software_versions=context.card.version,
+        device_serial_number=serial_number(context.model_digest),
+        contribution_datetime=context.local_time.replace(tzinfo=None),
+        contribution_description=what,
+    )
+    item.DeviceUID = device_uid(context.model_digest)
+    return item
+
+
+def finish(dataset: Dataset, context: ResultContext) -> None:
+    """Give `dataset` the dates of `context` and the patient and study of the source, unchanged."""
+    moment = context.local_time
+    date, time = moment.strftime("%Y%m%d"), moment.strftime("%H%M%S")
+    for event in ("InstanceCreation", "Content", "Series"):
+        setattr(dataset, f"{event}Date", date)
+        setattr(dataset, f"{event}Time", time)
+    dataset.TimezoneOffsetFromUTC = moment.strftime("%z")[:5]
+    for item in dataset.ContributingEquipmentSequence:
+        if text(item, "ManufacturerModelName") == "highdicom":
+            item.ContributionDateTime = date + time
+    header = context.source.frames[0].instance.header
+    if text(header, "BodyPartExamined"):
+        dataset.BodyPartExamined = text(header, "BodyPartExamined")
+    for keyword in COPIED_AS_THEY_ARE:
+        if keyword in header:
+            dataset[keyword] = deepcopy(header[keyword])
+
+
+def to_bytes(dataset: Dataset) -> bytes:
+    """The object as a DICOM file (PS3.10): what is stored, verified and sent."""
+    buffer = BytesIO()
+    dataset.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()

@@ -1,0 +1,53 @@
+"""Measurements as TID 1500 reports: a pair for lesions, one for none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from highdicom.sr import CodeContentItem
+from pydicom import Dataset
+
+from dicomnode.encode.bidirectional import encode_bidirectional
+from dicomnode.encode.concepts import LESION, NOT_SEEN
+from dicomnode.encode.context import ResultContext
+from dicomnode.encode.document import CONTAINS, build_report, comment
+from dicomnode.encode.sources import check_encodable
+from dicomnode.encode.volumetric import encode_volumetric
+from inference.labelmap import LesionMap
+from inference.measure import LesionMeasurement
+
+
+def encode_reports(
+    seg: Dataset | None,
+    lesion_map: LesionMap,
+    measurements: Sequence[LesionMeasurement],
+    context: ResultContext,
+) -> tuple[Dataset, ...]:
+    """The editable diameters and the volumes of all lesions, or the one report that none was seen.
+
+    The diameters are left out when no lesion has one (each a single pixel wide). `seg` is needed
+    when there are lesions.
+    """
+    check_encodable(context.source)
+    if not lesion_map.lesions:
+        return (encode_not_seen(context),)
+    if seg is None:
+        raise ValueError("a report on lesions refers to their segmentation")
+    volumes = encode_volumetric(seg, lesion_map, measurements, context)
+    diameters = encode_bidirectional(measurements, context)
+    return (volumes,) if diameters is None else (diameters, volumes)
+
+
+def encode_not_seen(context: ResultContext) -> Dataset:
+    """The report that no lesion was seen in the images, all of which it names as evidence."""
+    not_seen = CodeContentItem(name=LESION, value=NOT_SEEN, relationship_type=CONTAINS)
+    kinds = ", ".join(label.name for label in context.card.labels if label.kind == "lesion")
+    images = {f.instance.sop_instance_uid: f.instance.header for f in context.source.frames}
+    return build_report(
+        "sr_not_seen",
+        context,
+        groups=[],
+        evaluations=[not_seen, comment(f"Looked for: {kinds or 'lesions'}. None was seen.")],
+        images=[],
+        evidence=list(images.values()),
+    )

@@ -1,0 +1,120 @@
+"""Lesions as a DICOM Segmentation (PS3.3 A.51): BINARY, on the source grid, empty frames left out."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from highdicom import AlgorithmIdentificationSequence
+from highdicom.color import CIELabColor
+from highdicom.seg import Segmentation, SegmentDescription
+from highdicom.sr import CodedConcept
+from pydicom import Dataset
+from pydicom.sr.codedict import codes
+
+from dicomnode.encode.context import ResultContext
+from dicomnode.encode.dress import finish, identity, plain_text
+from dicomnode.encode.equipment import MANUFACTURER, RESEARCH_ONLY
+from dicomnode.encode.sources import check_encodable, stand_ins
+from dicomnode.encode.uids import dimension_organization_uid, tracking_uid
+from dicomnode.errors import PermanentError
+from inference.codes import Code
+from inference.labelmap import Lesion, LesionMap
+from inference.measure import LesionMeasurement
+
+GOLDEN_ANGLE = 0.381966
+"""Part of the colour circle between the hues of neighbouring lesion numbers: none are alike."""
+
+
+def encode_seg(
+    lesion_map: LesionMap, measurements: Sequence[LesionMeasurement], context: ResultContext
+) -> Dataset:
+    """The lesions as segments; segment number is lesion number.
+
+    Frame positions are those of the source images, character by character. Raises PermanentError
+    when there is no lesion, or the source has no place in the patient.
+    """
+    check_encodable(context.source)
+    if not lesion_map.lesions:
+        raise PermanentError("no lesions: there is no segmentation, only the report that says so")
+    if len(measurements) != len(lesion_map.lesions):
+        raise ValueError(f"{len(lesion_map.lesions)} lesions but {len(measurements)} measurements")
+    seg: Dataset = Segmentation(
+        source_images=stand_ins(context.source),
+        pixel_array=_label_values(lesion_map),
+        segmentation_type="BINARY",
+        segment_descriptions=[_segment(lesion, context) for lesion in lesion_map.lesions],
+        content_label="LESIONS",
+        content_description=plain_text(f"{context.card.title}. {RESEARCH_ONLY}")[:64],
+        omit_empty_frames=True,
+        **identity(context, "seg"),
+    )
+    _fix_dimensions(seg, context)
+    _restore_frame_numbers(seg, context)
+    finish(seg, context)
+    return seg
+
+
+def lesion_name(number: int) -> str:
+    """Tracking ID (0062,0020): what people call the lesion, in SEG and reports."""
+    return f"Lesion {number}"
+
+
+def coded(code: Code) -> Any:
+    """A code of the model card as highdicom's coded concept."""
+    return CodedConcept(code.value, code.scheme, plain_text(code.meaning))
+
+
+def _label_values(lesion_map: LesionMap) -> np.ndarray[Any, Any]:
+    """Integer label values, never one-hot: highdicom is many times faster on them."""
+    return lesion_map.values.astype(np.uint8) if len(lesion_map.lesions) < 256 else lesion_map.values
+
+
+def _segment(lesion: Lesion, context: ResultContext) -> Any:
+    label = lesion.label
+    return SegmentDescription(
+        segment_number=lesion.number,
+        segment_label=plain_text(f"{lesion_name(lesion.number)}: {label.name}")[:64],
+        segmented_property_category=coded(label.category),
+        segmented_property_type=coded(label.type),
+        algorithm_type="AUTOMATIC",
+        algorithm_identification=AlgorithmIdentificationSequence(
+            name=plain_text(context.card.title),
+            family=codes.cid7162.ArtificialIntelligence,
+            version=context.card.version,
+            source=MANUFACTURER,
+            parameters={"sha256": context.model_digest},
+        ),
+        tracking_uid=tracking_uid(context, lesion.number),
+        tracking_id=lesion_name(lesion.number),
+        anatomic_regions=[coded(label.site)] if label.site else None,
+        display_color=CIELabColor.from_rgb(*_colour(label.rgb, lesion.number)),
+    )
+
+
+def _colour(rgb: tuple[int, int, int], number: int) -> tuple[int, int, int]:
+    """The label's colour for lesion 1, then one turned in hue for every further lesion."""
+    hue, lightness, saturation = colorsys.rgb_to_hls(*(value / 255 for value in rgb))
+    turned = colorsys.hls_to_rgb((hue + GOLDEN_ANGLE * (number - 1)) % 1.0, lightness, saturation)
+    red, green, blue = (round(255 * value) for value in turned)
+    return red, green, blue
+
+
+def _fix_dimensions(seg: Dataset, context: ResultContext) -> None:
+    """highdicom draws a random UID here, which would make every run a different object."""
+    uid = dimension_organization_uid(context)
+    seg.DimensionOrganizationSequence[0].DimensionOrganizationUID = uid
+    for item in seg.DimensionIndexSequence:
+        item.DimensionOrganizationUID = uid
+
+
+def _restore_frame_numbers(seg: Dataset, context: ResultContext) -> None:
+    """Frame numbers of the stand-in back to those of the multi-frame source."""
+    frames = context.source.frames
+    if frames[0].frame_number is None:
+        return
+    for group in seg.PerFrameFunctionalGroupsSequence:
+        image = group.DerivationImageSequence[0].SourceImageSequence[0]
+        image.ReferencedFrameNumber = frames[int(image.ReferencedFrameNumber) - 1].frame_number

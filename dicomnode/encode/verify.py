@@ -1,0 +1,102 @@
+"""The last check before anything leaves the node.
+
+Seven validators, tried with 40 planted defects, see structure and templates but not a SEG shifted by
+40 mm, a foreign study, a segment that is not there or a coordinate outside the image. So every object
+is read back from its bytes and compared with the source images and the lesion map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+
+from pydicom import Dataset, dcmread
+
+from dicomnode.encode.check_numbers import check_axes, check_volumes
+from dicomnode.encode.check_report import check_not_seen, check_report, referable
+from dicomnode.encode.check_seg import check_seg
+from dicomnode.encode.context import Result, ResultContext, ResultKind
+from dicomnode.encode.dress import to_bytes
+from dicomnode.encode.equipment import RESEARCH_ONLY
+from dicomnode.encode.recognise import is_own_result
+from dicomnode.encode.uids import series_instance_uid, sop_instance_uid
+from dicomnode.errors import ResultRejected
+from dicomnode.study import text
+from inference.labelmap import LesionMap
+from inference.measure import Axis, LesionMeasurement
+
+SAME_AS_SOURCE = (
+    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "IssuerOfPatientID",
+    "StudyInstanceUID", "StudyDate", "StudyTime", "AccessionNumber", "SpecificCharacterSet",
+)  # fmt: skip
+
+MALFORMED = (AttributeError, KeyError, IndexError, TypeError, ValueError, StopIteration)
+
+
+def verify_results(
+    results: Sequence[Result],
+    lesion_map: LesionMap,
+    measurements: Sequence[LesionMeasurement],
+    context: ResultContext,
+) -> None:
+    """Raise ResultRejected, saying what and where, when an object contradicts its source.
+
+    The message holds UIDs, numbers and codes, but no patient data.
+    """
+    objects: dict[ResultKind, Dataset] = {
+        result.kind: dcmread(BytesIO(to_bytes(result.dataset))) for result in results
+    }
+    _check_kinds([result.kind for result in results], measurements)
+    try:
+        _check_all(objects, lesion_map, measurements, context)
+    except MALFORMED as error:
+        raise ResultRejected(f"a result cannot be read back: {type(error).__name__}") from error
+
+
+def _check_kinds(kinds: list[ResultKind], measurements: Sequence[LesionMeasurement]) -> None:
+    expected: list[ResultKind] = ["sr_not_seen"]
+    if measurements:
+        has_axes = any(isinstance(m.long_axis, Axis) for m in measurements)
+        expected = ["seg", "sr_measurements", "sr_volumes"] if has_axes else ["seg", "sr_volumes"]
+    if kinds != expected:
+        raise ResultRejected(f"the result consists of {kinds}, expected {expected}")
+
+
+def _check_all(
+    objects: dict[ResultKind, Dataset],
+    lesion_map: LesionMap,
+    measurements: Sequence[LesionMeasurement],
+    context: ResultContext,
+) -> None:
+    allowed = referable(context, objects.get("seg"))
+    for kind, made in objects.items():
+        _check_identity(made, kind, context)
+        if kind != "seg":
+            check_report(made, kind, allowed, context)
+    if "sr_not_seen" in objects:
+        check_not_seen(objects["sr_not_seen"], "sr_not_seen")
+        return
+    decoded = check_seg(objects["seg"], lesion_map, context)
+    if "sr_measurements" in objects:
+        check_axes(objects["sr_measurements"], "sr_measurements", measurements, context)
+    check_volumes(objects["sr_volumes"], "sr_volumes", lesion_map, decoded, measurements, context)
+
+
+def _check_identity(made: Dataset, kind: ResultKind, context: ResultContext) -> None:
+    """Patient and study of the source; UIDs, description and maker of this result."""
+    header = context.source.frames[0].instance.header
+    for keyword in SAME_AS_SOURCE:
+        if text(made, keyword) != text(header, keyword):
+            raise ResultRejected(f"{kind}: {keyword} is not that of the source images")
+    for keyword, expected in (
+        ("SOPInstanceUID", sop_instance_uid(context, kind)),
+        ("SeriesInstanceUID", series_instance_uid(context, kind)),
+        ("InstanceNumber", str(context.instance_number)),
+        ("Modality", "SEG" if kind == "seg" else "SR"),
+    ):
+        if text(made, keyword) != expected:
+            raise ResultRejected(f"{kind}: {keyword} is {text(made, keyword)}, expected {expected}")
+    if RESEARCH_ONLY not in text(made, "SeriesDescription"):
+        raise ResultRejected(f"{kind}: SeriesDescription does not say {RESEARCH_ONLY!r}")
+    if not is_own_result(made):
+        raise ResultRejected(f"{kind}: would not be recognised as our own when it comes back")

@@ -1,0 +1,53 @@
+"""What the reports say in words: the label of a lesion, and what is missing and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dicomnode.encode.concepts import volume_concepts
+from dicomnode.encode.seg import lesion_name
+from inference.measure import UCUM_OF_INTENSITY, Absent, LesionMeasurement, Quantity, total_volume
+from inference.volume import IntensityUnit
+
+TRUNCATED = "touches the border of the image, so its size is a lower bound"
+
+
+def label_of(measurement: LesionMeasurement) -> str:
+    """The label that viewers show beside a lesion."""
+    ending = " (cut by the image border)" if measurement.truncated else ""
+    return f"{lesion_name(measurement.number)}: {measurement.label.name}{ending}"
+
+
+def summary(measurements: Sequence[LesionMeasurement]) -> str:
+    """How many lesions there are and their total volume."""
+    count = len(measurements)
+    counted = "1 lesion" if count == 1 else f"{count} lesions"
+    total = total_volume(tuple(measurements))
+    if isinstance(total, Quantity):
+        return f"{counted}, total volume {total.value / 1000:.3g} ml."
+    return f"{counted}; total volume not given: {total.reason}."
+
+
+def remarks_on_axes(measurements: Sequence[LesionMeasurement]) -> list[str]:
+    """Sentences on lesions that are cut off, or lack a diameter."""
+    found = _truncated(measurements)
+    for m in measurements:
+        for words, axis in (("long axis", m.long_axis), ("short axis", m.short_axis)):
+            if isinstance(axis, Absent):
+                found.append(f"{lesion_name(m.number)} has no {words}: {axis.reason}.")
+    return found
+
+
+def remarks_on_volumes(measurements: Sequence[LesionMeasurement], intensity_unit: IntensityUnit) -> list[str]:
+    """Sentences on lesions that are cut off, or lack one of the values of the volume report."""
+    found = _truncated(measurements)
+    for m in measurements:
+        for concept in volume_concepts(UCUM_OF_INTENSITY[intensity_unit]):
+            value = concept.value(m)
+            if isinstance(value, Absent):
+                found.append(f"{lesion_name(m.number)} has no {concept.words}: {value.reason}.")
+    return found
+
+
+def _truncated(measurements: Sequence[LesionMeasurement]) -> list[str]:
+    return [f"{lesion_name(m.number)} {TRUNCATED}." for m in measurements if m.truncated]
