@@ -144,9 +144,10 @@ def _frames_of(instance: Instance) -> Iterator[FrameHeader]:
         yield FrameHeader(SourceFrame(instance), (header,))
         return
     if len(per_frame) != count:
+        groups = f"but functional groups for {len(per_frame)}" if per_frame else "without functional groups"
         raise UnreadableSeries(
-            f"{name} has {count} frames but functional groups for {len(per_frame)}: where each frame lies "
-            "in the patient is not known; send single-frame images or an enhanced multi-frame object"
+            f"{name} has {count} frame(s) {groups}: where each frame lies in the patient is not known; "
+            "send single-frame images or a complete enhanced multi-frame object"
         )
     common = tuple(macro for item in shared[:1] for macro in _macros(item, name))
     for number, item in enumerate(per_frame, start=1):

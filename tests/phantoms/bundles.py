@@ -34,19 +34,22 @@ def write_bundle(
     threshold: float = THRESHOLD,
     **card: Any,
 ) -> Path:
-    """Write a bundle that calls everything above `threshold` a lesion; keyword arguments change its card."""
+    """Write a bundle that calls everything above `threshold` a lesion.
+
+    `preprocessing` is merged into that of the card; other keyword arguments replace the card's.
+    """
     network_def = _network_def(spatial_dims, 2 * context_slices + 1)
     (folder / "models").mkdir(parents=True, exist_ok=True)
     (folder / "configs").mkdir(exist_ok=True)
     weights = folder / "models" / "model.pt"
-    torch.save(threshold_weights(network_def, threshold), weights)
-    how = {
+    how: dict[str, Any] = {
         "spatial_dims": spatial_dims,
         "spacing_mm": [None, None, None],
         "intensity": {"kind": "window", "low": WINDOW[0], "high": WINDOW[1]},
         "context_slices": context_slices,
         "window_size": [64, 64] if spatial_dims == 2 else [16, 64, 64],
-    }
+    } | (preprocessing or {})
+    torch.save(threshold_weights(network_def, _normalised(threshold, how["intensity"])), weights)
     content = {
         "name": name,
         "version": "1.0.0",
@@ -55,7 +58,7 @@ def write_bundle(
         "modality": "CT",
         "intensity_unit": "HU",
         "labels": [LESION_LABEL.model_dump()],
-        "preprocessing": how | (preprocessing or {}),
+        "preprocessing": how,
         "postprocessing": postprocessing or {},
         "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
     }
@@ -65,16 +68,22 @@ def write_bundle(
     return folder
 
 
-def threshold_weights(network_def: dict[str, Any], threshold: float) -> dict[str, torch.Tensor]:
-    """Weights that make the network a threshold on its middle input channel."""
+def threshold_weights(network_def: dict[str, Any], level: float) -> dict[str, torch.Tensor]:
+    """Weights that make the network a threshold at normalised intensity `level` of its middle channel."""
     state = {key: torch.zeros_like(value) for key, value in build_network(network_def).state_dict().items()}
-    level = (threshold - WINDOW[0]) / (WINDOW[1] - WINDOW[0])
     middle = network_def["in_channels"] // 2
     for channel, sign in enumerate((1.0, -1.0)):  # relu(x - level) and relu(level - x)
         state["model.0.conv.weight"][channel, middle] = sign
         state["model.0.conv.bias"][channel] = -sign * level
         state["model.2.conv.weight"][channel, 1] = sign * STEEPNESS
     return state
+
+
+def _normalised(threshold: float, intensity: dict[str, Any]) -> float:
+    if intensity["kind"] == "z_score":  # the threshold is then in standard deviations already
+        return threshold
+    low, high = float(intensity["low"]), float(intensity["high"])
+    return (threshold - low) / (high - low)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from pydicom import Dataset
 from pydicom.dataset import FileDataset
 from pydicom.uid import (
+    UID,
     EnhancedCTImageStorage,
     EnhancedMRImageStorage,
     UltrasoundImageStorage,
@@ -56,6 +57,11 @@ def save(dataset: Dataset, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     dataset.save_as(path, enforce_file_format=True)
     return path
+
+
+def set_sop_instance_uid(dataset: FileDataset, sop_instance_uid: str) -> None:
+    """Make the data set another instance."""
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = UID(sop_instance_uid)
 
 
 def write_enhanced(

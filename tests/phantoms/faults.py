@@ -10,7 +10,7 @@ from pydicom import Dataset, dcmread
 from pydicom.uid import generate_uid
 
 from dicomnode.study import Series
-from tests.phantoms.dicom import read_series, save
+from tests.phantoms.dicom import read_series, save, set_sop_instance_uid
 
 
 def slice_paths(folder: Path) -> list[Path]:
@@ -50,7 +50,7 @@ def drop_slice(folder: Path, index: int) -> Series:
 def duplicate_slice(folder: Path, index: int, **attributes: Any) -> Series:
     """One slice comes again as another instance; `attributes` are what sets it apart."""
     dataset = dcmread(slice_paths(folder)[index])
-    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    set_sop_instance_uid(dataset, generate_uid())
     set_attributes(dataset, attributes)
     save(dataset, folder / f"again{index + 1:04d}.dcm")
     return read_series(folder)
