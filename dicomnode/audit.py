@@ -37,6 +37,8 @@ class Event(StrEnum):
     OWN_RESULT_RECEIVED = "own_result_received"
     STUDY_REOPENED = "study_reopened"
     STUDY_COMPLETED = "study_completed"
+    STUDY_PARKED = "study_parked"
+    STUDY_REPLAYED = "study_replayed"
     SERIES_ROUTED = "series_routed"
     SERIES_NOT_ROUTED = "series_not_routed"
     JOB_CREATED = "job_created"

@@ -36,7 +36,6 @@ class Database:
         engine = self.engine.execution_options(read_only=True)
         with Session(engine, expire_on_commit=False) as session:
             yield session
-            session.rollback()
 
 
 def _set_up_sqlite(engine: Engine) -> None:

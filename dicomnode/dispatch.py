@@ -8,6 +8,7 @@ from pathlib import Path
 import structlog
 from pydicom.errors import InvalidDicomError
 from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from dicomnode.assembly import CompletedBy
@@ -41,7 +42,21 @@ class Dispatch:
                 select(StudyRow.study_instance_uid).where(StudyRow.state == StudyState.COMPLETE.value)
             ).all()
         for study_instance_uid in waiting:
-            self._route(study_instance_uid)
+            try:
+                self._route(study_instance_uid)
+            except SQLAlchemyError:
+                raise
+            except Exception as error:
+                log.exception("study_parked", study_instance_uid=study_instance_uid)
+                self._park(study_instance_uid, f"internal error {type(error).__name__} while routing")
+
+    def _park(self, study_instance_uid: str, reason: str) -> None:
+        """A study that cannot be routed stands aside, so that the others go on."""
+        with self.database.transaction() as session:
+            study = session.get_one(StudyRow, study_instance_uid)
+            if study.state == StudyState.COMPLETE:
+                study.state = moved(StudyState.COMPLETE, StudyState.PARKED).value
+                self.audit.record(session, Event.STUDY_PARKED, Subject(study_instance_uid), reason=reason)
 
     def _route(self, study_instance_uid: str) -> None:
         """Read the headers first, then write everything in one short transaction.
@@ -131,3 +146,9 @@ def _read(row: InstanceRow) -> Instance | None:
     except (InvalidDicomError, OSError) as error:
         log.error("instance_unreadable", sop_instance_uid=row.sop_instance_uid, error=type(error).__name__)
         return None
+
+
+def replay_study(session: Session, audit: Audit, study: StudyRow) -> None:
+    """Route a parked study again."""
+    study.state = moved(StudyState(study.state), StudyState.COMPLETE).value
+    audit.record(session, Event.STUDY_REPLAYED, Subject(study.study_instance_uid))

@@ -57,8 +57,8 @@ def _is_hounsfield(header: FrameHeader) -> bool:
 def read_voxels(headers: Sequence[FrameHeader]) -> Voxels:
     """Real-world values (slice, row, column) of the frames in the given order.
 
-    int16 when every value is exact in it, else float32. PixelPaddingValue of CT that lies below
-    -1024 HU (GE writes -2000 stored) becomes -1024 HU; all other values are kept.
+    int16 when every value is exact in it, else float32. Where a CT declares padding below -1024 HU
+    (GE writes -2000 stored), values below -1024 HU become -1024 HU; otherwise all values are kept.
     Raises UnreadableSeries when pixel data are missing, cut off or cannot be decoded.
     """
     shape = (len(headers), int(headers[0].number("Rows") or 0), int(headers[0].number("Columns") or 0))
@@ -76,7 +76,7 @@ def read_voxels(headers: Sequence[FrameHeader]) -> Voxels:
             )
         values = _real_world(header, stored, dataset)
         if hounsfield:
-            values[_is_padding(header, stored) & (values < LOWEST_CT_NUMBER_HU)] = LOWEST_CT_NUMBER_HU
+            values = _without_padding(header, stored, values)
         if voxels is None:
             voxels = np.empty(shape, np.int16)
         if voxels.dtype == np.int16 and not _fits_int16(values):
@@ -165,14 +165,18 @@ def _fits_int16(values: npt.NDArray[Any]) -> bool:
     return bool(values.dtype == np.int64 and values.min() >= limits.min and values.max() <= limits.max)
 
 
-def _is_padding(header: FrameHeader, stored: Voxels) -> npt.NDArray[np.bool_]:
-    """Pixels that PixelPaddingValue (and PixelPaddingRangeLimit) declare to be no image (C.7.5.1.1.2)."""
-    value, limit = header.number("PixelPaddingValue"), header.number("PixelPaddingRangeLimit")
-    if value is None:
-        return np.zeros(stored.shape, np.bool_)
-    ends = [_as_stored(end, stored) for end in (value, value if limit is None else limit)]
-    inside: npt.NDArray[np.bool_] = (stored >= min(ends)) & (stored <= max(ends))
-    return inside
+def _without_padding(header: FrameHeader, stored: Voxels, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """CT values with what PixelPaddingValue declares to be no image (C.7.5.1.1.2) raised to -1024 HU.
+
+    Where padding lies below -1024 HU everything below goes with it: lossy compression blurs it.
+    """
+    padding = header.number("PixelPaddingValue")
+    if padding is None:
+        return values
+    slope = header.number("RescaleSlope")
+    padding_hu = _as_stored(padding, stored) * (1.0 if slope is None else slope)
+    padding_hu += header.number("RescaleIntercept") or 0.0
+    return np.maximum(values, LOWEST_CT_NUMBER_HU) if padding_hu < LOWEST_CT_NUMBER_HU else values
 
 
 def _as_stored(value: float, stored: Voxels) -> float:

@@ -16,6 +16,8 @@ class StudyState(StrEnum):
     """At least one series became a job, or its earlier result still holds."""
     IGNORED = "ignored"
     """No series matched a route; the reasons are stored with each series."""
+    PARKED = "parked"
+    """Routing failed by a fault of ours; `dicomnode replay --study` tries again."""
 
 
 class JobState(StrEnum):
@@ -47,6 +49,9 @@ MOVES: frozenset[Move] = frozenset(
         (StudyState.COMPLETE, StudyState.ROUTED),
         (StudyState.COMPLETE, StudyState.IGNORED),
         (StudyState.COMPLETE, StudyState.RECEIVING),  # a late instance reopens the study
+        (StudyState.COMPLETE, StudyState.PARKED),
+        (StudyState.PARKED, StudyState.COMPLETE),  # replay
+        (StudyState.PARKED, StudyState.RECEIVING),
         (StudyState.ROUTED, StudyState.RECEIVING),
         (StudyState.IGNORED, StudyState.RECEIVING),
         (JobState.QUEUED, JobState.RUNNING),

@@ -31,6 +31,8 @@ SENTENCES: dict[Event, Callable[[Detail], str]] = {
     ),
     Event.STUDY_REOPENED: lambda d: f"late instance: study open again, generation {d['generation']}",
     Event.STUDY_COMPLETED: lambda d: _completed(d),
+    Event.STUDY_PARKED: lambda d: f"study parked: {d['reason']}",
+    Event.STUDY_REPLAYED: lambda d: "study routed again by hand",
     Event.SERIES_ROUTED: lambda d: (
         f"series ({d['modality']}, {d['instance_count']} instances) routed: {d['reason']}"
     ),

@@ -19,13 +19,14 @@ from dicomnode.commands.options import (
     print_json,
 )
 from dicomnode.delivery import replay_delivery
+from dicomnode.dispatch import replay_study
 from dicomnode.errors import PermanentError
 from dicomnode.jobs import replay_job
 from dicomnode.queries import job_record, latest_events, overview, study_events
 from dicomnode.queries import jobs as newest_jobs
-from dicomnode.states import DeliveryState, JobState
+from dicomnode.states import DeliveryState, JobState, StudyState
 from dicomnode.story import SENTENCES, tell
-from dicomnode.tables import AuditRow, DeliveryRow, JobRow
+from dicomnode.tables import AuditRow, DeliveryRow, JobRow, StudyRow
 
 audit = typer.Typer(no_args_is_help=True, help="Read the audit trail.")
 
@@ -93,16 +94,23 @@ def replay(
         failed = failed.where(JobRow.study_instance_uid == study)
         of_study = select(JobRow.id).where(JobRow.study_instance_uid == study)
         buried = buried.where(DeliveryRow.job_id.in_(of_study))
+    parked = select(StudyRow).where(
+        StudyRow.state == StudyState.PARKED.value, StudyRow.study_instance_uid == study
+    )
     with database.transaction() as session:
+        studies_again = list(session.scalars(parked))
         jobs_again = list(session.scalars(failed)) if job or study else []
         deliveries_again = list(session.scalars(buried))
+        for parked_study in studies_again:
+            replay_study(session, actor, parked_study)
         for row in jobs_again:
             replay_job(session, actor, row)
         for delivery in deliveries_again:
             replay_delivery(session, actor, delivery)
-    if not (jobs_again or deliveries_again):
-        raise PermanentError("nothing to replay: no failed job and no delivery given up among these")
-    console.print(f"queued again: {len(jobs_again)} job(s), {len(deliveries_again)} delivery(ies)")
+    counts = {"study": len(studies_again), "job": len(jobs_again), "delivery": len(deliveries_again)}
+    if not any(counts.values()):
+        raise PermanentError("nothing to replay: no parked study, failed job or dead delivery among these")
+    console.print("queued again: " + ", ".join(f"{count} x {name}" for name, count in counts.items()))
 
 
 @audit.command("show")

@@ -115,6 +115,11 @@ def _restore_frame_numbers(seg: Dataset, context: ResultContext) -> None:
     frames = context.source.frames
     if frames[0].frame_number is None:
         return
-    for group in seg.PerFrameFunctionalGroupsSequence:
-        image = group.DerivationImageSequence[0].SourceImageSequence[0]
+    # Frames of one slice share these items, and each must be changed once.
+    images = {
+        id(image): image
+        for group in seg.PerFrameFunctionalGroupsSequence
+        for image in group.DerivationImageSequence[0].SourceImageSequence
+    }
+    for image in images.values():
         image.ReferencedFrameNumber = frames[int(image.ReferencedFrameNumber) - 1].frame_number

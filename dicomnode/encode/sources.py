@@ -9,6 +9,7 @@ back afterwards (`dress.py`).
 from __future__ import annotations
 
 import re
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,10 +93,10 @@ def patient_stand_in(header: Dataset) -> Dataset:
 
 
 def shallow_copy(header: Dataset) -> Dataset:
-    """A new data set that shares the elements of `header`."""
+    """A data set that can be changed without changing `header`; it shares sequences and their items."""
     copied = Dataset()
-    for tag in header:
-        copied[tag.tag] = tag
+    for element in header:
+        copied[element.tag] = copy(element)
     return copied
 
 
