@@ -195,8 +195,20 @@ class TestValues:
         dataset.add_new("PixelPaddingValue", "SS", -2000)
         save(dataset, slice_paths(folder)[0])
         values = read_volume(read_series(folder)).volume.voxels[0]
-        assert (values[:4] == -1024).all()
-        assert (values[4:8] == -1500).all(), "a low value that is no padding is kept"
+        assert (values[:8] == -1024).all(), "also what lossy compression made of it"
+        assert (values[8:] >= 0).all()
+
+    def test_low_values_of_ct_without_padding_are_kept(self, folder: Path) -> None:
+        pixels = np.full((32, 24), -1500, np.int16)
+        volume = read_volume(change_slice(folder, 0, PixelData=pixels.tobytes())).volume
+        assert (volume.voxels[0] == -1500).all()
+
+    def test_padding_written_with_the_wrong_sign_is_understood(self, folder: Path) -> None:
+        dataset = dcmread(slice_paths(folder)[0])
+        dataset.PixelData = np.full((32, 24), -2000, np.int16).tobytes()
+        dataset.add_new("PixelPaddingValue", "US", 2**16 - 2000)
+        save(dataset, slice_paths(folder)[0])
+        assert (read_volume(read_series(folder)).volume.voxels[0] == -1024).all()
 
     def test_padding_that_is_an_ordinary_ct_number_is_kept(self, folder: Path) -> None:
         dataset = dcmread(slice_paths(folder)[0])
