@@ -10,6 +10,7 @@ from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 
 from dicomnode.config import PeerSettings
 from dicomnode.errors import TransientError
+from dicomnode.reactor import parked_reactor
 
 PENDING = (0xFF00, 0xFF01)
 TIMEOUT_S = 10.0
@@ -32,7 +33,8 @@ def count_instances(ae_title: str, peer: PeerSettings, study_instance_uid: str) 
     if not association.is_established:
         raise TransientError(f"peer {peer.name} does not accept an association for C-FIND")
     try:
-        answers = list(association.send_c_find(query, StudyRootQueryRetrieveInformationModelFind))
+        with parked_reactor(association):
+            answers = list(association.send_c_find(query, StudyRootQueryRetrieveInformationModelFind))
     finally:
         association.release()
     return _count(answers)

@@ -15,6 +15,7 @@ from pynetdicom.sop_class import Verification
 
 from dicomnode.config import PeerSettings
 from dicomnode.errors import TransientError
+from dicomnode.reactor import parked_reactor
 
 CONNECTION_TIMEOUT_S = 10.0
 
@@ -67,7 +68,8 @@ def echo(ae_title: str, peer: PeerSettings) -> None:
     """C-ECHO; raises TransientError when the peer does not answer with success."""
     association = associate(ae_title, peer, {str(Verification)}, CONNECTION_TIMEOUT_S)
     try:
-        status = association.send_c_echo()
+        with parked_reactor(association):
+            status = association.send_c_echo()
     finally:
         association.release()
     if not status or status.Status != 0x0000:
@@ -85,8 +87,9 @@ def send(
     """
     association = associate(ae_title, peer, {sop_class for _, sop_class in files}, response_timeout_s)
     try:
-        for path, sop_class_uid in files:
-            yield _store(association, path, sop_class_uid)
+        with parked_reactor(association):
+            for path, sop_class_uid in files:
+                yield _store(association, path, sop_class_uid)
     finally:
         if association.is_established:
             association.release()

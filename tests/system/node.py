@@ -1,0 +1,224 @@
+"""A whole node as its own processes, as an administrator would start it, for tests to talk to."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import select
+
+from dicomnode.config import PeerSettings, Settings, load_settings
+from dicomnode.db import Database
+from dicomnode.demo.archive import Archive
+from dicomnode.errors import TransientError
+from dicomnode.sender import echo
+from dicomnode.tables import AuditRow, DeliveryRow, JobRow, StudyRow
+
+T = TypeVar("T")
+
+START_TIMEOUT_S = 60.0
+RESULT_TIMEOUT_S = 150.0
+AE_TITLE = "TESTNODE"
+
+ROUTE = """
+[[route]]
+name = "{name}"
+model = "{model}"
+destinations = ["PACS"]
+select = "all"
+[route.when]
+modality = "{modality}"
+"""
+
+
+def free_port() -> int:
+    """A port on the loopback interface that nobody uses."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_for(found: Callable[[], T | None], what: str, timeout_s: float = RESULT_TIMEOUT_S) -> T:
+    """Ask until the answer is not None and not empty; fails the test when time is up."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        answer = found()
+        if answer:
+            return answer
+        time.sleep(0.05)
+    raise AssertionError(f"not within {timeout_s:.0f} s: {what}")
+
+
+def archive_on_loopback(folder: Path, ae_title: str = "PACS") -> Archive:
+    """A small PACS, started."""
+    archive = Archive(ae_title, free_port(), folder)
+    archive.start()
+    return archive
+
+
+@dataclass
+class Node:
+    """`dicomnode serve` in `folder`, with the PACS that it knows."""
+
+    folder: Path
+    models: Path
+    pacs_ae_title: str
+    pacs_port: int
+    routes: dict[str, str]
+    """Modality -> model."""
+    settings_text: str = ""
+    count_instances: bool = True
+    port: int = field(default_factory=free_port)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "node.toml"
+
+    @property
+    def settings(self) -> Settings:
+        return load_settings(self.config)
+
+    @property
+    def peer(self) -> PeerSettings:
+        return PeerSettings(name="node", ae_title=AE_TITLE, host="127.0.0.1", port=self.port)
+
+    @property
+    def database(self) -> Database:
+        return Database(self.settings.database_url)
+
+    def write_configuration(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        routes = "".join(
+            ROUTE.format(name=f"{modality} to {model}", model=model, modality=modality)
+            for modality, model in self.routes.items()
+        )
+        self.config.write_text(
+            f"""\
+[node]
+ae_title = "{AE_TITLE}"
+host = "127.0.0.1"
+port = {self.port}
+data = "data"
+
+[listener]
+minimum_free_gb = 0.1
+
+[[peer]]
+name = "PACS"
+ae_title = "{self.pacs_ae_title}"
+host = "127.0.0.1"
+port = {self.pacs_port}
+may_send = true
+count_instances = {str(self.count_instances).lower()}
+
+[models]
+folder = "{self.models}"
+
+[worker]
+devices = ["cpu"]
+lease_s = 3.0
+retry_delay_s = 0.2
+
+[assembly]
+quiet_period_s = 2.0
+deadline_s = 600.0
+
+[delivery]
+first_delay_s = 0.3
+{self.settings_text}
+{routes}
+"""
+        )
+
+    def start(self) -> Node:
+        """Start all roles and wait until the listener answers."""
+        if not self.config.exists():
+            self.write_configuration()
+        log = (self.folder / "node.log").open("ab")
+        command = [sys.executable, "-m", "dicomnode", "serve", "--config", str(self.config)]
+        self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        wait_for(self.answers, "the node answers a C-ECHO", START_TIMEOUT_S)
+        return self
+
+    def answers(self) -> bool:
+        try:
+            echo(self.pacs_ae_title, self.peer)
+        except TransientError:
+            return False
+        return True
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(60)
+
+    def kill_everything(self) -> None:
+        """SIGKILL for every process of the node at once, as when the power fails."""
+        assert self.process is not None
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def process_of(self, role: str) -> int:
+        """Process id of one role ("receive", "work", "housekeep")."""
+        assert self.process is not None
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        for child in children:
+            arguments = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
+            if role.encode() in arguments:
+                return int(child)
+        raise AssertionError(f"no process runs {role}")
+
+    def studies(self, **values: Any) -> list[StudyRow]:
+        return self._rows(StudyRow, **values)
+
+    def jobs(self, **values: Any) -> list[JobRow]:
+        return self._rows(JobRow, **values)
+
+    def deliveries(self, **values: Any) -> list[DeliveryRow]:
+        return self._rows(DeliveryRow, **values)
+
+    def events(self, **values: Any) -> list[AuditRow]:
+        return self._rows(AuditRow, **values)
+
+    def _rows(self, table: type[T], **values: Any) -> list[T]:
+        query = select(table).filter_by(**values)
+        with self.database.snapshot() as session:
+            return list(session.scalars(query))
+
+    def wait_until_delivered(self, study_instance_uid: str, jobs: int = 1) -> list[JobRow]:
+        """Until `jobs` jobs of the study have succeeded and all that they made is delivered."""
+
+        def done() -> list[JobRow] | None:
+            found = self.jobs(study_instance_uid=study_instance_uid)
+            failed = [job.error for job in found if job.state == "failed"]
+            assert not failed, failed
+            succeeded = [job for job in found if job.state == "succeeded"]
+            if len(succeeded) < jobs:
+                return None
+            states = {d.state for job in succeeded for d in self.deliveries(job_id=job.id)}
+            return succeeded if states == {"delivered"} else None
+
+        return wait_for(done, f"results of {study_instance_uid} are delivered")
+
+    def wait_until_ended(self, study_instance_uid: str) -> StudyRow:
+        """Until the study is ignored, or every job of it has ended in one way or another."""
+
+        def ended() -> StudyRow | None:
+            found = self.studies(study_instance_uid=study_instance_uid)
+            if not found or found[0].state in ("receiving", "complete"):
+                return None
+            open_jobs = [j for j in self.jobs(study_instance_uid=study_instance_uid)
+                         if j.state in ("queued", "running")]  # fmt: skip
+            return None if open_jobs else found[0]
+
+        return wait_for(ended, f"study {study_instance_uid} has ended")

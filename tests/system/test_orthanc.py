@@ -1,0 +1,122 @@
+"""With a real Orthanc as the PACS: its rule forwards a study, results come back, nothing loops.
+
+Orthanc's rule forwards whole studies whenever they are stable, so our results make it send everything
+again, our results included: exactly what a careless rule in a hospital does.
+Not covered: storage commitment, TLS.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+
+from dicomnode.series_writer import SeriesIdentity, write_series
+from tests.phantoms import phantom
+from tests.real_parts import require_program
+from tests.system.node import Node, free_port, wait_for
+from tests.system.orthanc import AE, Orthanc
+
+pytestmark = [pytest.mark.slow, pytest.mark.real_parts]
+
+
+@pytest.fixture
+def orthanc(tmp_path: Path) -> Iterator[Orthanc]:
+    server = Orthanc(tmp_path / "orthanc", node_port=free_port())
+    yield server.start()
+    server.stop()
+
+
+@pytest.fixture
+def node_of_orthanc(tmp_path: Path, models: Path, orthanc: Orthanc) -> Iterator[Node]:
+    routes = {"CT": "threshold-ct"}
+    running = Node(tmp_path / "node", models, AE, orthanc.dicom_port, routes, port=orthanc.node_port)
+    yield running.start()
+    running.stop()
+
+
+def test_a_forwarded_study_gets_its_results_and_the_rule_does_not_loop(
+    orthanc: Orthanc, node_of_orthanc: Node, tmp_path: Path
+) -> None:
+    node, identity = node_of_orthanc, SeriesIdentity()
+    paths = write_series(phantom().volume, tmp_path / "study", identity)
+    orthanc.upload(paths)
+    node.wait_until_delivered(identity.study_instance_uid)
+
+    (seg,) = orthanc.instances(identity.study_instance_uid, "SEG")
+    reports = orthanc.instances(identity.study_instance_uid, "SR")
+    assert len(reports) == 2
+    files = [orthanc.download(item["id"], tmp_path / f"{item['id']}.dcm") for item in (seg, *reports)]
+    _check_references(files, paths, identity)
+    _check_with_real_tools(files)
+    _check_that_nothing_loops(node, identity, instance_count=len(paths))
+    (closed,) = node.events(event="study_completed")
+    assert closed.detail["rule"] == "expected_count"
+
+
+def _check_references(files: list[Path], paths: list[Path], identity: SeriesIdentity) -> None:
+    sources = {str(dcmread(path, stop_before_pixels=True).SOPInstanceUID) for path in paths}
+    objects = [dcmread(path) for path in files]
+    own = {str(dataset.SOPInstanceUID) for dataset in objects}
+    for dataset in objects:
+        assert dataset.StudyInstanceUID == identity.study_instance_uid
+        assert dataset.PatientID == identity.patient_id
+        referenced = {
+            str(element.value)
+            for element in dataset.iterall()
+            if element.keyword == "ReferencedSOPInstanceUID"
+        }
+        assert referenced
+        assert referenced <= sources | own
+    seg = objects[0]
+    assert seg.ReferencedSeriesSequence[0].SeriesInstanceUID == identity.series_instance_uid
+    assert any(
+        str(element.value) == seg.SOPInstanceUID
+        for report in objects[1:]
+        for element in report.iterall()
+        if element.keyword == "ReferencedSOPInstanceUID"
+    )
+
+
+def _check_with_real_tools(files: list[Path]) -> None:
+    for path in files:
+        verdict = subprocess.run(
+            [require_program("dciodvfy"), "-new", str(path)], capture_output=True, text=True, check=False
+        )
+        assert not re.findall("^Error.*", verdict.stdout + verdict.stderr, re.MULTILINE)
+    for report in files[1:]:
+        printed = subprocess.run(
+            [require_program("dsrdump"), str(report)], capture_output=True, text=True, check=True
+        )
+        assert "Imaging Measurement Report" in printed.stdout
+        assert "Tracking Unique Identifier" in printed.stdout
+
+
+def _check_that_nothing_loops(node: Node, identity: SeriesIdentity, instance_count: int) -> None:
+    """Wait until the rule has sent our own results back, and then for a rule that would fire once more."""
+    wait_for(lambda: len(node.events(event="own_result_received")) >= 3, "own results came back")
+    time.sleep(4)
+    assert len(node.jobs()) == 1
+    assert len(node.events(event="study_reopened")) == 0
+    assert len(node.events(event="instance_received")) == instance_count
+    assert len(node.events(event="instance_repeated")) >= instance_count
+
+
+def test_a_late_image_supersedes_the_result_in_the_same_series(
+    orthanc: Orthanc, node_of_orthanc: Node, tmp_path: Path
+) -> None:
+    node, identity = node_of_orthanc, SeriesIdentity()
+    paths = write_series(phantom().volume, tmp_path / "study", identity)
+    orthanc.upload(paths[:-1])
+    node.wait_until_delivered(identity.study_instance_uid)
+    orthanc.upload(paths[-1:])
+    node.wait_until_delivered(identity.study_instance_uid, jobs=2)
+
+    segs = orthanc.instances(identity.study_instance_uid, "SEG")
+    assert len({seg["SeriesInstanceUID"] for seg in segs}) == 1
+    assert sorted(int(seg["InstanceNumber"]) for seg in segs) == [1, 2]
