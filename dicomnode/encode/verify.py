@@ -68,18 +68,20 @@ def _check_all(
     measurements: Sequence[LesionMeasurement],
     context: ResultContext,
 ) -> None:
-    allowed = referable(context, objects.get("seg"))
     for kind, made in objects.items():
         _check_identity(made, kind, context)
+    seg = objects.get("seg")
+    decoded = lesion_map.values if seg is None else check_seg(seg, lesion_map, context)
+    allowed = referable(context, seg)
+    for kind, made in objects.items():
         if kind != "seg":
             check_report(made, kind, allowed, context)
-    if "sr_not_seen" in objects:
-        check_not_seen(objects["sr_not_seen"], "sr_not_seen")
-        return
-    decoded = check_seg(objects["seg"], lesion_map, context)
-    if "sr_measurements" in objects:
-        check_axes(objects["sr_measurements"], "sr_measurements", measurements, context)
-    check_volumes(objects["sr_volumes"], "sr_volumes", lesion_map, decoded, measurements, context)
+        if kind == "sr_not_seen":
+            check_not_seen(made, kind)
+        elif kind == "sr_measurements":
+            check_axes(made, kind, measurements, context)
+        elif kind == "sr_volumes":
+            check_volumes(made, kind, lesion_map, decoded, measurements, context)
 
 
 def _check_identity(made: Dataset, kind: ResultKind, context: ResultContext) -> None:
