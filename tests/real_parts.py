@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
+
+ENVIRONMENT = Path(sys.executable).parent
+"""Searched last: pynetdicom puts its own `storescu` and `echoscu` there."""
 
 
 def require_program(name: str) -> str:
     """Path of an installed program; skips the test where it is missing, and fails it in CI."""
-    path = shutil.which(name)
+    outside = [place for place in os.environ["PATH"].split(os.pathsep) if Path(place) != ENVIRONMENT]
+    path = shutil.which(name, path=os.pathsep.join(outside)) or shutil.which(name, path=ENVIRONMENT)
     if path is None and os.environ.get("CI"):
         pytest.fail(f"{name} is not installed; CI must install it", pytrace=False)
     if path is None:

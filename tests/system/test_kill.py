@@ -1,0 +1,124 @@
+"""Processes die by SIGKILL in the middle of their work; nothing acknowledged is lost or done twice.
+
+Not covered: power failure of the disk itself, and every single point of the path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+
+from dicomnode.audit import verify_chain
+from dicomnode.demo.archive import Archive
+from dicomnode.errors import TransientError
+from dicomnode.sender import Fate, send
+from dicomnode.series_writer import SeriesIdentity, write_series
+from dicomnode.tables import InstanceRow
+from tests.phantoms import phantom
+from tests.system.node import Node, archive_on_loopback, wait_for
+
+pytestmark = pytest.mark.slow
+
+FINE_MM = (2.0, 0.4, 0.4)
+"""Enough voxels that segmenting takes seconds."""
+
+
+@pytest.fixture
+def private_pacs(tmp_path: Path) -> Iterator[Archive]:
+    archive = archive_on_loopback(tmp_path / "pacs")
+    yield archive
+    archive.stop()
+
+
+@pytest.fixture
+def private_node(tmp_path: Path, models: Path, private_pacs: Archive) -> Iterator[Node]:
+    running = Node(
+        tmp_path / "node", models, private_pacs.ae_title, private_pacs.port, {"CT": "threshold-ct"}
+    ).start()
+    yield running
+    running.stop()
+
+
+def test_a_worker_killed_while_segmenting_is_replaced_and_the_result_arrives_once(
+    private_node: Node, private_pacs: Archive, tmp_path: Path
+) -> None:
+    node, pacs, identity = private_node, private_pacs, SeriesIdentity()
+    pacs.add(write_series(phantom(spacing_mm=FINE_MM).volume, tmp_path / "study", identity))
+    pacs.forward(node.peer)
+    wait_for(lambda: node.jobs(state="running", stage="segment"), "the job is being segmented")
+    os.kill(node.process_of("work"), signal.SIGKILL)
+
+    (job,) = node.wait_until_delivered(identity.study_instance_uid)
+    assert job.attempt == 2
+    assert len(node.events(event="job_recovered")) == 1
+    _result_is_there_once(node, pacs)
+
+
+def test_a_receiver_killed_during_an_association_loses_nothing_that_it_acknowledged(
+    private_node: Node, private_pacs: Archive, tmp_path: Path
+) -> None:
+    node, pacs, identity = private_node, private_pacs, SeriesIdentity()
+    paths = write_series(phantom().volume, tmp_path / "study", identity)
+    pacs.add(paths)
+    files = [(path, str(dcmread(path, stop_before_pixels=True).SOPClassUID)) for path in paths]
+    acknowledged: list[Path] = []
+    for response in send(pacs.ae_title, node.peer, files, 10.0):
+        if response.fate is Fate.ACCEPTED:
+            acknowledged.append(response.path)
+        if len(acknowledged) == len(paths) // 2 and response is not None:
+            pid = node.process_of("receive")
+            os.kill(pid, signal.SIGKILL)
+    assert len(paths) // 2 <= len(acknowledged) < len(paths)
+    _all_are_kept(node, acknowledged)
+
+    wait_for(lambda: node.answers(), "the receiver is back", 60)
+    responses = list(send(pacs.ae_title, node.peer, files, 10.0))
+    assert {response.fate for response in responses} == {Fate.ACCEPTED}
+    node.wait_until_delivered(identity.study_instance_uid)
+    _result_is_there_once(node, pacs)
+
+
+def test_the_whole_node_killed_between_job_and_delivery_sends_the_result_once(
+    private_node: Node, private_pacs: Archive, tmp_path: Path
+) -> None:
+    """The PACS is away while the job ends, then everything dies, then the PACS is back."""
+    node, pacs, identity = private_node, private_pacs, SeriesIdentity()
+    pacs.add(write_series(phantom().volume, tmp_path / "study", identity))
+    pacs.forward(node.peer)
+    pacs.stop()
+    wait_for(lambda: node.jobs(state="succeeded"), "the job ends")
+    wait_for(lambda: node.events(event="delivery_retried"), "delivery was tried")
+    node.kill_everything()
+    with pytest.raises(TransientError):
+        next(send(pacs.ae_title, node.peer, [(tmp_path, "1.2.840.10008.1.1")], 5.0))
+    pacs.start()
+    node.start()
+    node.wait_until_delivered(identity.study_instance_uid)
+    _result_is_there_once(node, pacs)
+
+
+def _all_are_kept(node: Node, paths: list[Path]) -> None:
+    """Every acknowledged instance is on disk, whole, and in the database."""
+    with node.database.snapshot() as session:
+        rows = {row.sop_instance_uid: row for row in session.query(InstanceRow)}
+    for path in paths:
+        sent = dcmread(path)
+        row = rows[str(sent.SOPInstanceUID)]
+        kept = dcmread(row.path)
+        assert kept == sent
+        assert len(row.sha256) == hashlib.sha256().digest_size * 2
+
+
+def _result_is_there_once(node: Node, pacs: Archive) -> None:
+    modalities = Counter(dcmread(path).Modality for path in pacs.results())
+    assert modalities == {"SEG": 1, "SR": 2}
+    assert Counter(job.state for job in node.jobs()) == {"succeeded": 1}
+    with node.database.snapshot() as session:
+        assert verify_chain(session).broken_at is None
