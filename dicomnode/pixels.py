@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_modality_lut
 from pydicom.pixels.utils import iter_pixels
 
@@ -21,6 +22,11 @@ LARGEST_VOLUME_VOXELS = 2**31
 """4 GiB as int16: 2048 slices of 1024 x 1024. Larger numbers come from broken headers."""
 LOWEST_CT_NUMBER_HU = -1024
 """What padding around a CT becomes where it lies lower: the lowest value of ordinary 12-bit CT."""
+
+
+DECODERS = ("pyjpegls", "pylibjpeg", "pydicom", "pillow")
+"""pydicom's plugins by preference. Not gdcm: it ends the whole process on some broken JPEG files and
+decodes other ones to noise without a word."""
 
 
 def check_greyscale(header: FrameHeader) -> None:
@@ -92,13 +98,14 @@ def _stored_frames(headers: Sequence[FrameHeader]) -> Iterator[tuple[FrameHeader
         instance = headers[0].frame.instance
         dataset = _load(instance)
         indices = [(header.frame.frame_number or 1) - 1 for header in headers]
-        decoded = iter_pixels(dataset, indices=indices)
+        decoded = iter_pixels(dataset, indices=indices, decoding_plugin=_decoder(dataset))
         for header in headers:
             yield header, _next(decoded, header.name, dataset), dataset
         return
     for header in headers:
         dataset = _load(header.frame.instance)
-        yield header, _next(iter_pixels(dataset, indices=[0]), header.name, dataset), dataset
+        decoded = iter_pixels(dataset, indices=[0], decoding_plugin=_decoder(dataset))
+        yield header, _next(decoded, header.name, dataset), dataset
 
 
 def _load(instance: Instance) -> Dataset:
@@ -115,6 +122,15 @@ def _load(instance: Instance) -> Dataset:
             f"{name} has no pixel data (never sent, or the file is cut off); send it again"
         )
     return dataset
+
+
+def _decoder(dataset: Dataset) -> str:
+    """The preferred plugin for compressed pixels; empty where none is needed, or none is known."""
+    try:
+        available = get_decoder(dataset.file_meta.TransferSyntaxUID).available_plugins
+    except (AttributeError, NotImplementedError):  # decoding says what is wrong
+        return ""
+    return next((plugin for plugin in DECODERS if plugin in available), "")
 
 
 def _next(decoded: Iterator[npt.NDArray[Any]], name: str, dataset: Dataset) -> Voxels:

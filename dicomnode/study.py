@@ -117,8 +117,14 @@ class SourceVolume:
 
 
 def text(header: Dataset, keyword: str) -> str:
-    """A header value as stripped text; empty when absent or empty, multiple values joined by a backslash."""
-    value: Any = header.get(keyword)
+    """A header value as stripped text, multiple values joined by a backslash.
+
+    Empty when absent or empty, or when its bytes are no value of its type.
+    """
+    try:
+        value: Any = header.get(keyword)
+    except Exception:  # pydicom converts on access, and anything may be in a file
+        return ""
     if value is None:
         return ""
     if isinstance(value, str) or not isinstance(value, Iterable):
@@ -129,12 +135,20 @@ def text(header: Dataset, keyword: str) -> str:
 def read_instance(path: Path, sha256: str | None = None) -> Instance:
     """Read the header of one file. The digest is of the whole file when none is given.
 
-    Raises pydicom's InvalidDicomError when the file is not DICOM or lacks the identifying UIDs.
+    Raises pydicom's InvalidDicomError when the file is not DICOM, is broken or lacks the identifying
+    UIDs, and OSError when the disk fails.
     """
-    header = dcmread(path, stop_before_pixels=True)
+    try:
+        header = dcmread(path, stop_before_pixels=True)
+    except InvalidDicomError:
+        raise
+    except Exception as error:  # pydicom raises many kinds for broken bytes, OSError without errno too
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise InvalidDicomError(f"the file cannot be parsed ({type(error).__name__})") from error
     for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
-        if not text(header, keyword):
-            raise InvalidDicomError(f"{path.name} has no {keyword}")
+        if not text(header, keyword) or "\\" in text(header, keyword):
+            raise InvalidDicomError(f"the file has no single {keyword}")
     return Instance(path, header, sha256 or hashlib.sha256(path.read_bytes()).hexdigest())
 
 
@@ -153,4 +167,4 @@ def group_studies(instances: Iterable[Instance]) -> tuple[Study, ...]:
 
 def _series_order(series: Series) -> tuple[int, str]:
     number = text(series.header, "SeriesNumber")
-    return int(number) if number.lstrip("-").isdigit() else 0, series.series_instance_uid
+    return int(number) if number.removeprefix("-").isdecimal() else 0, series.series_instance_uid
