@@ -105,7 +105,8 @@ def _check_head(report: Dataset, where: str, context: ResultContext) -> None:
     procedure = child(report, PROCEDURE_REPORTED)
     if procedure is None or code_in(procedure, "ConceptCodeSequence") not in KNOWN_PROCEDURES:
         raise ResultRejected(f"{where}: procedure reported is missing or not from the list")
-    comments = [text(item, "TextValue") for item in walk(report) if name_of(item) == key(COMMENT)]
+    qualitative = child(report, QUALITATIVE_EVALUATIONS)
+    comments = [] if qualitative is None else [text(c, "TextValue") for c in children(qualitative, COMMENT)]
     if not any(words.startswith(RESEARCH_ONLY) for words in comments):
         raise ResultRejected(f"{where}: does not say {RESEARCH_ONLY!r}")
     if text(report, "VerificationFlag") != "UNVERIFIED" or text(report, "PreliminaryFlag") != "PRELIMINARY":

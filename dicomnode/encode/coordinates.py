@@ -16,6 +16,7 @@ import numpy.typing as npt
 from skimage.measure import find_contours
 
 PIXEL_CENTRE = 0.5
+RECTANGLE_POINTS = 5
 
 Points = npt.NDArray[np.float64]
 
@@ -32,7 +33,15 @@ def outline(mask: npt.NDArray[Any]) -> Points:
     Runs halfway between pixel centres inside and outside, so it stays within the image.
     """
     contours = find_contours(np.pad(mask, 1).astype(np.float64), 0.5)
-    return to_graphic_data(max(contours, key=_area) - 1.0)
+    return to_graphic_data(_more_than_a_rectangle(max(contours, key=_area)) - 1.0)
+
+
+def _more_than_a_rectangle(contour: Points) -> Points:
+    """The same outline of more than five points: viewers take five for their rectangle tool."""
+    if len(contour) > RECTANGLE_POINTS:
+        return contour
+    middles = (contour[:-1] + contour[1:]) / 2
+    return np.concatenate([np.stack([contour[:-1], middles], axis=1).reshape(-1, 2), contour[-1:]])
 
 
 def _area(contour: Points) -> float:

@@ -90,13 +90,21 @@ def _head(context: ResultContext, images: Sequence[Dataset]) -> list[Any]:
         ),
     )
     reported = CodeContentItem(name=PROCEDURE_REPORTED, value=procedure, relationship_type=HAS_CONCEPT_MOD)
-    library = ImageLibrary([_library_entry(image) for image in images]) if images else []
     return [
         *LanguageOfContentItemAndDescendants(ENGLISH),
         *observer,
         reported,
-        *library,
+        *_library(images),
     ]
+
+
+def _library(images: Sequence[Dataset]) -> Sequence[Any]:
+    """TID 1600, which is optional: left out for SOP classes whose modality highdicom does not know."""
+    try:
+        library: Sequence[Any] = ImageLibrary([_library_entry(image) for image in images]) if images else []
+    except ValueError:
+        return []
+    return library
 
 
 def _library_entry(image: Dataset) -> Dataset:

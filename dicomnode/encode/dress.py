@@ -24,7 +24,8 @@ from dicomnode.encode.sources import MAY_BE_EMPTY
 from dicomnode.encode.uids import device_uid, series_instance_uid, sop_instance_uid
 from dicomnode.study import text
 
-COPIED_AS_THEY_ARE = (*MAY_BE_EMPTY, "SpecificCharacterSet", "IssuerOfPatientID", "StudyDescription")
+COPIED_AS_THEY_ARE = (*MAY_BE_EMPTY, "SpecificCharacterSet", "IssuerOfPatientID", "BodyPartExamined")
+"""Patient and study, which highdicom did not see (`sources.py`), and what it does not copy."""
 
 
 def plain_text(value: str) -> str:
@@ -78,8 +79,6 @@ def finish(dataset: Dataset, context: ResultContext) -> None:
         if text(item, "ManufacturerModelName") == "highdicom":
             item.ContributionDateTime = date + time
     header = context.source.frames[0].instance.header
-    if text(header, "BodyPartExamined"):
-        dataset.BodyPartExamined = text(header, "BodyPartExamined")
     for keyword in COPIED_AS_THEY_ARE:
         if keyword in header:
             dataset[keyword] = deepcopy(header[keyword])

@@ -1,14 +1,13 @@
 """The source images as highdicom can take them, and references to them.
 
-highdicom trusts its sources: it needs attributes that real images lack, refuses a sex or a date it
-does not know, wants one orientation spelt identically on every slice, and for multi-frame images the
-geometry in the shared groups. So it gets stand-ins; the true patient and study attributes are put
+highdicom asks much of its sources: it needs attributes that real images lack, refuses a sex or a date
+it does not know, wants one orientation spelt identically on every slice, and for multi-frame images
+the geometry in the shared groups. So it gets stand-ins; the true patient and study attributes are put
 back afterwards (`dress.py`).
 """
 
 from __future__ import annotations
 
-import re
 from copy import copy
 from dataclasses import dataclass
 
@@ -23,12 +22,6 @@ MAY_BE_EMPTY = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber",
     "StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName",
 )  # fmt: skip
-PATTERNS = {
-    "PatientSex": r"[MFO]",
-    "StudyDate": r"(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])",
-    "PatientBirthDate": r"(18|19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])",
-    "StudyTime": r"([01]\d|2[0-3])[0-5]\d[0-5]\d(\.\d{1,6})?",
-}
 SAME_ORIENTATION = 1e-3
 GEOMETRY_MACROS = ("PlaneOrientationSequence", "PixelMeasuresSequence")
 
@@ -83,12 +76,10 @@ def stand_ins(source: SourceVolume) -> list[Dataset]:
 
 
 def patient_stand_in(header: Dataset) -> Dataset:
-    """A shallow copy whose patient and study attributes highdicom accepts."""
+    """A copy without patient and study attributes: highdicom refuses odd ones, and logs odd names."""
     copied = shallow_copy(header)
     for keyword in MAY_BE_EMPTY:
-        value = text(copied, keyword)
-        if not value or not re.fullmatch(PATTERNS.get(keyword, r"(?s).*"), value):
-            setattr(copied, keyword, "")
+        setattr(copied, keyword, "")
     return copied
 
 
@@ -116,8 +107,8 @@ def _single_frame(header: Dataset, first: Dataset) -> Dataset:
 
 
 def _complete_geometry(header: Dataset, source: SourceVolume) -> None:
-    """Slice thickness is type 2 in many images, but the SEG needs one: then the slice distance."""
-    if not text(header, "SliceThickness"):
+    """Slice thickness may be empty or 0 in images, but the SEG needs one: then the slice distance."""
+    if float(text(header, "SliceThickness") or 0) <= 0:
         header.SliceThickness = f"{source.volume.spacing_mm[0]:.10g}"
     if not text(header, "SpacingBetweenSlices") and "SpacingBetweenSlices" in header:
         del header.SpacingBetweenSlices

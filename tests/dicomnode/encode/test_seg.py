@@ -268,6 +268,17 @@ class TestPatient:
         measures = made["seg"].dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
         assert measures.SliceThickness == COARSE_MM[0]
 
+    def test_a_slice_thickness_of_zero_becomes_the_slice_distance(self, tmp_path: Path) -> None:
+        seg = written(tmp_path, attributes={"SliceThickness": "0"}).encode()["seg"].dataset
+        measures = seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+        assert measures.SliceThickness == COARSE_MM[0]
+
+    def test_no_name_reaches_the_log(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        with caplog.at_level("DEBUG"):
+            written(tmp_path, attributes={"PatientName": "Singlename", "PatientID": "SECRET-7"}).encode()
+        assert "Singlename" not in caplog.text
+        assert "SECRET-7" not in caplog.text
+
     def test_orientations_that_differ_in_the_last_digit_are_one(self, tmp_path: Path) -> None:
         situation = written(tmp_path, "oblique")
         header = situation.source.frames[3].instance.header
