@@ -5,7 +5,6 @@ from __future__ import annotations
 import ipaddress
 import socket
 from dataclasses import dataclass
-from functools import lru_cache
 
 from dicomnode.config import PeerSettings, Settings
 from dicomnode.intake import Origin
@@ -49,11 +48,13 @@ def _at_home(peer: PeerSettings, address: str) -> bool:
     return any(here in ipaddress.ip_network(network, strict=False) for network in networks)
 
 
-@lru_cache(maxsize=256)
 def _addresses_of(host: str) -> tuple[str, ...]:
-    """Addresses of a host name; none when it cannot be resolved, which keeps the door closed."""
+    """Addresses of a host name; none when it cannot be resolved, which keeps the door closed.
+
+    Asked anew each time: a name server that fails for a moment must not shut a peer out for good.
+    """
     try:
         found = socket.getaddrinfo(host, None)
-    except OSError:
+    except (OSError, UnicodeError):  # UnicodeError: not formed like a host name
         return ()
-    return tuple(sorted({str(entry[4][0]) for entry in found}))
+    return tuple(sorted({str(entry[4][0]).partition("%")[0] for entry in found}))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import ipaddress
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydicom.datadict import tag_for_keyword
 
 from dicomnode.errors import ConfigurationError
 from inference.bundle import ModelCard, ModelState
@@ -27,13 +29,22 @@ def _pattern(value: str) -> str:
     return value
 
 
+def _keyword(value: str) -> str:
+    if tag_for_keyword(value) is None:
+        raise ValueError(f"{value!r} is not a DICOM keyword")
+    return value
+
+
 def _network(value: str) -> str:
     ipaddress.ip_network(value, strict=False)
     return value
 
 
-AeTitle = Annotated[str, Field(min_length=1, max_length=16, pattern=r"^[^\\\x00-\x1f]*\S[^\\\x00-\x1f]*$")]
+AeTitle = Annotated[
+    str, Field(min_length=1, max_length=16, pattern=r"^[^\\\x00-\x1f]*[^\\\x00-\x20][^\\\x00-\x1f]*$")
+]
 Pattern = Annotated[str, AfterValidator(_pattern)]
+Keyword = Annotated[str, AfterValidator(_keyword)]
 Network = Annotated[str, AfterValidator(_network)]
 Name = Annotated[str, Field(min_length=1, max_length=64)]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -151,7 +162,7 @@ class Conditions(_Section):
     instance_count: Range | None = None
     contrast: bool | None = None
     derived: bool | None = None
-    tags: dict[str, Pattern] = {}
+    tags: dict[Keyword, Pattern] = {}
     """Any other attribute by its DICOM keyword."""
 
 
@@ -212,13 +223,14 @@ def load_settings(path: Path) -> Settings:
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"configuration {path} is not valid TOML: {error}") from error
+    contradictions = list(_contradictions(content))
     try:
         settings = Settings.model_validate(content)
     except ValidationError as error:
-        raise _all_problems(path, (_sentence(problem) for problem in error.errors())) from error
-    problems = list(_contradictions(settings))
-    if problems:
-        raise _all_problems(path, problems)
+        problems = [*(_sentence(problem) for problem in error.errors()), *contradictions]
+        raise _all_problems(path, problems) from error
+    if contradictions:
+        raise _all_problems(path, contradictions)
     base = path.resolve().parent
     return settings.model_copy(
         update={
@@ -228,7 +240,7 @@ def load_settings(path: Path) -> Settings:
     )
 
 
-def _all_problems(path: Path, problems: Iterable[str]) -> ConfigurationError:
+def _all_problems(path: Path, problems: list[str]) -> ConfigurationError:
     lines = [f"  {problem}" for problem in problems]
     return ConfigurationError(f"configuration {path} has {len(lines)} problem(s):\n" + "\n".join(lines))
 
@@ -246,21 +258,36 @@ def _sentence(problem: Any) -> str:
     return f"{key or 'file'}: {message}; got {problem['input']!r}"
 
 
-def _contradictions(settings: Settings) -> Iterable[str]:
-    """What no single key shows: names used twice or never defined."""
-    for kind, names in (
-        ("peer", [peer.name for peer in settings.peer]),
-        ("route", [route.name for route in settings.route]),
-    ):
-        for name in sorted({name for name in names if names.count(name) > 1}):
-            yield f"{kind}: the name {name!r} is used {names.count(name)} times; rename one"
-    for number, route in enumerate(settings.route, 1):
-        for destination in route.destinations:
-            if destination not in settings.peers:
-                known = ", ".join(settings.peers) or "none"
-                yield (
-                    f"route[{number}].destinations: no peer is called {destination!r} (known: {known}); "
-                    "add a [[peer]] or correct the name"
-                )
-    if settings.peer and not any(peer.may_send for peer in settings.peer):
+def _contradictions(content: dict[str, Any]) -> Iterable[str]:
+    """What no single key shows: names used twice or never defined.
+
+    Works on the plain content, so that a mistake elsewhere does not hide these.
+    """
+    peers, routes = (_tables(content, kind) for kind in ("peer", "route"))
+    for kind, tables in (("peer", peers), ("route", routes)):
+        for name, count in Counter(str(table.get("name")) for table in tables if "name" in table).items():
+            if count > 1:
+                yield f"{kind}: the name {name!r} is used {count} times; rename one"
+    known = [str(peer.get("name")) for peer in peers]
+    for number, route in enumerate(routes, 1):
+        for problem in _destination_problems(route.get("destinations"), known):
+            yield f"route[{number}].destinations: {problem}"
+    if peers and not any(peer.get("may_send") for peer in peers):
         yield "peer: nobody may send; set may_send = true for at least one"
+
+
+def _destination_problems(destinations: Any, known: list[str]) -> Iterable[str]:
+    names = [name for name in destinations if isinstance(name, str)] if isinstance(destinations, list) else []
+    for name, count in Counter(names).items():
+        if count > 1:
+            yield f"names {name!r} more than once; remove one"
+        if name not in known:
+            yield (
+                f"no peer is called {name!r} (known: {', '.join(known) or 'none'}); "
+                "add a [[peer]] or correct the name"
+            )
+
+
+def _tables(content: dict[str, Any], kind: str) -> list[dict[str, Any]]:
+    found = content.get(kind)
+    return [table for table in found if isinstance(table, dict)] if isinstance(found, list) else []

@@ -1,0 +1,54 @@
+"""A node on a temporary disk: its settings, database, spool and logs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from dicomnode.audit import Audit
+from dicomnode.config import Settings
+from dicomnode.db import Database, migrate
+from dicomnode.intake import Intake
+from dicomnode.spool import Spool
+from tests.dicomnode.parts import settings_in
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Settings made from a TOML text; everything lies below `tmp_path`."""
+    return settings_in(tmp_path)
+
+
+@pytest.fixture
+def database(settings: Settings) -> Iterator[Database]:
+    """The node's SQLite file with its schema."""
+    found = Database(settings.database_url)
+    migrate(found)
+    yield found
+    found.engine.dispose()
+
+
+@pytest.fixture
+def spool(settings: Settings) -> Spool:
+    """The node's spool, prepared."""
+    found = Spool(settings.spool)
+    found.prepare()
+    return found
+
+
+@pytest.fixture
+def intake(spool: Spool, database: Database) -> Intake:
+    """What takes arrivals in."""
+    return Intake(spool, database, Audit("receiver"))
+
+
+@pytest.fixture
+def logs() -> Iterator[list[Any]]:
+    """Every log event while the test runs."""
+    with capture_logs() as captured:
+        found: list[Any] = captured
+        yield found
