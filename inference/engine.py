@@ -27,13 +27,23 @@ def best_device() -> torch.device:
 class Model:
     """A loaded bundle. Build it once per process and keep it."""
 
-    def __init__(self, bundle: ModelBundle, device: torch.device | None = None) -> None:
-        """Load the weights onto `device`; raises BundleError when they do not fit the network."""
+    def __init__(
+        self,
+        bundle: ModelBundle,
+        device: torch.device | None = None,
+        network: torch.nn.Module | None = None,
+    ) -> None:
+        """Load the weights onto `device`; raises BundleError when they do not fit the network.
+
+        A `network` that is already in memory is used as it is: training measures with this very
+        code before a bundle exists.
+        """
         self.bundle = bundle
         self.device = device or best_device()
-        network = build_network(bundle.network_def, trusted=bundle.trusted)
-        network.load_state_dict(_read_weights(bundle))
-        self._network = network.eval().to(self.device)
+        if network is None:
+            network = build_network(bundle.network_def, trusted=bundle.trusted)
+            _load_weights(network, bundle)
+        self.network = network.eval().to(self.device)
 
     def probabilities(self, image: ModelInput) -> torch.Tensor:
         """Class probabilities (class, slice, row, column) on the model's grid; class 0 is background.
@@ -80,8 +90,17 @@ class Model:
     def _predict(self, batch: torch.Tensor) -> torch.Tensor:
         """Half precision where it is fast and safe: on the GPU, under autocast."""
         with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
-            output: torch.Tensor = self._network(batch)
+            output: torch.Tensor = self.network(batch)
         return output
+
+
+def _load_weights(network: torch.nn.Module, bundle: ModelBundle) -> None:
+    try:
+        network.load_state_dict(_read_weights(bundle))
+    except (RuntimeError, AttributeError, TypeError) as error:
+        raise BundleError(
+            f"{bundle.weights_path} does not fit the network of the bundle: export the model again ({error})"
+        ) from error
 
 
 def _read_weights(bundle: ModelBundle) -> dict[str, torch.Tensor]:

@@ -24,7 +24,7 @@ def build_network(network_def: dict[str, Any], *, trusted: bool = False) -> torc
             return _call_constructor(network_def)
         if trusted:
             return _parse(network_def)
-    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except Exception as error:  # MONAI's constructors raise KeyError and AssertionError too
         raise BundleError(f"network {network_def.get('_target_')!r} cannot be built: {error}") from error
     raise BundleError(f"network {network_def.get('_target_')!r} needs a trusted bundle")
 

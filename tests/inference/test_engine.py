@@ -1,0 +1,116 @@
+"""Sliding windows on the CPU with a network whose answer is known. Half precision on a GPU is not covered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from inference.bundle import read_bundle
+from inference.engine import SLICES_PER_STEP, WINDOWS_PER_STEP, Model
+from inference.errors import OutOfMemory, UnsuitableVolume
+from inference.predict import segment
+from inference.preprocess import ModelInput
+from inference.volume import Volume
+from tests.phantoms import ORIENTATIONS, Orientation, phantom
+from tests.phantoms.bundles import write_bundle
+from tests.phantoms.chest import chest
+
+CPU = torch.device("cpu")
+VARIANTS = [(2, 0), (2, 1), (2, 3), (3, 0)]
+
+
+def model_of(folder: Path, spatial_dims: int = 2, context_slices: int = 0, **changes: object) -> Model:
+    bundle = write_bundle(folder, spatial_dims=spatial_dims, context_slices=context_slices, **changes)  # type: ignore[arg-type]
+    return Model(read_bundle(bundle), CPU)
+
+
+def model_input(shape: tuple[int, int, int]) -> ModelInput:
+    image = torch.from_numpy(np.random.default_rng(2).uniform(0.0, 1.0, shape)).float()
+    return ModelInput(image, (slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2])), shape)
+
+
+class LittleMemory(torch.nn.Module):
+    """A network on a device that holds at most `limit` windows at a time."""
+
+    def __init__(self, network: torch.nn.Module, limit: int) -> None:
+        super().__init__()
+        self.network, self.limit = network, limit
+        self.batches: list[int] = []
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        """Raise what CUDA raises when the batch is too large."""
+        self.batches.append(batch.shape[0])
+        if batch.shape[0] > self.limit:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory (simulated)")
+        output: torch.Tensor = self.network(batch)
+        return output
+
+
+@pytest.mark.parametrize(("spatial_dims", "context_slices"), VARIANTS)
+@pytest.mark.parametrize("shape", [(3, 20, 30), (SLICES_PER_STEP + 5, 70, 130)])
+def test_probabilities_cover_every_voxel_whatever_the_size(
+    tmp_path: Path, spatial_dims: int, context_slices: int, shape: tuple[int, int, int]
+) -> None:
+    image = model_input(shape)
+    field = model_of(tmp_path, spatial_dims, context_slices).probabilities(image)
+    assert field.shape == (2, *shape)
+    assert (field.dtype, field.device) == (torch.float32, CPU)
+    torch.testing.assert_close(field.sum(dim=0), torch.ones(shape))
+    decided = (image.image - 0.4).abs() > 0.01  # the threshold 80 of the window 0..200
+    np.testing.assert_array_equal((field[1] > 0.5)[decided], (image.image > 0.4)[decided])
+
+
+@pytest.mark.parametrize(("spatial_dims", "context_slices"), [(2, 1), (3, 0)])
+@pytest.mark.parametrize("limit", [1, 3])
+def test_out_of_memory_cuts_the_work_smaller_and_gives_the_same_answer(
+    tmp_path: Path, spatial_dims: int, context_slices: int, limit: int
+) -> None:
+    model = model_of(tmp_path, spatial_dims, context_slices)
+    image = model_input((20, 100, 140))
+    expected = model.probabilities(image)
+    model.network = LittleMemory(model.network, limit)
+    torch.testing.assert_close(model.probabilities(image), expected)
+    assert model.network.batches[0] == WINDOWS_PER_STEP, "the next volume is tried in full again"
+
+
+def test_a_device_too_small_for_one_window_is_an_error_that_says_so(tmp_path: Path) -> None:
+    model = model_of(tmp_path)
+    model.network = LittleMemory(model.network, 0)
+    with pytest.raises(OutOfMemory, match=r"cannot hold one window of \(64, 64\)"):
+        model.probabilities(model_input((2, 64, 64)))
+    assert model.network.batches[-1] == 1
+
+
+@pytest.mark.parametrize(("spatial_dims", "context_slices"), VARIANTS)
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_the_whole_way_finds_exactly_the_phantoms_lesions(
+    tmp_path: Path, spatial_dims: int, context_slices: int, orientation: Orientation
+) -> None:
+    found = phantom(orientation)
+    lesions = segment(found.volume, model_of(tmp_path, spatial_dims, context_slices))
+    assert len(lesions.lesions) == 3
+    np.testing.assert_array_equal(lesions.values > 0, found.lesion_map.values > 0)
+
+
+def test_a_lung_model_sees_nodules_of_the_lung_and_no_tissue_beyond(tmp_path: Path) -> None:
+    thorax = chest()
+    model = model_of(
+        tmp_path,
+        threshold=-200.0,
+        preprocessing={"intensity": {"kind": "window", "low": -1000.0, "high": 200.0}},
+        postprocessing={"region": "lungs", "smallest_lesion_mm3": 100.0},
+    )
+    lesions = segment(thorax.volume, model)
+    for number in (2, 3):
+        inside = lesions.values[thorax.mask(number)]
+        assert (inside > 0).all()
+        assert len(set(inside.tolist())) == 1
+
+
+def test_a_volume_of_another_unit_is_refused(tmp_path: Path) -> None:
+    volume = phantom().volume
+    with pytest.raises(UnsuitableVolume, match="works on HU, this volume is arbitrary"):
+        segment(Volume(volume.voxels, volume.affine, "arbitrary"), model_of(tmp_path))
