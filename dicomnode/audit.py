@@ -20,7 +20,9 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from dicomnode.db import Database, utc_now
+from dicomnode.errors import NodeError
 from dicomnode.tables import AuditRow, JobRow
+from inference.errors import InferenceError
 
 GENESIS = "0" * 64
 
@@ -114,7 +116,7 @@ class Audit:
         try:
             yield
         except Exception as error:
-            self._finish_stage(database, subject, stage, started, error=f"{type(error).__name__}: {error}")
+            self._finish_stage(database, subject, stage, started, error=_told(error))
             raise
         self._finish_stage(database, subject, stage, started, error=None)
 
@@ -126,6 +128,12 @@ class Audit:
             detail["error"] = error
         with database.transaction() as session:
             self.record(session, Event.STAGE_FAILED if error else Event.STAGE_FINISHED, subject, **detail)
+
+
+def _told(error: Exception) -> str:
+    """What the trail says of an error; the text of unforeseen ones may hold values of a data set."""
+    name = type(error).__name__
+    return f"{name}: {error}" if isinstance(error, (NodeError, InferenceError, OSError)) else name
 
 
 def _enter_stage(database: Database, subject: Subject, stage: Stage) -> None:

@@ -19,7 +19,9 @@ class Database:
 
     def __init__(self, url: str) -> None:
         if url.startswith("sqlite:///"):
-            Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            file = Path(url.removeprefix("sqlite:///"))
+            file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            file.touch(mode=0o600)  # SQLite gives its journals the same mode
         self.engine = create_engine(url)
         if self.engine.dialect.name == "sqlite":
             _set_up_sqlite(self.engine)

@@ -1,0 +1,184 @@
+"""The audit trail cannot be changed unnoticed, keeps one chain, and can be told in sentences.
+
+Not covered: cutting off the newest events. No chain alone shows that; a daily anchor elsewhere would.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+
+from dicomnode.audit import GENESIS, Audit, Event, Stage, Subject, verify_chain
+from dicomnode.db import Database
+from dicomnode.errors import UnreadableSeries
+from dicomnode.story import SENTENCES, tell
+from dicomnode.tables import AuditRow
+from tests.dicomnode.parts import events
+
+
+def record(database: Database, count: int = 5) -> None:
+    for number in range(count):
+        with database.transaction() as session:
+            Audit("test").record(session, Event.NODE_STARTED, Subject("1.2"), number=number, share=0.1)
+
+
+def tamper(database: Database, statement: str) -> None:
+    """Do what somebody could do who has the database file."""
+    with database.engine.begin() as connection:
+        connection.execute(text("DROP TRIGGER audit_events_no_update"))
+        connection.execute(text("DROP TRIGGER audit_events_no_delete"))
+        connection.execute(text(statement))
+
+
+def test_a_trail_that_nobody_touched_holds(database: Database) -> None:
+    record(database, 7)
+    with database.snapshot() as session:
+        check = verify_chain(session)
+    assert (check.event_count, check.broken_at) == (7, None)
+    assert check.last_at is not None
+
+
+def test_an_empty_trail_holds(database: Database) -> None:
+    with database.snapshot() as session:
+        assert verify_chain(session).broken_at is None
+
+
+def test_the_first_event_follows_nothing(database: Database) -> None:
+    record(database, 1)
+    with database.snapshot() as session:
+        assert session.get_one(AuditRow, 1).previous_sha256 == GENESIS
+
+
+@pytest.mark.parametrize("statement", ["UPDATE audit_events SET actor = 'x'", "DELETE FROM audit_events"])
+def test_the_database_itself_refuses_to_change_an_event(database: Database, statement: str) -> None:
+    record(database)
+    with pytest.raises(IntegrityError, match="append-only"), database.engine.begin() as connection:
+        connection.execute(text(statement))
+    assert len(events(database)) == 5
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("actor", "'somebody'"),
+        ("event", "'job_failed'"),
+        ("at", "'2020-01-01 00:00:00.000000'"),
+        ("detail", """'{"number": 2, "share": 0.2}'"""),
+        ("study_instance_uid", "'1.3'"),
+        ("series_instance_uid", "'1.3'"),
+        ("sop_instance_uid", "'1.3'"),
+        ("job_id", "4"),
+        ("previous_sha256", f"'{GENESIS}'"),
+        ("sha256", f"'{GENESIS}'"),
+    ],
+)
+def test_a_changed_event_is_found_where_it_is(database: Database, column: str, value: str) -> None:
+    record(database)
+    tamper(database, f"UPDATE audit_events SET {column} = {value} WHERE id = 3")
+    with database.snapshot() as session:
+        check = verify_chain(session)
+    assert (check.broken_at, check.event_count) == (3, 2)
+
+
+@pytest.mark.parametrize("removed", [1, 3])
+def test_a_removed_event_is_found_at_the_one_that_follows(database: Database, removed: int) -> None:
+    record(database)
+    tamper(database, f"DELETE FROM audit_events WHERE id = {removed}")
+    with database.snapshot() as session:
+        assert verify_chain(session).broken_at == removed + 1
+
+
+def test_an_event_of_a_transaction_that_failed_was_never_there(database: Database) -> None:
+    with pytest.raises(RuntimeError), database.transaction() as session:
+        Audit("test").record(session, Event.NODE_STARTED, Subject())
+        raise RuntimeError
+    assert events(database) == []
+
+
+def test_threads_keep_one_chain(database: Database) -> None:
+    threads = [threading.Thread(target=record, args=(database, 10)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with database.snapshot() as session:
+        check = verify_chain(session)
+    assert (check.event_count, check.broken_at) == (40, None)
+
+
+WRITER = """
+import sys
+from dicomnode.audit import Audit, Event, Subject
+from dicomnode.db import Database
+database = Database(sys.argv[1])
+for number in range(20):
+    with database.transaction() as session:
+        Audit("process").record(session, Event.NODE_STARTED, Subject(), number=number)
+"""
+
+
+def test_processes_keep_one_chain(database: Database) -> None:
+    command = [sys.executable, "-c", WRITER, str(database.engine.url)]
+    writers = [subprocess.Popen(command) for _ in range(2)]
+    assert [writer.wait(60) for writer in writers] == [0, 0]
+    with database.snapshot() as session:
+        check = verify_chain(session)
+    assert (check.event_count, check.broken_at) == (40, None)
+
+
+def test_a_stage_that_ends_is_timed(database: Database) -> None:
+    with Audit("worker").stage(database, Subject("1.2", job_id=1), Stage.READ):
+        pass
+    ((event, detail),) = events(database)
+    assert event == "stage_finished"
+    assert detail["stage"] == "read"
+    assert 0 <= detail["duration_s"] < 1
+
+
+def test_a_stage_that_fails_for_a_known_reason_keeps_the_reason(database: Database) -> None:
+    with pytest.raises(UnreadableSeries), Audit("w").stage(database, Subject("1.2", job_id=1), Stage.READ):
+        raise UnreadableSeries("two slices at one place")
+    ((event, detail),) = events(database)
+    assert event == "stage_failed"
+    assert detail["error"] == "UnreadableSeries: two slices at one place"
+
+
+def test_a_stage_that_fails_by_a_bug_keeps_no_text_that_could_hold_patient_data(database: Database) -> None:
+    with (
+        pytest.raises(ValueError, match="Zebrowska"),
+        Audit("w").stage(database, Subject(job_id=1), Stage.READ),
+    ):
+        raise ValueError("cannot parse 'Zebrowska^Hildegard'")
+    ((_, detail),) = events(database)
+    assert detail["error"] == "ValueError"
+
+
+def test_every_event_has_a_sentence() -> None:
+    assert set(SENTENCES) == set(Event)
+
+
+def row(event: Event, detail: dict[str, Any], actor: str = "a", job_id: int | None = None) -> AuditRow:
+    return AuditRow(at=datetime.now(UTC), event=event.value, actor=actor, job_id=job_id, detail=detail)
+
+
+def test_equal_events_in_a_row_are_told_once_with_their_number() -> None:
+    received = row(Event.INSTANCE_RECEIVED, {"calling_ae_title": "PACS"})
+    again = row(Event.INSTANCE_REPEATED, {"calling_ae_title": "PACS"})
+    lines = tell([received, received, received, again, received])
+    assert [line.count for line in lines] == [3, 1, 1]
+    assert lines[0].sentence == "instance received from PACS"
+
+
+def test_equal_events_of_different_jobs_or_actors_are_told_apart() -> None:
+    detail = {"reason": "x"}
+    rows = [row(Event.JOB_FAILED, detail, "a", 1), row(Event.JOB_FAILED, detail, "a", 2)]
+    assert len(tell(rows)) == 2
+    rows = [row(Event.JOB_FAILED, detail, "a", 1), row(Event.JOB_FAILED, detail, "b", 1)]
+    assert len(tell(rows)) == 2
