@@ -24,8 +24,8 @@ from dicomnode.encode.sources import MAY_BE_EMPTY
 from dicomnode.encode.uids import device_uid, series_instance_uid, sop_instance_uid
 from dicomnode.study import text
 
-COPIED_AS_THEY_ARE = (*MAY_BE_EMPTY, "SpecificCharacterSet", "IssuerOfPatientID", "BodyPartExamined")
-"""Patient and study, which highdicom did not see (`sources.py`), and what it does not copy."""
+COPIED_WHEN_FILLED = ("SpecificCharacterSet", "IssuerOfPatientID", "BodyPartExamined")
+"""Copied like patient and study (`MAY_BE_EMPTY`), but these must not be there without a value."""
 
 
 def plain_text(value: str) -> str:
@@ -79,8 +79,8 @@ def finish(dataset: Dataset, context: ResultContext) -> None:
         if text(item, "ManufacturerModelName") == "highdicom":
             item.ContributionDateTime = date + time
     header = context.source.frames[0].instance.header
-    for keyword in COPIED_AS_THEY_ARE:
-        if keyword in header:
+    for keyword in (*MAY_BE_EMPTY, *COPIED_WHEN_FILLED):
+        if text(header, keyword) or (keyword in MAY_BE_EMPTY and keyword in header):
             dataset[keyword] = deepcopy(header[keyword])
 
 

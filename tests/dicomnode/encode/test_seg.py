@@ -285,6 +285,12 @@ class TestPatient:
         header.ImageOrientationPatient = [float(v) + 1e-7 for v in header.ImageOrientationPatient]
         assert "seg" in situation.encode()
 
+    def test_an_empty_character_set_is_left_out(self, tmp_path: Path) -> None:
+        situation = written(tmp_path)
+        for frame in situation.source.frames:
+            frame.instance.header.SpecificCharacterSet = None
+        assert "SpecificCharacterSet" not in situation.encode()["seg"].dataset
+
     def test_japanese_names_keep_their_characters(self, tmp_path: Path) -> None:
         situation = written(
             tmp_path,
