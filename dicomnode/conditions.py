@@ -100,10 +100,7 @@ def orientation(header: Dataset) -> str:
 def _orientation_values(header: Dataset) -> Any:
     values = header.get("ImageOrientationPatient")
     if values is None:
-        for groups in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
-            for group in header.get(groups) or []:
-                for plane in group.get("PlaneOrientationSequence") or []:
-                    values = values or plane.get("ImageOrientationPatient")
+        values = _from_functional_groups(header, "PlaneOrientationSequence", "ImageOrientationPatient")
     try:
         array = np.array([float(value) for value in values or []])
     except (TypeError, ValueError):
@@ -111,11 +108,24 @@ def _orientation_values(header: Dataset) -> Any:
     return array if array.shape == (6,) else None
 
 
+def _from_functional_groups(header: Dataset, sequence: str, keyword: str) -> Any:
+    """A value of an enhanced multi-frame image: shared by all frames, else that of the first frame."""
+    for groups in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
+        for group in header.get(groups) or []:
+            for item in group.get(sequence) or []:
+                if item.get(keyword) is not None:
+                    return item.get(keyword)
+    return None
+
+
 def slice_thickness_mm(series: Series) -> float | None:
     """SliceThickness (0018,0050) of the series, or None when it does not say."""
+    thickness = series.header.get("SliceThickness")
+    if thickness is None:
+        thickness = _from_functional_groups(series.header, "PixelMeasuresSequence", "SliceThickness")
     try:
-        return float(text(series.header, "SliceThickness"))
-    except ValueError:
+        return float(thickness)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
         return None
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+
 from dicomnode.conditions import Check, check_series, slice_count, slice_thickness_mm
 from dicomnode.config import RouteSettings
 from dicomnode.exclusions import exclusion
@@ -22,11 +24,6 @@ class RouteCheck:
     def passed(self) -> bool:
         """Whether every condition holds."""
         return all(check.passed for check in self.checks)
-
-    @property
-    def first_failure(self) -> str:
-        """The first condition that does not hold, in words."""
-        return next(str(check) for check in self.checks if not check.passed)
 
 
 @dataclass(frozen=True)
@@ -127,15 +124,25 @@ def _describe(series: Series) -> str:
 
 
 FREE_TEXT = ("study_description", "series_description", "not_series_description", "protocol_name")
+PLAIN_VRS = frozenset({"CS", "DS", "FD", "FL", "IS", "SL", "SS", "UI", "UL", "US"})
+"""Codes and numbers; every other tag may hold names, dates or identifiers of a patient."""
+
+
+def _is_public(condition: str) -> bool:
+    """Whether what was found may be told: never free text, names, dates or identifiers."""
+    keyword = condition.removeprefix("tags.")
+    if keyword != condition:
+        tag = tag_for_keyword(keyword)
+        return tag is not None and dictionary_VR(tag) in PLAIN_VRS
+    return condition not in FREE_TEXT
 
 
 def _public(check: Check) -> str:
-    """What was found, unless it is free text that may hold patient data."""
-    return "(not shown)" if check.condition in FREE_TEXT else check.found
+    return check.found if _is_public(check.condition) else "(not shown)"
 
 
 def _public_failure(check: RouteCheck) -> str:
     failed = next(c for c in check.checks if not c.passed)
-    if failed.condition in FREE_TEXT:
-        return f"{failed.condition} does not match {failed.wanted}"
-    return check.first_failure
+    if _is_public(failed.condition):
+        return str(failed)
+    return f"{failed.condition} does not match {failed.wanted}"

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
+from pydicom.valuerep import PersonName
 
 from inference.volume import Volume
 
@@ -127,7 +128,7 @@ def text(header: Dataset, keyword: str) -> str:
         return ""
     if value is None:
         return ""
-    if isinstance(value, str) or not isinstance(value, Iterable):
+    if isinstance(value, (str, PersonName)) or not isinstance(value, Iterable):
         return str(value).strip()
     return "\\".join(str(item).strip() for item in value)
 

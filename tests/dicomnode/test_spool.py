@@ -35,7 +35,7 @@ def test_content_and_names_are_synced_before_and_after_the_rename(
 
     def note_fsync(descriptor: int) -> None:
         is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
-        name = Path(os.readlink(f"/proc/self/fd/{descriptor}")).name
+        name = Path(f"/proc/self/fd/{descriptor}").readlink().name
         calls.append(f"sync folder {name}" if is_folder else "sync content")
         fsync(descriptor)
 
@@ -119,7 +119,21 @@ def test_a_uid_may_name_a_file(uid: str) -> None:
 
 @pytest.mark.parametrize(
     "uid",
-    ["", ".", "..", "../../etc", "1..2", "1.2.", ".1", "1.2\n", "1.2/3", "1.2\0", "1.a", "1" * 65, "١.٢"],
+    [
+        "",
+        ".",
+        "..",
+        "../../etc",
+        "1..2",
+        "1.2.",
+        ".1",
+        "1.2\n",
+        "1.2/3",
+        "1.2\0",
+        "1.a",
+        "1" * 65,
+        "\u0661.\u0662",
+    ],
 )
 def test_what_is_no_uid_never_names_a_file(spool: Spool, uid: str) -> None:
     assert not is_uid(uid)
