@@ -16,8 +16,17 @@ from tests.system.node import Node, archive_on_loopback
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Threshold models for CT and MR: real networks whose lesions are known exactly."""
     folder = tmp_path_factory.mktemp("models")
-    write_bundle(folder / "ct", name="threshold-ct", modality="CT")
-    write_bundle(folder / "mr", name="threshold-mr", modality="MR", intensity_unit="arbitrary")
+    large = {"smallest_lesion_mm3": 400.0}  # real images hold thousands of bright specks
+    write_bundle(folder / "ct", name="threshold-ct", modality="CT", postprocessing=large)
+    write_bundle(
+        folder / "mr",
+        name="threshold-mr",
+        modality="MR",
+        intensity_unit="arbitrary",
+        preprocessing={"intensity": {"kind": "z_score"}},
+        postprocessing=large,
+        threshold=2.5,
+    )
     return folder
 
 

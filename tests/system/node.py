@@ -25,7 +25,7 @@ from dicomnode.tables import AuditRow, DeliveryRow, JobRow, StudyRow
 T = TypeVar("T")
 
 START_TIMEOUT_S = 60.0
-RESULT_TIMEOUT_S = 150.0
+RESULT_TIMEOUT_S = 90.0
 AE_TITLE = "TESTNODE"
 
 ROUTE = """
@@ -126,7 +126,7 @@ folder = "{self.models}"
 
 [worker]
 devices = ["cpu"]
-lease_s = 3.0
+lease_s = 6.0
 retry_delay_s = 0.2
 
 [assembly]

@@ -69,12 +69,12 @@ def test_a_receiver_killed_during_an_association_loses_nothing_that_it_acknowled
     pacs.add(paths)
     files = [(path, str(dcmread(path, stop_before_pixels=True).SOPClassUID)) for path in paths]
     acknowledged: list[Path] = []
+    receiver = node.process_of("receive")
     for response in send(pacs.ae_title, node.peer, files, 10.0):
         if response.fate is Fate.ACCEPTED:
             acknowledged.append(response.path)
-        if len(acknowledged) == len(paths) // 2 and response is not None:
-            pid = node.process_of("receive")
-            os.kill(pid, signal.SIGKILL)
+            if len(acknowledged) == len(paths) // 2:
+                os.kill(receiver, signal.SIGKILL)
     assert len(paths) // 2 <= len(acknowledged) < len(paths)
     _all_are_kept(node, acknowledged)
 

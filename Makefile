@@ -1,0 +1,49 @@
+# One command each. `make demo` and `make test` make their own environment in .venv.
+
+PYTHON ?= python3
+BIN := .venv/bin
+CI ?=
+export TCP_NODELAY := 1
+
+.PHONY: help setup demo test check fix real-parts clean
+
+help:
+	@echo "make demo     send a real chest CT through a node and show what comes back"
+	@echo "make test     install what the tests need and run all of them"
+	@echo "make check    lint, types, import rules and the quick tests"
+	@echo "make fix      format, and mend what the linter can"
+	@echo "make clean    remove the environment, caches and the demo's output"
+
+setup: .venv/ready
+
+# torch comes first and alone: a range of versions would take its GPU build, which is gigabytes larger.
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: .venv/ready
+	$(BIN)/python -m dicomnode.demo
+
+# Debian's orthanc, dcmtk and dicom3tools are the peers and judges of the tests.
+real-parts:
+	@deploy/install-test-programs
+
+test: .venv/ready real-parts
+	$(BIN)/python -m pytest $(ARGS)
+
+check: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m "not slow" -n 2 $(ARGS)
+
+fix: .venv/ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache demo build *.egg-info
