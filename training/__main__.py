@@ -46,6 +46,9 @@ def fit(
     experiment_file: ExperimentFile,
     out: Annotated[Path, typer.Option("--out", help="Run folder; a run found there is continued.")],
     data: DataFolder = None,
+    accept_changes: Annotated[
+        bool, typer.Option(help="Continue although schedule or loss changed; the record keeps both.")
+    ] = False,
 ) -> None:
     """Train a network. Run it again with the same --out to continue after an interruption."""
     experiment = read_experiment(experiment_file, data)
@@ -62,7 +65,7 @@ def fit(
                 )
             bar.update(task, completed=progress.step, description=text)
 
-        train.fit(experiment, out, report)
+        train.fit(experiment, out, report, accept_changes)
     console.print(f"Done. Next: dicomtrain export {experiment_file} {out} BUNDLE_DIR", soft_wrap=True)
 
 

@@ -26,7 +26,7 @@ from training.errors import RunError
 from training.evaluate import Evaluation, ScanResult, evaluate, evaluate_scan
 from training.readme import render
 from training.scans import read_nrrd, read_nrrd_mask
-from training.train import BEST, LEARNT_FROM, card_content, in_memory_bundle, load, plain, read_record
+from training.train import BEST, card_content, differing, in_memory_bundle, load, plain, read_record
 
 WEIGHTS = "models/model.pt"
 LARGEST_DIFFERENCE = 1e-5
@@ -119,10 +119,16 @@ def write_bundle(
 
 def training_summary(record: dict[str, Any]) -> dict[str, Any]:
     """How the weights came about, for the model card."""
-    fitting = record["experiment"]["fitting"]
-    best = max(record["history"], key=lambda entry: entry["val_dice"])
+    fitting, legs = record["experiment"]["fitting"], record["legs"]
+    current = [entry for entry in record["history"] if entry["step"] > legs[-1]["from_step"]]
+    best = max(current, key=lambda entry: entry["val_dice"])
     return {
-        "command": "dicomtrain fit config/training/ct_lung_nodule.toml --data DATA_FOLDER --out RUN_DIR",
+        "command": "dicomtrain fit EXPERIMENT.toml --data DATA_FOLDER --out RUN_DIR",
+        "legs": "; ".join(
+            f"from step {leg['from_step']}: learning rate for {leg['fitting']['steps']} steps, "
+            f"lesion weight {leg['loss']['lesion']:g}, missed {leg['loss']['missed']:g}"
+            for leg in legs
+        ),
         "seed": fitting["seed"],
         "data_digest_sha256": record["data_digest"],
         "steps": record["step"],
@@ -192,8 +198,7 @@ def verify(folder: Path, model: Model, volume: Volume) -> ModelBundle:
 
 
 def _check_same(experiment: Experiment, record: dict[str, Any], run: Path) -> None:
-    given = plain(experiment)
-    other = [section for section in LEARNT_FROM if given[section] != record["experiment"][section]]
+    other = differing(plain(experiment), record["experiment"])
     if other:
         raise RunError(f"{run} was trained with other {', '.join(other)} than the experiment file says")
 

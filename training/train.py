@@ -33,6 +33,8 @@ UNKNOWN_DIGEST = "0" * 64
 WARM_UP_STEPS = 200
 LEARNT_FROM = ("data", "preprocessing", "network", "augmentation", "fitting", "loss")
 """Sections of the experiment that decide the weights; the others may change before the export."""
+MAY_CHANGE = ("fitting", "loss")
+"""Sections that may change between the legs of one run, when that is asked for."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +62,13 @@ class Run:
         return int(self.record["step"])
 
 
-def fit(experiment: Experiment, folder: Path, report: Callable[[Progress], None]) -> None:
+def fit(
+    experiment: Experiment, folder: Path, report: Callable[[Progress], None], accept_changes: bool = False
+) -> None:
     """Train until the experiment's last step, continuing from what lies in `folder`."""
     cases = read_manifest(experiment.data.folder)
     torch.set_num_threads(experiment.fitting.threads)
-    run = open_run(experiment, folder, digest(experiment.data.folder, cases))
+    run = open_run(experiment, folder, digest(experiment.data.folder, cases), accept_changes)
     train = [to_source(case, experiment.preprocessing) for case in load(experiment, of_split(cases, "train"))]
     val = list(load(experiment, of_split(cases, "val")))
     how = experiment.fitting
@@ -154,36 +158,49 @@ def new_run(experiment: Experiment, data_digest: str) -> Run:
         "seconds": 0.0,
         "best_dice": 0.0,
         "history": [],
+        "legs": [leg(0, experiment)],
     }
     return Run(network, average, optimiser, record)
 
 
-def open_run(experiment: Experiment, folder: Path, data_digest: str) -> Run:
+def open_run(experiment: Experiment, folder: Path, data_digest: str, accept_changes: bool = False) -> Run:
     """Continue the run in `folder`, or begin one.
 
-    Raises RunError when the folder belongs to another experiment or other data.
+    With `accept_changes` the schedule and the loss may differ from before; the record keeps every
+    leg. Raises RunError when the folder belongs to another experiment or other data.
     """
     folder.mkdir(parents=True, exist_ok=True)
     run = new_run(experiment, data_digest)
     if not (folder / LAST).exists():
         return run
     record = read_record(folder)
-    changed = [
-        section
-        for section in LEARNT_FROM
-        if record["experiment"][section] != run.record["experiment"][section]
-    ]
+    changed = differing(run.record["experiment"], record["experiment"])
     changed += ["data files"] if record["data_digest"] != data_digest else []
-    if changed:
+    if changed and not (accept_changes and set(changed) <= set(MAY_CHANGE)):
         raise RunError(
-            f"{folder} was begun with other {', '.join(changed)}: choose another --out or remove it"
+            f"{folder} was begun with other {', '.join(changed)}: choose another --out or remove it; "
+            f"{' and '.join(MAY_CHANGE)} may change with --accept-changes"
         )
     state = torch.load(folder / LAST, map_location=best_device(), weights_only=True)
     run.network.load_state_dict(state["network"])
     run.average.load_state_dict(state["average"])
     run.optimiser.load_state_dict(state["optimiser"])
     run.record = record
+    if changed:
+        run.record["legs"].append(leg(record["step"], experiment))
+        run.record |= {"experiment": plain(experiment), "best_dice": 0.0}
     return run
+
+
+def differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """The sections that decide the weights and differ between two plain experiments."""
+    return [section for section in LEARNT_FROM if one[section] != other[section]]
+
+
+def leg(from_step: int, experiment: Experiment) -> dict[str, Any]:
+    """A stretch of a run under one schedule and one loss."""
+    content = plain(experiment)
+    return {"from_step": from_step} | {section: content[section] for section in MAY_CHANGE}
 
 
 def save(run: Run, folder: Path, better: bool) -> None:
