@@ -43,6 +43,9 @@ def count_instances(ae_title: str, peer: PeerSettings, study_instance_uid: str) 
 def _count(answers: list[tuple[Any, Any]]) -> int | None:
     for status, identifier in answers:
         if status and status.Status in PENDING and identifier is not None:
-            count = identifier.get("NumberOfStudyRelatedInstances")
-            return None if count in (None, "") else int(count)
+            try:
+                count = identifier.get("NumberOfStudyRelatedInstances")
+                return None if count in (None, "") else int(count)
+            except (TypeError, ValueError):  # not a number: the peer does not know
+                return None
     return None

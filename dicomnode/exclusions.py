@@ -14,7 +14,9 @@ LOCALIZER_TYPES = frozenset({"LOCALIZER", "SCOUT", "SURVIEW", "TOPOGRAM", "SCOUT
 LOCALIZER_WORDS = re.compile(r"\b(localizer|localiser|scout|surview|topogram|scanogram)\b", re.I)
 DOSE_WORDS = re.compile(r"\b(dose (report|info|record|summary|page)|patient protocol|exam protocol)\b", re.I)
 # Vendors' own names for phantoms: GE "20cm QA#1", patient id "Service"; Siemens "QC Phantom"; daily QA.
-PHANTOM_WORDS = re.compile(r"phantom|\b(qa|qc)\b|daily ?q[ac]|ctqa|quality[ -]?(assurance|control)", re.I)
+PHANTOM_WORDS = re.compile(
+    r"phantom|\b(qa|qc)\b(?!')|daily ?q[ac]|ctqa|quality[ -]?(assurance|control)", re.I
+)
 SERVICE_PATIENT_IDS = frozenset({"SERVICE", "QA", "QC", "DAILYQA", "PHANTOM"})
 
 
