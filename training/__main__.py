@@ -24,7 +24,7 @@ from training.errors import TrainingError
 from training.evaluate import Evaluation, ScanResult, evaluate
 from training.export import export as export_bundle
 from training.export import scan as segment_scan
-from training.readme import METRICS
+from training.readme import METRICS, figure
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -66,14 +66,17 @@ def fit(
             bar.update(task, completed=progress.step, description=text)
 
         train.fit(experiment, out, report, accept_changes)
-    console.print(f"Done. Next: dicomtrain export {experiment_file} {out} BUNDLE_DIR", soft_wrap=True)
+    console.print(f"Done. Next: dicomtrain export {out} BUNDLE_DIR", soft_wrap=True)
 
 
 @app.command()
 def export(
-    experiment_file: ExperimentFile,
     run: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Run folder of `fit`.")],
     bundle: BundleFolder,
+    experiment_file: Annotated[
+        Path | None,
+        typer.Option("--experiment", help="Take labels, limits and texts from this file, not from the run."),
+    ] = None,
     data: DataFolder = None,
     scan: Annotated[
         list[Path] | None,
@@ -81,7 +84,10 @@ def export(
     ] = None,
 ) -> None:
     """Measure the best weights of a run on the test split and write the model bundle."""
-    experiment = read_experiment(experiment_file, data)
+    if experiment_file is None:
+        experiment = train.experiment_of(run, data)
+    else:
+        experiment = read_experiment(experiment_file, data)
     torch.set_num_threads(experiment.fitting.threads)
     done = export_bundle(experiment, run, bundle, scan or [], console.print)
     console.print(evaluation_table(done.test))
@@ -152,7 +158,7 @@ def evaluation_table(result: Evaluation) -> Table:
     for key, (name, unit) in METRICS.items():
         summary = plain[key]
         table.add_row(
-            name + unit, f"{summary['mean']:.3f}", f"{summary['median']:.3f}", str(summary["n_undefined"])
+            name + unit, figure(summary["mean"]), figure(summary["median"]), str(summary["n_undefined"])
         )
     return table
 
@@ -162,7 +168,7 @@ def case_table(result: Evaluation) -> Table:
     table = Table("case", "Dice", "IoU", "Hausdorff mm", "HD95 mm", "hit", "false")
     for case in result.cases:
         values = asdict(case.agreement).values()
-        cells = ("-" if value is None else f"{value:.3f}" for value in values)
+        cells = (figure(value) for value in values)
         table.add_row(case.case, *cells, f"{case.n_hit}/{case.n_lesions}", str(case.n_false))
     return table
 

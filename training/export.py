@@ -8,7 +8,7 @@ import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import distribution, version
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +113,18 @@ def write_bundle(
     _write_json(folder / METADATA, metadata(experiment))
     readme = render(experiment, training, test, scans)
     (folder / "docs/README.md").write_text(readme, encoding="utf-8")
-    licence = Path(__file__).parent.parent / "LICENSE"
-    (folder / "LICENSE").write_bytes(licence.read_bytes())
+    (folder / "LICENSE").write_text(licence_text(), encoding="utf-8")
+
+
+def licence_text() -> str:
+    """The project's own licence: from the source tree, or from the installed distribution."""
+    beside = Path(__file__).parent.parent / "LICENSE"
+    if beside.exists():
+        return beside.read_text(encoding="utf-8")
+    text = distribution("pacs-lesion-node").read_text("licenses/LICENSE")
+    if text is None:
+        raise RunError("the project's LICENSE is not installed: run the export from the source tree")
+    return text
 
 
 def training_summary(record: dict[str, Any]) -> dict[str, Any]:

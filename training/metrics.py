@@ -7,7 +7,6 @@ out of means; tables say how many were left out.
 
 from __future__ import annotations
 
-import math
 import statistics
 import warnings
 from collections.abc import Iterable
@@ -77,18 +76,18 @@ def hausdorff_mm(found: Mask, truth: Mask, spacing_mm: Spacing, percentile: floa
 class Summary:
     """Mean and median of the values that exist, and how many there were."""
 
-    mean: float
-    median: float
+    mean: float | None
+    median: float | None
     n: int
     n_undefined: int
 
 
 def summarise(values: Iterable[float | None]) -> Summary:
-    """Mean and median without the undefined values; NaN when none is left."""
+    """Mean and median without the undefined values; None when none is left."""
     everything = list(values)
     defined = [value for value in everything if value is not None]
     if not defined:
-        return Summary(math.nan, math.nan, 0, len(everything))
+        return Summary(None, None, 0, len(everything))
     return Summary(
         statistics.fmean(defined), statistics.median(defined), len(defined), len(everything) - len(defined)
     )

@@ -24,8 +24,10 @@ TEMPLATE = """# {title}
 
 ```
 {command}
-dicomtrain export RUN_DIR BUNDLE_DIR
+dicomtrain export RUN_DIR BUNDLE_DIR --experiment EXPERIMENT.toml --scan NAME_image.nrrd
 ```
+
+Legs are stretches of the same run under another schedule or loss (`fit --accept-changes`).
 
 | | |
 |---|---|
@@ -88,12 +90,16 @@ def render(
     )
 
 
-def metric_row(key: str, summary: dict[str, float]) -> str:
+def metric_row(key: str, summary: dict[str, Any]) -> str:
     """One line of the table of test metrics."""
     name, unit = METRICS[key]
-    return (
-        f"| {name} | {summary['mean']:.3f}{unit} | {summary['median']:.3f}{unit} | {summary['n_undefined']} |"
-    )
+    mean, median = (figure(summary[part], unit) for part in ("mean", "median"))
+    return f"| {name} | {mean} | {median} | {summary['n_undefined']} |"
+
+
+def figure(value: float | None, unit: str = "") -> str:
+    """A value with three decimals, or a dash where there is none."""
+    return "-" if value is None else f"{value:.3f}{unit}"
 
 
 def scan_table(scans: tuple[ScanResult, ...]) -> str:

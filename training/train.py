@@ -117,7 +117,9 @@ def learning_rate(step: int, how: Fitting) -> float:
 def validate(run: Run, experiment: Experiment, val: list[LoadedCase]) -> float:
     """Mean Dice of the averaged weights on the validation crops, by the node's own code."""
     model = Model(in_memory_bundle(experiment), best_device(), run.average.module)
-    return evaluate(model, val).summaries()["dice"].mean
+    dice = evaluate(model, val).summaries()["dice"].mean
+    assert dice is not None  # Dice is defined for every case
+    return dice
 
 
 def in_memory_bundle(experiment: Experiment) -> ModelBundle:
@@ -152,6 +154,7 @@ def new_run(experiment: Experiment, data_digest: str) -> Run:
     optimiser = torch.optim.AdamW(network.parameters(), lr=how.learning_rate, weight_decay=how.weight_decay)
     record: dict[str, Any] = {
         "experiment": plain(experiment),
+        "source": {"folder": str(experiment.data.folder), "attribution": experiment.data.attribution},
         "data_digest": data_digest,
         "device": str(best_device()),
         "step": 0,
@@ -227,6 +230,17 @@ def read_record(folder: Path) -> dict[str, Any]:
             f"{folder} holds no run: begin one with `dicomtrain fit ... --out {folder}`"
         ) from error
     return record
+
+
+def experiment_of(folder: Path, data: Path | None = None) -> Experiment:
+    """The experiment of a run as it was last continued; `data` replaces its data folder.
+
+    Raises RunError when the folder holds no run.
+    """
+    record = read_record(folder)
+    content = record["experiment"]
+    source = record["source"] | ({"folder": str(data)} if data else {})
+    return Experiment.model_validate(content | {"data": content["data"] | source})
 
 
 def plain(experiment: Experiment) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def test_fit_export_and_evaluate_follow_each_other(
     experiment = write_experiment(tmp_path)
     assert call(monkeypatch, "fit", experiment, "--out", tmp_path / "run") == 0
     assert "validation Dice" in capsys.readouterr().out
-    assert call(monkeypatch, "export", experiment, tmp_path / "run", tmp_path / "bundle") == 0
+    assert call(monkeypatch, "export", tmp_path / "run", tmp_path / "bundle") == 0
     assert "bundle holds ball 0.1.0" in capsys.readouterr().out
     assert call(monkeypatch, "evaluate", tmp_path / "bundle", experiment, "--json") == 0
     content = json.loads(capsys.readouterr().out)

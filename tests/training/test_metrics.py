@@ -94,4 +94,4 @@ def test_undefined_values_are_left_out_of_the_mean_and_counted() -> None:
 
 def test_nothing_but_undefined_values_has_no_mean() -> None:
     summary = summarise([None, None])
-    assert math.isnan(summary.mean) and summary.n == 0
+    assert (summary.mean, summary.median, summary.n, summary.n_undefined) == (None, None, 0, 2)
