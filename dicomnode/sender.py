@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from pydicom import dcmread
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.filereader import read_file_meta_info
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification
@@ -18,6 +19,10 @@ from dicomnode.errors import TransientError
 from dicomnode.reactor import parked_reactor
 
 CONNECTION_TIMEOUT_S = 10.0
+UNCOMPRESSED = (str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian))
+
+Offer = tuple[str, tuple[str, ...]]
+"""A SOP Class UID and the transfer syntaxes offered for it in one presentation context."""
 
 
 class Fate(StrEnum):
@@ -39,22 +44,22 @@ class Response:
 
 def fate_of(status: int) -> Fate:
     """Sort a C-STORE status (PS3.4 table B.2-1, PS3.7 annex C) into what follows from it."""
-    if status == 0x0000 or status in (0xB000, 0xB006, 0xB007, 0x0001, 0x0107, 0x0116):
-        return Fate.ACCEPTED
+    if status in (0x0000, 0x0001, 0x0107, 0x0116) or 0xB000 <= status <= 0xBFFF:
+        return Fate.ACCEPTED  # success, or stored with a warning
     if 0xA700 <= status <= 0xA7FF or status in (0x0110, 0x0213, 0x0106):
         return Fate.TRY_LATER  # out of resources, processing failure: may pass
     return Fate.REFUSED
 
 
 def associate(
-    ae_title: str, peer: PeerSettings, sop_class_uids: set[str], response_timeout_s: float
+    ae_title: str, peer: PeerSettings, offers: Iterable[Offer], response_timeout_s: float
 ) -> Association:
-    """Open an association that offers the given SOP classes. Raises TransientError when it fails."""
+    """Open an association with these presentation contexts. Raises TransientError when it fails."""
     entity = AE(ae_title=ae_title)
     entity.connection_timeout = entity.acse_timeout = CONNECTION_TIMEOUT_S
     entity.dimse_timeout = entity.network_timeout = response_timeout_s
-    for sop_class_uid in sorted(sop_class_uids):
-        entity.add_requested_context(sop_class_uid, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+    for sop_class_uid, transfer_syntaxes in offers:
+        entity.add_requested_context(sop_class_uid, list(transfer_syntaxes))
     association = entity.associate(peer.host, peer.port, ae_title=peer.ae_title)
     if association.is_established:
         return association
@@ -66,7 +71,7 @@ def associate(
 
 def echo(ae_title: str, peer: PeerSettings) -> None:
     """C-ECHO; raises TransientError when the peer does not answer with success."""
-    association = associate(ae_title, peer, {str(Verification)}, CONNECTION_TIMEOUT_S)
+    association = associate(ae_title, peer, [(str(Verification), UNCOMPRESSED)], CONNECTION_TIMEOUT_S)
     try:
         with parked_reactor(association):
             status = association.send_c_echo()
@@ -77,31 +82,40 @@ def echo(ae_title: str, peer: PeerSettings) -> None:
 
 
 def send(
-    ae_title: str, peer: PeerSettings, files: list[tuple[Path, str]], response_timeout_s: float
+    ae_title: str, peer: PeerSettings, paths: list[Path], response_timeout_s: float
 ) -> Iterator[Response]:
-    """Send `files` (path and SOP class) in order; yields one response each, as it comes.
+    """Send DICOM files in order; yields one response each, as it comes.
 
     When the association breaks, the file in flight and all that follow are to be tried later, on a
     fresh association: resending the same SOP Instance UID is harmless.
     Raises TransientError when no association can be had.
     """
-    association = associate(ae_title, peer, {sop_class for _, sop_class in files}, response_timeout_s)
+    offers = sorted({_offer(path) for path in paths})
+    association = associate(ae_title, peer, offers, response_timeout_s)
     try:
         with parked_reactor(association):
-            for path, sop_class_uid in files:
-                yield _store(association, path, sop_class_uid)
+            for path in paths:
+                yield _store(association, path)
     finally:
         if association.is_established:
             association.release()
 
 
-def _store(association: Association, path: Path, sop_class_uid: str) -> Response:
+def _offer(path: Path) -> Offer:
+    """What a file needs: its own transfer syntax when compressed, else any that needs no decoding."""
+    meta = read_file_meta_info(path)
+    syntax = UID(meta.TransferSyntaxUID)
+    compressed = syntax.is_compressed and not syntax.is_deflated
+    return str(meta.MediaStorageSOPClassUID), (str(syntax),) if compressed else UNCOMPRESSED
+
+
+def _store(association: Association, path: Path) -> Response:
     if not association.is_established:
         return Response(path, Fate.TRY_LATER, "association ended before this object was sent")
-    if not any(cx.abstract_syntax == sop_class_uid for cx in association.accepted_contexts):
-        return Response(path, Fate.REFUSED, "the peer does not accept this SOP class")
     try:
         answer = association.send_c_store(dcmread(path))
+    except ValueError as error:
+        return Response(path, Fate.REFUSED, f"the peer does not take it: {error}")
     except RuntimeError as error:
         return Response(path, Fate.TRY_LATER, f"association ended: {error}")
     if not answer:

@@ -1,0 +1,334 @@
+"""The outbox against real peers that answer as told.
+
+Not covered: a peer behind a network that swallows packets (the connection timeout of 10 s is not waited for).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from pydicom.uid import CTImageStorage, MRImageStorage
+from sqlalchemy import select
+
+from dicomnode.audit import Audit
+from dicomnode.config import DeliverySettings, Settings
+from dicomnode.db import Database, utc_now
+from dicomnode.delivery import Delivery, replay_delivery, retry_delay_s
+from dicomnode.errors import TransientError
+from dicomnode.sender import Fate, echo, fate_of, send
+from dicomnode.tables import DeliveryRow, JobRow, ResultRow, StudyRow
+from tests.dicomnode.parts import (
+    Answer,
+    Peer,
+    abort,
+    events,
+    free_port,
+    image,
+    kinds,
+    peer_answering,
+    save,
+    settings_in,
+    sleep_long,
+)
+
+
+class Outbox:
+    """Results of one job, on their way to a peer."""
+
+    def __init__(self, settings: Settings, database: Database, folder: Path) -> None:
+        self.settings, self.database, self.folder = settings, database, folder
+        self.delivery = Delivery(settings, database)
+        now = utc_now()
+        with database.transaction() as session:
+            session.add(
+                StudyRow(
+                    study_instance_uid="1.2.3", patient_id="", accession_number="", calling_ae_title="PACS",
+                    first_received_at=now, last_received_at=now,
+                )
+            )  # fmt: skip
+            session.flush()
+            session.add(
+                JobRow(
+                    study_instance_uid="1.2.3", series_instance_uid="1.2", generation=1, route="r",
+                    destinations={}, model="m", model_digest="d", input_digest="i", notes={}, priority=0,
+                    not_before=now, created_at=now,
+                )
+            )  # fmt: skip
+
+    def add(self, uid: str, sop_class: str = CTImageStorage, destination: str = "PACS") -> Path:
+        path = save(image(SOPInstanceUID=uid, SOPClassUID=sop_class), self.folder / f"{uid}.dcm")
+        now = utc_now()
+        with self.database.transaction() as session:
+            session.add(
+                ResultRow(
+                    sop_instance_uid=uid, job_id=1, kind="seg", sop_class_uid=sop_class,
+                    study_instance_uid="1.2.3", series_instance_uid="1.9", instance_number=1, sha256="s",
+                    path=str(path), created_at=now,
+                )
+            )  # fmt: skip
+            session.flush()
+            session.add(DeliveryRow(sop_instance_uid=uid, job_id=1, destination=destination, not_before=now))
+        return path
+
+    def push(self) -> None:
+        self.delivery.push(self.settings.peers["PACS"])
+
+    def rows(self) -> list[DeliveryRow]:
+        with self.database.snapshot() as session:
+            return list(session.scalars(select(DeliveryRow).order_by(DeliveryRow.id)))
+
+    def states(self) -> list[str]:
+        return [row.state for row in self.rows()]
+
+    def change(self, **values: object) -> None:
+        with self.database.transaction() as session:
+            for row in session.scalars(select(DeliveryRow)):
+                for name, value in values.items():
+                    setattr(row, name, value)
+
+
+@pytest.fixture
+def peer() -> Iterator[Peer]:
+    with peer_answering() as found:
+        yield found
+
+
+def outbox_to(peer: Peer | None, database: Database, folder: Path, more: str = "") -> Outbox:
+    settings = settings_in(folder, more, peer_port=peer.port if peer else free_port())
+    return Outbox(settings, database, folder)
+
+
+def test_results_are_sent_in_the_order_in_which_they_were_made(
+    peer: Peer, database: Database, tmp_path: Path
+) -> None:
+    outbox = outbox_to(peer, database, tmp_path)
+    for uid in ("1.9", "1.1", "1.5"):
+        outbox.add(uid)
+    outbox.push()
+    assert peer.received == ["1.9", "1.1", "1.5"]
+    assert peer.associations == 1
+    assert outbox.states() == ["delivered"] * 3
+    assert all(row.delivered_at and row.last_status == "0000" for row in outbox.rows())
+    assert kinds(database) == ["result_delivered"] * 3
+
+
+@pytest.mark.parametrize(
+    ("answer", "state", "status"),
+    [
+        (0x0000, "delivered", "0000"),
+        (0xB000, "delivered", "B000"),
+        (0xB006, "delivered", "B006"),
+        (0xB007, "delivered", "B007"),
+        (0xB123, "delivered", "B123"),
+        (0xA700, "waiting", "A700"),
+        (0xA702, "waiting", "A702"),
+        (0x0110, "waiting", "0110"),
+        (0xA900, "dead", "A900"),
+        (0xC000, "dead", "C000"),
+        (0x0122, "dead", "0122"),
+        (0x0124, "dead", "0124"),
+    ],
+)
+def test_the_status_decides_about_one_object_and_no_other(
+    database: Database, tmp_path: Path, answer: int, state: str, status: str
+) -> None:
+    with peer_answering(0x0000, answer) as peer:
+        outbox = outbox_to(peer, database, tmp_path)
+        for uid in ("1.1", "1.2", "1.3"):
+            outbox.add(uid)
+        outbox.push()
+    assert outbox.states() == ["delivered", state, "delivered"]
+    assert outbox.rows()[1].last_status == status
+
+
+@pytest.mark.parametrize("answer", [abort, sleep_long])
+def test_when_the_association_breaks_what_was_sent_stays_sent_and_the_rest_waits(
+    database: Database, tmp_path: Path, answer: Answer
+) -> None:
+    with peer_answering(0x0000, answer) as peer:
+        outbox = outbox_to(peer, database, tmp_path)
+        for uid in ("1.1", "1.2", "1.3"):
+            outbox.add(uid)
+        outbox.push()
+        assert outbox.states() == ["delivered", "waiting", "waiting"]
+        outbox.change(not_before=utc_now())
+        with database.transaction() as session:
+            session.get_one(DeliveryRow, 1).not_before = utc_now()
+        outbox.push()
+    assert outbox.states() == ["delivered"] * 3
+    assert peer.received[:1] + peer.received[-2:] == ["1.1", "1.2", "1.3"]
+
+
+def test_an_object_whose_class_the_peer_does_not_take_is_given_up_and_the_others_go(
+    database: Database, tmp_path: Path
+) -> None:
+    with peer_answering(sop_classes=[MRImageStorage]) as peer:
+        outbox = outbox_to(peer, database, tmp_path)
+        outbox.add("1.1", CTImageStorage)
+        outbox.add("1.2", MRImageStorage)
+        outbox.push()
+    assert outbox.states() == ["dead", "delivered"]
+    assert outbox.rows()[0].last_status == "the peer does not accept this SOP class"
+
+
+def test_a_peer_that_takes_no_class_of_ours_gives_a_dead_letter_not_endless_tries(
+    database: Database, tmp_path: Path
+) -> None:
+    with peer_answering(sop_classes=[MRImageStorage]) as peer:
+        outbox = outbox_to(peer, database, tmp_path)
+        outbox.add("1.1", CTImageStorage)
+        outbox.push()
+    assert outbox.states() == ["dead"]
+
+
+def test_a_file_that_is_gone_or_broken_holds_up_no_other(
+    peer: Peer, database: Database, tmp_path: Path
+) -> None:
+    outbox = outbox_to(peer, database, tmp_path)
+    outbox.add("1.1").unlink()
+    outbox.add("1.2").write_bytes(b"not DICOM")
+    outbox.add("1.3")
+    outbox.push()
+    states = outbox.states()
+    assert states[2] == "delivered"
+    assert "delivered" not in states[:2]
+    assert "sending" not in states
+
+
+def test_a_peer_that_is_not_there_leaves_everything_waiting(database: Database, tmp_path: Path) -> None:
+    outbox = outbox_to(None, database, tmp_path)
+    outbox.add("1.1")
+    outbox.push()
+    (row,) = outbox.rows()
+    assert (row.state, row.attempt) == ("waiting", 1)
+    assert row.not_before > utc_now()
+    assert "does not answer" in str(row.last_status)
+
+
+def test_a_peer_that_rejects_us_leaves_everything_waiting(
+    peer: Peer, database: Database, tmp_path: Path
+) -> None:
+    peer.rejecting = True
+    outbox = outbox_to(peer, database, tmp_path)
+    outbox.add("1.1")
+    outbox.push()
+    (row,) = outbox.rows()
+    assert row.state == "waiting"
+    assert "rejected the association" in str(row.last_status)
+
+
+def test_what_is_not_due_is_not_sent(peer: Peer, database: Database, tmp_path: Path) -> None:
+    outbox = outbox_to(peer, database, tmp_path)
+    outbox.add("1.1")
+    outbox.change(not_before=utc_now() + timedelta(seconds=60))
+    outbox.push()
+    assert peer.associations == 0
+
+
+def test_another_destination_is_left_alone(peer: Peer, database: Database, tmp_path: Path) -> None:
+    outbox = outbox_to(peer, database, tmp_path)
+    outbox.add("1.1", destination="ELSEWHERE")
+    outbox.push()
+    assert outbox.states() == ["waiting"]
+
+
+def test_what_was_tried_often_enough_is_a_dead_letter(database: Database, tmp_path: Path) -> None:
+    with peer_answering(0xA700, 0xA700) as peer:
+        outbox = outbox_to(peer, database, tmp_path, "")
+        rules = outbox.settings.delivery.model_copy(update={"maximum_attempts": 2})
+        outbox.delivery = Delivery(outbox.settings.model_copy(update={"delivery": rules}), database)
+        outbox.add("1.1")
+        for _ in range(2):
+            outbox.change(not_before=utc_now())
+            outbox.push()
+    assert outbox.states() == ["dead"]
+    assert events(database, "delivery_dead")[0][1]["attempt"] == 2
+
+
+def test_a_dead_letter_that_is_replayed_is_sent(peer: Peer, database: Database, tmp_path: Path) -> None:
+    outbox = outbox_to(peer, database, tmp_path)
+    outbox.add("1.1")
+    outbox.change(state="dead", attempt=200)
+    with database.transaction() as session:
+        replay_delivery(session, Audit("admin"), session.get_one(DeliveryRow, 1))
+    outbox.push()
+    (row,) = outbox.rows()
+    assert (row.state, row.attempt) == ("delivered", 1)
+    assert kinds(database) == ["delivery_replayed", "result_delivered"]
+
+
+def test_what_a_crash_left_in_sending_is_free_again_at_start(
+    peer: Peer, database: Database, tmp_path: Path
+) -> None:
+    outbox = outbox_to(peer, database, tmp_path)
+    outbox.add("1.1")
+    outbox.change(state="sending", attempt=1, lease_expires_at=utc_now() + timedelta(seconds=600))
+    outbox.push()
+    assert peer.received == []
+    outbox.delivery.release_leases()
+    outbox.push()
+    assert outbox.states() == ["delivered"]
+
+
+def test_what_a_lost_sender_held_is_tried_later_once_its_lease_expired(
+    database: Database, tmp_path: Path
+) -> None:
+    outbox = outbox_to(None, database, tmp_path)
+    outbox.add("1.1")
+    outbox.change(state="sending", attempt=1, lease_expires_at=utc_now() + timedelta(seconds=60))
+    outbox.delivery.recover_lost()
+    assert outbox.states() == ["sending"]
+    outbox.change(lease_expires_at=utc_now() - timedelta(seconds=1))
+    outbox.delivery.recover_lost()
+    assert outbox.states() == ["waiting"]
+    assert outbox.rows()[0].last_status == "the sender was lost"
+
+
+def test_a_destination_that_is_no_longer_configured_is_a_dead_letter(
+    database: Database, tmp_path: Path
+) -> None:
+    outbox = outbox_to(None, database, tmp_path)
+    outbox.add("1.1", destination="GONE")
+    outbox.add("1.2")
+    outbox.delivery.bury_unknown()
+    assert outbox.states() == ["dead", "waiting"]
+
+
+def test_the_pause_between_attempts_doubles_up_to_its_cap() -> None:
+    rules = DeliverySettings(first_delay_s=5, longest_delay_s=60)
+    for attempt, longest in ((1, 5), (2, 10), (3, 20), (4, 40), (5, 60), (200, 60)):
+        delays = {retry_delay_s(attempt, rules) for _ in range(50)}
+        assert all(longest / 2 <= delay <= longest for delay in delays)
+        assert len(delays) > 1
+
+
+def test_only_success_and_warnings_are_accepted() -> None:
+    accepted = {status for status in range(0x10000) if fate_of(status) is Fate.ACCEPTED}
+    assert accepted == {0x0000, 0x0001, 0x0107, 0x0116, *range(0xB000, 0xC000)}
+
+
+def test_a_compressed_file_that_the_peer_cannot_take_is_refused_and_the_others_go(
+    peer: Peer, database: Database, tmp_path: Path
+) -> None:
+    outbox = outbox_to(peer, database, tmp_path)
+    compressed = image(SOPInstanceUID="1.7")
+    compressed.compress("1.2.840.10008.1.2.5", encoding_plugin="pydicom", generate_instance_uid=False)
+    files = [
+        (save(compressed, tmp_path / "rle.dcm"), str(CTImageStorage)),
+        (outbox.add("1.8"), str(CTImageStorage)),
+    ]
+    fates = [answer.fate for answer in send("NODE", outbox.settings.peers["PACS"], files, 1.0)]
+    assert fates[1] is Fate.ACCEPTED
+    assert fates[0] is not Fate.TRY_LATER
+
+
+def test_an_echo_succeeds_or_says_why_not(peer: Peer, tmp_path: Path) -> None:
+    echo("NODE", settings_in(tmp_path, peer_port=peer.port).peers["PACS"])
+    peer.rejecting = True
+    with pytest.raises(TransientError, match="rejected"):
+        echo("NODE", settings_in(tmp_path, peer_port=peer.port).peers["PACS"])
+    with pytest.raises(TransientError, match="does not answer at"):
+        echo("NODE", settings_in(tmp_path).peers["PACS"])
