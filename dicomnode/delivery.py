@@ -47,10 +47,9 @@ class Delivery:
                 return
         batch = self._take(peer.name)
         by_path = {Path(result.path): delivery for delivery, result in batch}
-        files = [(Path(result.path), result.sop_class_uid) for _, result in batch]
         try:
             for response in send(
-                self._settings.node.ae_title, peer, files, self._settings.delivery.response_timeout_s
+                self._settings.node.ae_title, peer, list(by_path), self._settings.delivery.response_timeout_s
             ):
                 self._settle(by_path.pop(response.path), response)
         except (TransientError, OSError) as error:

@@ -105,7 +105,7 @@ class Worker:
             card=model.bundle.card,
             model_digest=job.model_digest,
             instance_number=self._instance_number(job),
-            created_at=job.created_at,
+            created_at=job.created_at.astimezone(),
             notes=tuple(job.notes["lines"]),
         )
         return process_series(assignment, partial(self._stage, job))

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -116,7 +116,7 @@ def _segment_one(series: Series, bundle: ModelBundle, out: Path) -> dict[str, An
                 card=bundle.card,
                 model_digest=bundle.digest,
                 instance_number=1,
-                created_at=datetime.now(UTC).replace(microsecond=0),
+                created_at=datetime.now().astimezone().replace(microsecond=0),
             )
             findings = process_series(assignment, partial(_timed, seconds, status))
         except (NodeError, InferenceError) as error:

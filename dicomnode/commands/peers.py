@@ -56,20 +56,20 @@ def send(folder: FolderArgument, peer: PeerArgument, config: ConfigOption = DEFA
     """Send every DICOM file below FOLDER to PEER by C-STORE. Exit code 1 when one was not accepted."""
     settings = load_settings(config)
     found = _peer(settings, peer)
-    files: list[tuple[Path, str]] = [
-        (instance.path, instance.sop_class_uid)
+    paths: list[Path] = [
+        instance.path
         for study in read_folder(folder).studies
         for series in study.series
         for instance in series.instances
     ]
-    responses = sender.send(settings.node.ae_title, found, files, settings.delivery.response_timeout_s)
+    responses = sender.send(settings.node.ae_title, found, paths, settings.delivery.response_timeout_s)
     refused = []
-    for response in track(responses, description=f"sending to {peer}", total=len(files), console=console):
+    for response in track(responses, description=f"sending to {peer}", total=len(paths), console=console):
         if response.fate is not Fate.ACCEPTED:
             refused.append(response)
     for response in refused:
         console.print(f"[red]{response.path.name}[/]: {response.status}")
-    console.print(f"{len(files) - len(refused)} of {len(files)} accepted by {peer}")
+    console.print(f"{len(paths) - len(refused)} of {len(paths)} accepted by {peer}")
     if refused:
         raise typer.Exit(1)
 

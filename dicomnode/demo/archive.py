@@ -26,8 +26,8 @@ class Archive:
         self.ae_title = ae_title
         self.port = port
         self.folder = folder
-        self._objects: dict[str, tuple[str, str, Path]] = {}
-        """SOP Instance UID -> (Study Instance UID, SOP Class UID, file)."""
+        self._objects: dict[str, tuple[str, Path]] = {}
+        """SOP Instance UID -> (Study Instance UID, file)."""
         self._lock = threading.Lock()
         self._server: Any = None
 
@@ -56,35 +56,33 @@ class Archive:
         """Take files into the archive as if a modality had sent them."""
         for path in paths:
             instance = read_instance(path)
-            self._keep(
-                str(instance.header.StudyInstanceUID), instance.sop_class_uid, instance.sop_instance_uid, path
-            )
+            self._keep(str(instance.header.StudyInstanceUID), instance.sop_instance_uid, path)
 
     def forward(self, node: PeerSettings) -> list[Response]:
         """Send all that is here to the node, as an auto-forwarding rule would."""
         with self._lock:
-            files = [(path, sop_class) for _, sop_class, path in self._objects.values()]
-        return list(send(self.ae_title, node, files, RESPONSE_TIMEOUT_S))
+            paths = [path for _, path in self._objects.values()]
+        return list(send(self.ae_title, node, paths, RESPONSE_TIMEOUT_S))
 
     def results(self) -> list[Path]:
         """The files that were received over the network, in order of their names."""
         return sorted(self.folder.glob("*.dcm"))
 
-    def _keep(self, study_uid: str, sop_class_uid: str, sop_uid: str, path: Path) -> None:
+    def _keep(self, study_uid: str, sop_uid: str, path: Path) -> None:
         with self._lock:
-            self._objects[sop_uid] = (study_uid, sop_class_uid, path)
+            self._objects[sop_uid] = (study_uid, path)
 
     def _on_store(self, event: Any) -> int:
         dataset = event.dataset
         path = self.folder / f"{dataset.Modality}_{dataset.SeriesNumber}_{dataset.SOPInstanceUID}.dcm"
         path.write_bytes(event.encoded_dataset())
-        self._keep(str(dataset.StudyInstanceUID), str(dataset.SOPClassUID), str(dataset.SOPInstanceUID), path)
+        self._keep(str(dataset.StudyInstanceUID), str(dataset.SOPInstanceUID), path)
         return 0x0000
 
     def _on_find(self, event: Any) -> Iterator[tuple[int, Dataset | None]]:
         wanted = str(event.identifier.get("StudyInstanceUID", ""))
         with self._lock:
-            count = sum(study == wanted for study, _, _ in self._objects.values())
+            count = sum(study == wanted for study, _ in self._objects.values())
         if count:
             answer = Dataset()
             answer.QueryRetrieveLevel = "STUDY"

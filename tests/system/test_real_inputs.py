@@ -29,12 +29,8 @@ def test_every_real_series_is_processed_or_ends_with_its_reason(node: Node, pacs
     if not (SHARED / name).exists():
         pytest.skip("the real series are not beside the project")
     for study in read_folder(SHARED / name).studies:
-        files = [
-            (instance.path, instance.sop_class_uid)
-            for series in study.series
-            for instance in series.instances
-        ]
-        responses = list(send(pacs.ae_title, node.peer, files, 30.0))
+        paths = [instance.path for series in study.series for instance in series.instances]
+        responses = list(send(pacs.ae_title, node.peer, paths, 30.0))
         accepted = [response for response in responses if response.fate is Fate.ACCEPTED]
         assert accepted, responses
         node.wait_until_ended(study.study_instance_uid)
@@ -70,8 +66,7 @@ def test_a_broken_image_fails_its_job_with_the_reason_and_disturbs_nothing(
     fault(broken_paths[3])
     for paths in (broken_paths, write_series(volume, tmp_path / "sound", sound)):
         pacs.add(paths)
-        files = [(path, "1.2.840.10008.5.1.4.1.1.2") for path in paths]
-        list(send(pacs.ae_title, node.peer, files, 30.0))
+        list(send(pacs.ae_title, node.peer, paths, 30.0))
     node.wait_until_delivered(sound.study_instance_uid)
     node.wait_until_ended(broken.study_instance_uid)
     (job,) = node.jobs(study_instance_uid=broken.study_instance_uid)
