@@ -6,9 +6,11 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tests.training.crops import write_crops, write_experiment
+from tests.training.crops import ball_mask, write_crops, write_experiment
+from tests.training.test_evaluate import write_nrrd
 from training.__main__ import main
 
 
@@ -32,6 +34,24 @@ def test_fit_export_and_evaluate_follow_each_other(
     content = json.loads(capsys.readouterr().out)
     assert content["summary"]["n_cases"] == 1
     assert content["cases"][0]["case"] == "CASE_4"
+
+
+def test_a_whole_scan_is_segmented_and_compared_with_the_mask_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_crops(tmp_path / "crops")
+    experiment = write_experiment(tmp_path)
+    call(monkeypatch, "fit", experiment, "--out", tmp_path / "run")
+    call(monkeypatch, "export", tmp_path / "run", tmp_path / "bundle")
+    ball = ball_mask()
+    write_nrrd(tmp_path / "a_image.nrrd", np.where(ball, 30, -850).astype(np.int16))
+    write_nrrd(tmp_path / "a_label.nrrd", ball.astype(np.int16))
+    capsys.readouterr()
+
+    limits = ("--threshold", "0.0001", "--peak", "0", "--json")
+    assert call(monkeypatch, "scan", tmp_path / "bundle", tmp_path / "a_image.nrrd", *limits) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert (content["n_slices"], content["n_lesions"], content["n_hit"]) == (5, 1, 1)
 
 
 def test_an_error_is_one_message_without_traceback_and_exit_code_1(
