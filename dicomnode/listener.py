@@ -28,7 +28,7 @@ from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom.sop_class import Verification
 from sqlalchemy.exc import SQLAlchemyError
 
-from dicomnode.admission import DISK_FULL, Refusal, admit
+from dicomnode.admission import DISK_FULL, NOT_DECIDED, Refusal, admit
 from dicomnode.audit import Audit, Event, Subject
 from dicomnode.config import Settings
 from dicomnode.db import Database
@@ -109,9 +109,11 @@ class Listener:
     def _on_requested(self, event: Any) -> None:
         """Reject an association that is not allowed, before anything is negotiated."""
         origin = _origin(event.assoc)
-        refusal = admit(origin, self._settings)
-        if refusal is None and self._disk_is_full():
-            refusal = DISK_FULL
+        try:
+            refusal = admit(origin, self._settings) or (DISK_FULL if self._disk_is_full() else None)
+        except Exception as error:  # pynetdicom would go on as if nothing had happened
+            log.error("admission_failed", error=type(error).__name__)
+            refusal = NOT_DECIDED
         if refusal is not None:
             self._reject(event.assoc, origin, refusal)
 
@@ -132,7 +134,13 @@ class Listener:
             )
 
     def _disk_is_full(self) -> bool:
-        return self._spool.free_bytes() < self._settings.listener.minimum_free_gb * 1e9
+        """Whether too little space is free; a disk that cannot be asked takes nothing either."""
+        try:
+            free_bytes = self._spool.free_bytes()
+        except OSError as error:
+            log.error("disk_not_available", error=error.strerror)
+            return True
+        return free_bytes < self._settings.listener.minimum_free_gb * 1e9
 
     def _on_store(self, event: Any) -> int:
         """Answer one C-STORE. Whatever goes wrong, the sender is told and nothing is half-kept."""

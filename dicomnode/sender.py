@@ -8,6 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from pydicom import dcmread
+from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE
@@ -88,13 +89,25 @@ def send(
 
     When the association breaks, the file in flight and all that follow are to be tried later, on a
     fresh association: resending the same SOP Instance UID is harmless.
-    Raises TransientError when no association can be had.
+    A file that cannot be read holds up no other. Raises TransientError when no association can be had.
     """
-    offers = sorted({_offer(path) for path in paths})
-    association = associate(ae_title, peer, offers, response_timeout_s)
+    # Verification keeps the association up when the peer takes none of our classes, so that it can say so.
+    offers: set[Offer] = {(str(Verification), UNCOMPRESSED)}
+    readable = []
+    for path in paths:
+        try:
+            offers.add(_offer(path))
+            readable.append(path)
+        except OSError as error:
+            yield Response(path, Fate.TRY_LATER, f"the file cannot be read ({error.strerror})")
+        except (InvalidDicomError, AttributeError):
+            yield Response(path, Fate.REFUSED, "the file is not a DICOM file")
+    if not readable:
+        return
+    association = associate(ae_title, peer, sorted(offers), response_timeout_s)
     try:
         with parked_reactor(association):
-            for path in paths:
+            for path in readable:
                 yield _store(association, path)
     finally:
         if association.is_established:

@@ -1,0 +1,354 @@
+"""A real listener on a loopback port, and a real pynetdicom sender.
+
+Not covered: big endian senders; the limit on associations, which pynetdicom rejects itself, unaudited.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import Dataset, dcmread
+from pydicom.data import get_testdata_file
+from pydicom.uid import (
+    UID,
+    CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    EnhancedSRStorage,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    generate_uid,
+)
+from pynetdicom import AE
+from pynetdicom.association import Association
+from pynetdicom.sop_class import Verification
+from sqlalchemy import select, text
+
+from dicomnode.config import Settings
+from dicomnode.db import Database
+from dicomnode.listener import Listener
+from dicomnode.spool import Spool
+from dicomnode.tables import InstanceRow, StudyRow
+from tests.dicomnode.parts import events, image, kinds, own_result, wait_until
+
+OFFERED = [CTImageStorage, EnhancedSRStorage]
+
+
+@pytest.fixture
+def node(settings: Settings, database: Database, spool: Spool) -> Iterator[Settings]:
+    yield from listening(settings, database, spool)
+
+
+def listening(settings: Settings, database: Database, spool: Spool) -> Iterator[Settings]:
+    listener = Listener(settings, database, spool)
+    listener.start()
+    yield settings
+    listener.stop()
+
+
+def associate(
+    node: Settings,
+    transfer_syntax: UID = ExplicitVRLittleEndian,
+    calling: str = "PACS",
+    called: str = "LESIONNODE",
+) -> Association:
+    entity = AE(ae_title=calling)
+    entity.add_requested_context(Verification)
+    for sop_class in OFFERED:
+        entity.add_requested_context(sop_class, transfer_syntax)
+    return entity.associate("127.0.0.1", node.node.port, ae_title=called)
+
+
+def store(node: Settings, dataset: Dataset) -> int:
+    association = associate(node, UID(dataset.file_meta.TransferSyntaxUID))
+    assert association.is_established
+    answer = association.send_c_store(dataset)
+    association.release()
+    status: int = answer.Status
+    return status
+
+
+def rows(database: Database) -> list[InstanceRow]:
+    with database.snapshot() as session:
+        return list(session.scalars(select(InstanceRow).order_by(InstanceRow.id)))
+
+
+def files(spool: Spool) -> list[Path]:
+    return [path for path in spool.folder.rglob("*") if path.is_file()]
+
+
+def data_set_bytes(content: bytes) -> bytes:
+    """What follows the file meta information of a DICOM file."""
+    length = int.from_bytes(content[140:144], "little")
+    return content[144 + length :]
+
+
+def test_an_echo_is_answered(node: Settings) -> None:
+    association = associate(node)
+    assert association.send_c_echo().Status == 0x0000
+    association.release()
+
+
+@pytest.mark.parametrize(
+    ("calling", "called", "diagnostic"),
+    [("STRANGER", "LESIONNODE", 3), ("PACS", "SOMEBODY", 7)],
+)
+def test_a_stranger_is_rejected_and_audited(
+    node: Settings, database: Database, calling: str, called: str, diagnostic: int
+) -> None:
+    association = associate(node, calling=calling, called=called)
+    assert association.is_rejected
+    answer = association.acceptor.primitive
+    assert (answer.result, answer.result_source, answer.diagnostic) == (1, 1, diagnostic)
+    wait_until(lambda: kinds(database))
+    ((event, detail),) = events(database)
+    assert event == "association_rejected"
+    assert (detail["calling_ae_title"], detail["called_ae_title"]) == (calling, called)
+    assert detail["address"] == "127.0.0.1"
+
+
+def test_an_admission_that_fails_by_a_bug_keeps_the_door_closed(
+    node: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(*_: object) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr("dicomnode.listener.admit", breaks)
+    association = associate(node)
+    assert not association.is_established
+
+
+@pytest.mark.parametrize(
+    "syntax",
+    [ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian],
+)
+def test_the_bytes_that_came_are_the_bytes_that_are_kept(
+    node: Settings, database: Database, syntax: UID, tmp_path: Path
+) -> None:
+    sent = image()
+    sent.file_meta.TransferSyntaxUID = syntax
+    if syntax.is_deflated:
+        sent.PixelData = bytes(32)
+    assert store(node, sent) == 0x0000
+    (row,) = rows(database)
+    kept = dcmread(row.path)
+    assert kept.file_meta.TransferSyntaxUID == row.transfer_syntax_uid == syntax
+    assert kept.PatientName == sent.PatientName
+    reference = tmp_path / "reference.dcm"
+    sent.save_as(reference, enforce_file_format=True)
+    assert data_set_bytes(Path(row.path).read_bytes()) == data_set_bytes(reference.read_bytes())
+
+
+def test_a_compressed_image_is_kept_as_it_came(node: Settings, database: Database) -> None:
+    source = Path(str(get_testdata_file("JPEG2000.dcm")))
+    sent = dcmread(source)
+    sent.SOPClassUID = sent.file_meta.MediaStorageSOPClassUID = CTImageStorage
+    sent.file_meta.TransferSyntaxUID = JPEG2000Lossless
+    assert store(node, sent) == 0x0000
+    (row,) = rows(database)
+    kept = dcmread(row.path)
+    assert kept.PixelData == sent.PixelData
+    assert row.transfer_syntax_uid == JPEG2000Lossless
+
+
+def test_success_is_answered_only_when_file_and_row_exist(
+    node: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[bool, int]] = []
+    on_store = Listener._on_store
+
+    def observes(self: Listener, event: Any) -> int:
+        status = on_store(self, event)
+        found = rows(database)
+        seen.append((Path(found[0].path).is_file(), len(found)))
+        return status
+
+    monkeypatch.setattr(Listener, "_on_store", observes)
+    listener = Listener(node.model_copy(update={"node": node.node.model_copy(update={"port": 0})}), database,
+                        Spool(node.spool))  # fmt: skip
+    listener.start()
+    try:
+        port = listener._server.server_address[1]
+        association = associate(node.model_copy(update={"node": node.node.model_copy(update={"port": port})}))
+        assert association.send_c_store(image()).Status == 0x0000
+        association.release()
+    finally:
+        listener.stop()
+    assert seen == [(True, 1)]
+
+
+def test_the_same_instance_twice_is_accepted_twice_and_kept_once(node: Settings, database: Database) -> None:
+    sent = image()
+    assert [store(node, sent), store(node, sent)] == [0x0000, 0x0000]
+    assert len(rows(database)) == 1
+
+
+def test_other_content_under_the_same_uid_is_kept_with_a_warning(
+    node: Settings, database: Database, spool: Spool
+) -> None:
+    sent = image()
+    assert store(node, sent) == 0x0000
+    sent.SeriesDescription = "Corrected"
+    assert store(node, sent) == 0xB007
+    assert [row.version for row in rows(database)] == [1, 2]
+    assert len(files(spool)) == 2
+
+
+def refused(database: Database) -> dict[str, Any]:
+    ((_, detail),) = events(database, "instance_refused")
+    return detail
+
+
+def test_a_data_set_that_contradicts_its_request_is_refused_and_audited(
+    node: Settings, database: Database, spool: Spool
+) -> None:
+    association = associate(node)
+    sent = image()
+    request_uid = generate_uid()
+    encoded_uid = sent.SOPInstanceUID
+
+    def rename(primitive: Any, *rest: Any) -> Any:
+        primitive.AffectedSOPInstanceUID = request_uid
+        return send(primitive, *rest)
+
+    send = association.dimse.send_msg
+    association.dimse.send_msg = rename  # type: ignore[method-assign]
+    answer = association.send_c_store(sent)
+    association.release()
+    assert answer.Status == 0xC000
+    assert encoded_uid != request_uid
+    assert refused(database)["status"] == "C000"
+    assert "SOPInstanceUID" in refused(database)["reason"]
+    assert files(spool) == []
+
+
+@pytest.mark.parametrize(
+    ("attributes", "says"),
+    [
+        ({"StudyInstanceUID": None}, "no StudyInstanceUID"),
+        ({"StudyInstanceUID": "../../etc"}, "is not a UID"),
+        ({"SeriesInstanceUID": "1." * 32 + "1"}, "is not a UID"),
+    ],
+)
+def test_what_cannot_be_filed_is_refused_and_touches_no_file(
+    node: Settings, database: Database, spool: Spool, attributes: dict[str, Any], says: str
+) -> None:
+    assert store(node, image(**attributes)) == 0xC000
+    assert says in refused(database)["reason"]
+    assert files(spool) == []
+    assert rows(database) == []
+
+
+def test_a_malicious_instance_uid_is_refused(node: Settings, database: Database, spool: Spool) -> None:
+    sent = image()
+    for uid in ("../../../etc/passwd", "1" * 65):
+        association = associate(node)
+        sent.SOPInstanceUID = uid
+        try:
+            answer = association.send_c_store(sent)
+        except ValueError:  # pynetdicom does not send it at all
+            continue
+        finally:
+            association.abort()
+        assert "Status" not in answer or answer.Status not in (0x0000, 0xB007)
+    assert files(spool) == []
+    assert rows(database) == []
+
+
+def test_a_full_disk_refuses_new_associations_for_now(
+    settings: Settings, database: Database, spool: Spool
+) -> None:
+    full = settings.listener.model_copy(update={"minimum_free_gb": 1e9})
+    for node in listening(settings.model_copy(update={"listener": full}), database, spool):
+        association = associate(node)
+        assert association.is_rejected
+        answer = association.acceptor.primitive
+        assert (answer.result, answer.result_source) == (2, 3)
+        wait_until(lambda: "association_rejected" in kinds(database))
+
+
+def test_a_disk_that_fills_up_during_an_association_answers_out_of_resources(
+    node: Settings, database: Database, spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    association = associate(node)
+    monkeypatch.setattr(Spool, "free_bytes", lambda _: -1)
+    assert association.send_c_store(image()).Status == 0xA700
+    association.release()
+    assert refused(database)["status"] == "A700"
+    assert files(spool) == []
+
+
+def test_a_disk_that_does_not_take_the_file_answers_out_of_resources(
+    node: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Spool, "write", fails)
+    assert store(node, image()) == 0xA700
+    assert rows(database) == []
+
+
+def test_a_spool_that_is_gone_answers_out_of_resources(
+    node: Settings, spool: Spool, database: Database
+) -> None:
+    association = associate(node)
+    shutil.rmtree(spool.folder)
+    assert association.send_c_store(image()).Status == 0xA700
+    association.release()
+    assert rows(database) == []
+
+
+def test_a_database_that_fails_answers_processing_failure(
+    node: Settings, database: Database, spool: Spool
+) -> None:
+    with database.engine.begin() as connection:
+        connection.execute(text("ALTER TABLE audit_events RENAME TO gone"))
+    assert store(node, image()) == 0x0110
+    assert rows(database) == []
+    assert len(files(spool)) == 1
+
+
+def test_our_own_result_that_comes_back_is_kept_and_reopens_nothing(
+    node: Settings, database: Database
+) -> None:
+    assert store(node, image()) == 0x0000
+    with database.transaction() as session:
+        session.get_one(StudyRow, "1.2.3.4").state = "routed"
+    assert store(node, own_result()) == 0x0000
+    assert [row.own_result for row in rows(database)] == [False, True]
+    with database.snapshot() as session:
+        assert session.get_one(StudyRow, "1.2.3.4").state == "routed"
+
+
+def test_reports_are_kept_unless_the_configuration_refuses_them(
+    settings: Settings, database: Database, spool: Spool
+) -> None:
+    report = image(SOPClassUID=EnhancedSRStorage, Modality="SR")
+    only_images = settings.listener.model_copy(update={"other_objects": "refuse"})
+    for node in listening(settings.model_copy(update={"listener": only_images}), database, spool):
+        association = associate(node)
+        accepted = {str(context.abstract_syntax) for context in association.accepted_contexts}
+        association.release()
+        assert CTImageStorage in accepted
+        assert EnhancedSRStorage not in accepted
+    for node in listening(settings, database, spool):
+        assert store(node, report) == 0x0000
+
+
+def test_a_port_that_is_taken_is_an_error(node: Settings, database: Database, spool: Spool) -> None:
+    with pytest.raises(OSError, match="in use"):
+        Listener(node, database, spool).start()
+
+
+def test_no_patient_data_is_logged_or_audited(node: Settings, database: Database, logs: list[Any]) -> None:
+    store(node, image())
+    store(node, image(StudyInstanceUID=None))
+    told = f"{logs} {events(database)}"
+    assert "instance_refused" in told
+    for secret in ("Zebrowska", "PAT-77431", "19480229", "ACC-90210"):
+        assert secret not in told
