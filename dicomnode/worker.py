@@ -68,17 +68,20 @@ class Worker:
             bound_contextvars(job_id=job.id, model=job.model),
             _Heartbeat(self._queue, lease, self._settings),
         ):
-            self._attempt(lease, job)
+            try:
+                self._attempt(lease, job)
+            except StaleLease as error:
+                log.warning("lease_lost", reason=str(error))
         return True
 
     def _attempt(self, lease: Lease, job: JobRow) -> None:
-        """The one place where an error becomes the fate of a job."""
+        """The one place where an error becomes the fate of a job. Raises StaleLease."""
         try:
             findings = self._process(job)
             self._queue.succeed(lease, self._store(job, findings), summarise(findings))
             log.info("job_succeeded", lesion_count=len(findings.measurements))
-        except StaleLease as error:
-            log.warning("lease_lost", reason=str(error))
+        except StaleLease:
+            raise
         except InputChanged as error:
             self._queue.supersede(lease, str(error))
         except (TransientError, OutOfMemory, OSError) as error:

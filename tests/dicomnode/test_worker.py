@@ -1,0 +1,288 @@
+"""From a received phantom to its results in the database, in one process: dispatch and worker."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import dcmread
+from sqlalchemy import select
+
+import dicomnode.dispatch
+import dicomnode.worker
+from dicomnode.audit import Audit
+from dicomnode.config import ModelSettings, Settings
+from dicomnode.db import Database, utc_now
+from dicomnode.dispatch import Dispatch, replay_study
+from dicomnode.errors import TransientError, UnreadableSeries
+from dicomnode.intake import Intake
+from dicomnode.series_writer import SeriesIdentity, write_series
+from dicomnode.story import tell
+from dicomnode.tables import AuditRow, DecisionRow, DeliveryRow, JobRow, ResultRow, StudyRow
+from dicomnode.worker import Worker
+from inference.registry import find_bundles
+from tests.dicomnode.parts import PATIENT, arrival, events, image, kinds, settings_in
+from tests.phantoms import phantom
+from tests.phantoms.bundles import write_bundle
+
+SPACING_MM = (8.0, 2.0, 2.0)
+
+
+class Node:
+    """Intake, dispatch and worker on one database, without a network."""
+
+    def __init__(self, settings: Settings, database: Database, intake: Intake, files: list[Path]) -> None:
+        self.settings, self.database, self.intake, self.files = settings, database, intake, files
+        self.study_uid = str(dcmread(files[0]).StudyInstanceUID)
+
+    def receive(self, files: list[Path]) -> None:
+        for path in files:
+            self.intake.take(arrival(dcmread(path)))
+
+    def route(self) -> None:
+        with self.database.transaction() as session:
+            study = session.get_one(StudyRow, self.study_uid)
+            study.state, study.completed_by, study.completed_at = "complete", "quiet_period", utc_now()
+        self.dispatch()
+
+    def dispatch(self) -> None:
+        registry = find_bundles(self.settings.models.folder)
+        Dispatch(self.settings, self.database, registry, Audit("routing")).route_complete_studies()
+
+    def work(self) -> bool:
+        registry = find_bundles(self.settings.models.folder)
+        return Worker(self.settings, self.database, registry, "cpu").work_one()
+
+    def in_state(self, state: str) -> None:
+        self.settings = self.settings.model_copy(
+            update={"models": ModelSettings(folder=self.settings.models.folder, states={"threshold": state})}  # type: ignore[dict-item]
+        )
+
+    def rows(self, table: Any) -> list[Any]:
+        with self.database.snapshot() as session:
+            return list(session.scalars(select(table)))
+
+    def study(self) -> StudyRow:
+        found: StudyRow = self.rows(StudyRow)[0]
+        return found
+
+    def jobs(self) -> list[JobRow]:
+        return sorted(self.rows(JobRow), key=lambda job: job.id)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    patient = {
+        "patient_id": PATIENT["PatientID"],
+        "patient_name": PATIENT["PatientName"],
+        "accession_number": PATIENT["AccessionNumber"],
+    }
+    identity = SeriesIdentity(**patient, attributes={"PatientBirthDate": PATIENT["PatientBirthDate"]})  # type: ignore[arg-type]
+    return write_series(phantom(spacing_mm=SPACING_MM).volume, tmp_path_factory.mktemp("series"), identity)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    write_bundle(tmp_path / "models" / "threshold")
+    return settings_in(tmp_path, '[worker]\nretry_delay_s = 5\n[models]\nfolder = "models"\n')
+
+
+@pytest.fixture
+def node(settings: Settings, database: Database, intake: Intake, files: list[Path]) -> Iterator[Node]:
+    found = Node(settings, database, intake, files)
+    found.receive(files)
+    yield found
+
+
+def test_a_study_becomes_a_job_and_the_job_becomes_results(node: Node, logs: list[Any]) -> None:
+    node.route()
+    assert node.study().state == "routed"
+    assert node.work()
+    (job,) = node.jobs()
+    assert (job.state, job.error) == ("succeeded", None)
+    results = node.rows(ResultRow)
+    assert {row.kind for row in results} == {"seg", "sr_measurements", "sr_volumes"}
+    assert all(Path(row.path).is_file() and row.instance_number == 1 for row in results)
+    assert len(node.rows(DeliveryRow)) == 3
+    assert events(node.database, "job_succeeded")[0][1]["lesion_count"] == 3
+    assert not node.work()
+
+    told = json.dumps(events(node.database)) + str(logs)
+    told += str([(row.reason, row.checks) for row in node.rows(DecisionRow)])
+    for secret in ("Zebrowska", "Hildegard", *PATIENT.values()):
+        assert secret not in told
+    sentences = [line.sentence for line in tell(node.rows(AuditRow))]
+    assert any("3 lesion(s)" in sentence for sentence in sentences)
+
+
+def test_late_images_give_the_next_instance_in_the_same_result_series(node: Node) -> None:
+    late = image(StudyInstanceUID=node.study_uid, SeriesInstanceUID="1.2.9", Modality="MR")
+    middle = node.files[len(node.files) // 2]
+    node.route()
+    node.work()
+    changed = dcmread(middle)
+    changed.SeriesDescription = "Axial corrected"
+    node.intake.take(arrival(changed))
+    node.intake.take(arrival(late))
+    node.route()
+    node.work()
+    assert [job.state for job in node.jobs()] == ["succeeded", "succeeded"], node.jobs()[-1].error
+    by_kind: dict[str, list[ResultRow]] = {}
+    for row in node.rows(ResultRow):
+        by_kind.setdefault(row.kind, []).append(row)
+    for rows in by_kind.values():
+        assert sorted(row.instance_number for row in rows) == [1, 2]
+        assert len({row.series_instance_uid for row in rows}) == 1
+        assert len({row.sop_instance_uid for row in rows}) == 2
+
+
+def test_a_late_series_leaves_the_job_of_the_unchanged_one(node: Node) -> None:
+    node.route()
+    node.work()
+    node.intake.take(
+        arrival(image(StudyInstanceUID=node.study_uid, SeriesInstanceUID="1.2.9", Modality="MR"))
+    )
+    assert node.study().generation == 2
+    node.route()
+    assert node.study().state == "routed"
+    assert len(node.jobs()) == 1
+    reasons = [row.reason for row in node.rows(DecisionRow) if row.generation == 2 and row.routed]
+    assert reasons == ["matches route 'lesions'; unchanged, so job 1 (succeeded) stands"]
+
+
+def test_input_that_changed_before_the_job_began_supersedes_it(node: Node) -> None:
+    node.route()
+    changed = dcmread(node.files[0])
+    changed.SeriesDescription = "Axial corrected"
+    node.intake.take(arrival(changed))
+    node.work()
+    assert node.jobs()[0].state == "superseded"
+    assert node.rows(ResultRow) == []
+
+
+def fails_with(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def raises(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(dicomnode.worker, "process_series", raises)
+
+
+def test_a_permanent_error_fails_the_job_at_once(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    node.route()
+    fails_with(UnreadableSeries("slices overlap"), monkeypatch)
+    node.work()
+    (job,) = node.jobs()
+    assert (job.state, job.attempt, job.error) == ("failed", 1, "slices overlap")
+
+
+@pytest.mark.parametrize("error", [TransientError("busy"), OSError(5, "Input/output error")])
+def test_a_transient_error_queues_the_job_again(
+    node: Node, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    node.route()
+    fails_with(error, monkeypatch)
+    node.work()
+    (job,) = node.jobs()
+    assert job.state == "queued"
+    assert job.not_before > utc_now()
+    assert "job_retried" in kinds(node.database)
+
+
+def test_a_bug_fails_the_job_without_details(
+    node: Node, monkeypatch: pytest.MonkeyPatch, logs: list[Any]
+) -> None:
+    node.route()
+    fails_with(KeyError("Zebrowska^Hildegard"), monkeypatch)
+    node.work()
+    (job,) = node.jobs()
+    assert job.state == "failed"
+    assert str(job.error).startswith("internal error KeyError")
+    assert "Zebrowska" not in str(job.error) + json.dumps(events(node.database))
+    assert any(event["log_level"] == "error" for event in logs)
+
+
+def test_a_worker_that_lost_its_lease_and_fails_goes_on_working(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.route()
+
+    def loses_lease_and_fails(*_: object) -> None:
+        with node.database.transaction() as session:
+            session.get_one(JobRow, 1).fencing_token += 1
+        raise UnreadableSeries("slices overlap")
+
+    monkeypatch.setattr(dicomnode.worker, "process_series", loses_lease_and_fails)
+    assert node.work()
+    assert node.jobs()[0].state == "running"
+
+
+def test_a_bundle_that_changed_since_the_job_was_made_is_not_used(node: Node) -> None:
+    node.route()
+    write_bundle(node.settings.models.folder / "threshold", version="2.0.0")
+    node.work()
+    (job,) = node.jobs()
+    assert job.state == "failed"
+    assert "has changed since job 1 was made" in str(job.error)
+
+
+def test_a_model_in_shadow_works_but_sends_nothing(node: Node) -> None:
+    node.in_state("shadow")
+    node.route()
+    node.work()
+    assert node.jobs()[0].state == "succeeded"
+    assert node.rows(ResultRow)
+    assert node.rows(DeliveryRow) == []
+
+
+@pytest.mark.parametrize("state", ["retired", "draft"])
+def test_a_model_that_is_not_in_use_gets_no_job(node: Node, state: str) -> None:
+    node.in_state(state)
+    node.route()
+    assert node.jobs() == []
+    assert node.study().state == "ignored"
+    assert node.rows(DecisionRow)[0].reason == f"matches route 'lesions'; but model threshold is {state}"
+
+
+def test_a_model_that_is_missing_is_named_in_the_reason(node: Node) -> None:
+    (node.settings.models.folder / "threshold" / "configs" / "dicom.json").unlink()
+    node.route()
+    assert node.study().state == "ignored"
+    assert "no usable model bundle is called 'threshold'" in node.rows(DecisionRow)[0].reason
+
+
+def test_a_study_that_cannot_be_routed_is_parked_and_can_be_replayed(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def raises(*_: object) -> None:
+        raise ZeroDivisionError("Zebrowska")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dicomnode.dispatch.route_study", raises)
+        node.route()
+    assert node.study().state == "parked"
+    assert "Zebrowska" not in json.dumps(events(node.database))
+    with node.database.transaction() as session:
+        replay_study(session, Audit("admin"), session.get_one(StudyRow, node.study_uid))
+    node.dispatch()
+    assert node.study().state == "routed"
+
+
+def test_an_instance_that_arrives_while_routing_leaves_the_study_to_the_next_round(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = dicomnode.dispatch._read
+    late = [image(StudyInstanceUID=node.study_uid)]
+
+    def arrives(row: Any) -> Any:
+        if late:
+            node.intake.take(arrival(late.pop()))
+        return read(row)
+
+    monkeypatch.setattr("dicomnode.dispatch._read", arrives)
+    node.route()
+    assert node.study().state == "receiving"
+    assert node.jobs() == []
+    assert node.rows(DecisionRow) == []
