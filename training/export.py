@@ -145,7 +145,7 @@ def training_summary(record: dict[str, Any]) -> dict[str, Any]:
         "best_step": best["step"],
         "best_validation_dice": round(best["val_dice"], 4),
         "seconds": round(record["seconds"]),
-        "device": f"{record['device']} ({platform.machine()}, {fitting['threads']} threads)",
+        "device": f"{record['device']} ({platform.machine()})",
         "torch": torch.__version__,
         "monai": version("monai"),
     }

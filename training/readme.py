@@ -33,8 +33,8 @@ Legs are stretches of the same run under another schedule or loss (`fit --accept
 |---|---|
 {training}
 
-The best weights on the validation split were kept (moving average of the weights), rounded to half
-precision, and measured as they lie here.
+The best weights on the validation split were kept (moving average of the weights), judged with the
+decision limits in force while training, rounded to half precision, and measured as they lie here.
 
 ## Test: {n_cases} crops of patients that training never saw
 
