@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from dicomnode.commands import admin, files, peers, run
 from dicomnode.errors import NodeError
@@ -36,7 +37,7 @@ def main() -> None:
     try:
         app()
     except (NodeError, InferenceError) as error:
-        Console(stderr=True, highlight=False).print(f"[red]error:[/] {error}", markup=True, soft_wrap=True)
+        Console(stderr=True, highlight=False).print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(1)
 
 

@@ -116,6 +116,7 @@ class Assembly:
             return
         study.state = moved(StudyState(study.state), StudyState.COMPLETE).value
         study.completed_at, study.completed_by = now, rule.value
+        study.received_count = progress.received_count
         self._audit.record(
             session,
             Event.STUDY_COMPLETED,

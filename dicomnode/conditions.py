@@ -124,7 +124,7 @@ def slice_thickness_mm(series: Series) -> float | None:
     if thickness is None:
         thickness = _from_functional_groups(series.header, "PixelMeasuresSequence", "SliceThickness")
     try:
-        return float(thickness)  # type: ignore[arg-type]
+        return float(thickness)
     except (TypeError, ValueError):
         return None
 

@@ -134,9 +134,15 @@ class Dispatch:
 
 def completeness_notes(study: StudyRow) -> list[str]:
     """What the report must say when the study may not be whole."""
+    notes = []
     if study.completed_by == CompletedBy.DEADLINE:
-        return ["The study was processed at its deadline while images were still arriving."]
-    return []
+        notes.append("The study was processed at its deadline while images were still arriving.")
+    if study.expected_count and (study.received_count or 0) < study.expected_count:
+        notes.append(
+            f"The study may not be complete: {study.received_count} of {study.expected_count} objects "
+            "that the sending archive holds had arrived."
+        )
+    return notes
 
 
 def _read(row: InstanceRow) -> Instance | None:

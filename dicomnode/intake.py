@@ -95,7 +95,9 @@ class Intake:
         path = self._spool.instance_path(
             identity.study_instance_uid, identity.series_instance_uid, arrival.sop_instance_uid, sha256
         )
-        if not path.exists():
+        if path.exists():  # a crash or another association may have stopped short of the folders
+            self._spool.sync_folders(path.parent)
+        else:
             self._spool.write(path, arrival.file_header, arrival.encoded)
         with self._database.transaction() as session:
             return self._record(session, arrival, identity, sha256, str(path))

@@ -49,6 +49,11 @@ class Order:
     """False for a model in shadow: its results are stored, never sent."""
     notes: tuple[str, ...] = ()
 
+    @property
+    def destinations(self) -> tuple[str, ...]:
+        """Where the results go."""
+        return self.route.destinations if self.send else ()
+
 
 def create_job(session: Session, audit: Audit, order: Order) -> tuple[JobRow, bool]:
     """Queue a job, or find the one that already did exactly this. Returns it and whether it is new.
@@ -60,10 +65,10 @@ def create_job(session: Session, audit: Audit, order: Order) -> tuple[JobRow, bo
             JobRow.series_instance_uid == order.series.series_instance_uid,
             JobRow.model_digest == order.bundle.digest,
             JobRow.input_digest == order.series.digest,
-            JobRow.route == order.route.name,
         )
     )
     if existing is not None:
+        _add_destinations(session, existing, order.destinations)
         return existing, False
     _supersede_waiting(session, audit, order)
     now = utc_now()
@@ -72,7 +77,7 @@ def create_job(session: Session, audit: Audit, order: Order) -> tuple[JobRow, bo
         series_instance_uid=order.series.series_instance_uid,
         generation=order.generation,
         route=order.route.name,
-        destinations={"names": list(order.route.destinations) if order.send else []},
+        destinations={"names": list(order.destinations)},
         model=order.bundle.card.name,
         model_digest=order.bundle.digest,
         input_digest=order.series.digest,
@@ -94,6 +99,30 @@ def create_job(session: Session, audit: Audit, order: Order) -> tuple[JobRow, bo
         input_digest=job.input_digest,
     )
     return job, True
+
+
+def _add_destinations(session: Session, job: JobRow, destinations: tuple[str, ...]) -> None:
+    """A route gained a destination, or a model went live: what is there is sent there too."""
+    missing = [name for name in destinations if name not in job.destinations["names"]]
+    if not missing:
+        return
+    job.destinations = {"names": [*job.destinations["names"], *missing]}
+    for result in session.scalars(select(ResultRow).where(ResultRow.job_id == job.id)):
+        _post(session, job, result.sop_instance_uid, missing)
+
+
+def _post(session: Session, job: JobRow, sop_instance_uid: str, destinations: list[str]) -> None:
+    """Put one result into the outbox for every destination."""
+    for destination in destinations:
+        session.add(
+            DeliveryRow(
+                sop_instance_uid=sop_instance_uid,
+                job_id=job.id,
+                destination=destination,
+                state=DeliveryState.WAITING.value,
+                not_before=utc_now(),
+            )
+        )
 
 
 def _supersede_waiting(session: Session, audit: Audit, order: Order) -> None:
@@ -183,7 +212,6 @@ class JobQueue:
             )
 
     def _publish(self, session: Session, job: JobRow, result: NewResult) -> None:
-        now = utc_now()
         subject = Subject(job.study_instance_uid, result.series_instance_uid, result.sop_instance_uid, job.id)
         if session.get(ResultRow, result.sop_instance_uid) is None:
             session.add(
@@ -197,20 +225,11 @@ class JobQueue:
                     instance_number=result.instance_number,
                     sha256=result.sha256,
                     path=str(result.path),
-                    created_at=now,
+                    created_at=utc_now(),
                 )
             )
             session.flush()
-            for destination in job.destinations["names"]:
-                session.add(
-                    DeliveryRow(
-                        sop_instance_uid=result.sop_instance_uid,
-                        job_id=job.id,
-                        destination=destination,
-                        state=DeliveryState.WAITING.value,
-                        not_before=now,
-                    )
-                )
+            _post(session, job, result.sop_instance_uid, job.destinations["names"])
         self._audit.record(session, Event.RESULT_CREATED, subject, kind=result.kind, sha256=result.sha256)
 
     def fail(self, lease: Lease, reason: str) -> None:

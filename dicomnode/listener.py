@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import time
 from typing import Any
 
 import structlog
@@ -64,12 +64,13 @@ DOES_NOT_MATCH = 0xB007
 CANNOT_UNDERSTAND = 0xC000
 
 MAXIMUM_PDU_BYTES = 131072
+DRAIN_TIMEOUT_S = 20.0
 
 log = structlog.get_logger()
 
 
 class Listener:
-    """One listening port. `start` returns at once; `stop` lets associations in progress finish."""
+    """One listening port. `start` returns at once."""
 
     def __init__(self, settings: Settings, database: Database, spool: Spool) -> None:
         self._settings = settings
@@ -78,7 +79,6 @@ class Listener:
         self._audit = Audit("receiver")
         self._intake = Intake(spool, database, self._audit)
         self._server: Any = None
-        self._draining = threading.Event()
 
     def start(self) -> None:
         """Open the port. Raises OSError when it is taken."""
@@ -102,9 +102,13 @@ class Listener:
         log.info("listener_started", ae_title=self._settings.node.ae_title, port=self._settings.node.port)
 
     def stop(self) -> None:
-        """Close the port."""
-        if self._server is not None:
-            self._server.shutdown()
+        """Close the port and let associations in progress finish, for a while."""
+        if self._server is None:
+            return
+        self._server.shutdown()
+        deadline = time.monotonic() + DRAIN_TIMEOUT_S
+        while self._server.active_associations and time.monotonic() < deadline:
+            time.sleep(0.1)
 
     def _on_requested(self, event: Any) -> None:
         """Reject an association that is not allowed, before anything is negotiated."""

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from io import BytesIO
 from typing import Any
 
 from pydicom import Dataset
 
 from dicomnode.audit import Stage
 from dicomnode.encode.context import ResultContext
+from dicomnode.encode.dress import to_bytes
 from dicomnode.encode.results import Result, encode_results
 from dicomnode.study import Series, SourceVolume
 from dicomnode.volumes import read_volume
@@ -85,7 +85,5 @@ def summarise(findings: Findings) -> dict[str, Any]:
 
 def file_bytes(dataset: Dataset) -> tuple[bytes, str]:
     """A result as a DICOM file, and its SHA-256."""
-    buffer = BytesIO()
-    dataset.save_as(buffer, enforce_file_format=True)
-    content = buffer.getvalue()
+    content = to_bytes(dataset)
     return content, hashlib.sha256(content).hexdigest()

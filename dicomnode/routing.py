@@ -10,7 +10,7 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 from dicomnode.conditions import Check, check_series, slice_count, slice_thickness_mm
 from dicomnode.config import RouteSettings
 from dicomnode.exclusions import exclusion
-from dicomnode.study import Series, Study
+from dicomnode.study import Series, Study, series_number
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def _select(
     return Decision(
         series,
         None,
-        f"matches route {route.name!r}, but series number {best.header.get('SeriesNumber')} is better: "
+        f"matches route {route.name!r}, but series number {series_number(best)} is better: "
         f"{_describe(best)} against {_describe(series)}",
         checks,
     )
@@ -109,12 +109,7 @@ def _select(
 
 def _rank(series: Series) -> tuple[float, int, int]:
     thickness = slice_thickness_mm(series)
-    number = series.header.get("SeriesNumber")
-    return (
-        float("inf") if thickness is None else thickness,
-        -slice_count(series),
-        int(number) if number is not None else 0,
-    )
+    return float("inf") if thickness is None else thickness, -slice_count(series), series_number(series)
 
 
 def _describe(series: Series) -> str:

@@ -45,9 +45,9 @@ class Response:
 
 def fate_of(status: int) -> Fate:
     """Sort a C-STORE status (PS3.4 table B.2-1, PS3.7 annex C) into what follows from it."""
-    if status in (0x0000, 0x0001, 0x0107, 0x0116) or 0xB000 <= status <= 0xBFFF:
-        return Fate.ACCEPTED  # success, or stored with a warning
-    if 0xA700 <= status <= 0xA7FF or status in (0x0110, 0x0213, 0x0106):
+    if status in (0x0000, 0x0001, 0x0107, 0x0111, 0x0116) or 0xB000 <= status <= 0xBFFF:
+        return Fate.ACCEPTED  # success, a warning, or there already (0111)
+    if 0xA700 <= status <= 0xA7FF or status in (0x0110, 0x0213):
         return Fate.TRY_LATER  # out of resources, processing failure: may pass
     return Fate.REFUSED
 

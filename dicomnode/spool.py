@@ -1,7 +1,7 @@
 """Files on disk: written whole or not at all, durable before anybody is told.
 
 studies/<study uid>/<series uid>/<sop instance uid>_<digest>.dcm   as received
-results/<study uid>/<sop instance uid>.dcm                         as sent
+results/<study uid>/<sop instance uid>_<attempt>.dcm                         as sent
 """
 
 from __future__ import annotations
@@ -28,12 +28,16 @@ class Spool:
         self.folder = folder
 
     def prepare(self) -> None:
-        """Make the folders, readable by this user only, and remove what a crash left half-written."""
+        """Make the folders, readable by this user only."""
         for part in ("studies", "results"):
             (self.folder / part).mkdir(parents=True, exist_ok=True, mode=0o700)
         self.folder.chmod(0o700)
+
+    def remove_leftovers(self) -> None:
+        """Remove what a process that is no longer alive left half-written."""
         for leftover in self.folder.rglob("*.part"):
-            leftover.unlink(missing_ok=True)
+            if not _is_alive(int(leftover.name.split(".")[-3])):
+                leftover.unlink(missing_ok=True)
 
     def instance_path(self, study_uid: str, series_uid: str, sop_uid: str, sha256: str) -> Path:
         """Where one content of one instance is kept. Raises PermanentError for a malformed UID."""
@@ -42,9 +46,9 @@ class Spool:
                 raise PermanentError(f"{uid[:64]!r} is not a UID; the sender must correct it")
         return self.folder / "studies" / study_uid / series_uid / f"{sop_uid}_{sha256[:16]}.dcm"
 
-    def result_path(self, study_uid: str, sop_uid: str) -> Path:
-        """Where one of our own objects is kept."""
-        return self.folder / "results" / study_uid / f"{sop_uid}.dcm"
+    def result_path(self, study_uid: str, sop_uid: str, attempt: str) -> Path:
+        """Where one of our own objects is kept; every attempt of a job has files of its own."""
+        return self.folder / "results" / study_uid / f"{sop_uid}_{attempt}.dcm"
 
     def write(self, path: Path, *parts: bytes | memoryview) -> None:
         """Write a file that is whole and on the disk when this returns, under its final name.
@@ -61,13 +65,13 @@ class Spool:
                         view = view[file.write(view) :]
                 os.fsync(file.fileno())
             partial.rename(path)
-            self._sync_folders(path.parent)
+            self.sync_folders(path.parent)
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
 
-    def _sync_folders(self, folder: Path) -> None:
-        """Make the new names durable: the folder and those above it, which may be new too."""
+    def sync_folders(self, folder: Path) -> None:
+        """Make new names durable: those in `folder`, and it and those above it, which may be new too."""
         while True:
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
             try:
@@ -81,3 +85,14 @@ class Spool:
     def free_bytes(self) -> int:
         """Free space of the disk that holds the spool."""
         return shutil.disk_usage(self.folder).free
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether a process of this machine still runs under this number."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -166,6 +166,11 @@ def group_studies(instances: Iterable[Instance]) -> tuple[Study, ...]:
     )
 
 
-def _series_order(series: Series) -> tuple[int, str]:
+def series_number(series: Series) -> int:
+    """SeriesNumber (0020,0011), or 0 when it is absent or no number."""
     number = text(series.header, "SeriesNumber")
-    return int(number) if number.removeprefix("-").isdecimal() else 0, series.series_instance_uid
+    return int(number) if number.removeprefix("-").isdecimal() else 0
+
+
+def _series_order(series: Series) -> tuple[int, str]:
+    return series_number(series), series.series_instance_uid

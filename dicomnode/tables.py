@@ -82,6 +82,8 @@ class StudyRow(Base):
     expected_asked_at: Mapped[datetime | None]
     completed_at: Mapped[datetime | None]
     completed_by: Mapped[str | None]
+    received_count: Mapped[int | None]
+    """Instances that were here when the study was closed, counted as the sending peer counts."""
 
 
 class DecisionRow(Base):
@@ -107,7 +109,7 @@ class JobRow(Base):
 
     __tablename__ = "jobs"
     __table_args__ = (
-        UniqueConstraint("series_instance_uid", "model_digest", "input_digest", "route"),
+        UniqueConstraint("series_instance_uid", "model_digest", "input_digest"),
         Index("jobs_by_state", "state", "not_before"),
     )
 

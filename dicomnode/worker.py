@@ -11,8 +11,9 @@ from pathlib import Path
 
 import structlog
 import torch
+from pydicom.errors import InvalidDicomError
 from sqlalchemy import func, select
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from structlog.contextvars import bound_contextvars
 
 from dicomnode.audit import Audit, Stage, Subject
@@ -72,13 +73,15 @@ class Worker:
                 self._attempt(lease, job)
             except StaleLease as error:
                 log.warning("lease_lost", reason=str(error))
+            except SQLAlchemyError as error:  # the lease expires, and the job is recovered
+                log.error("outcome_not_recorded", error=type(error).__name__)
         return True
 
     def _attempt(self, lease: Lease, job: JobRow) -> None:
-        """The one place where an error becomes the fate of a job. Raises StaleLease."""
+        """The one place where an error becomes the fate of a job. Raises StaleLease, SQLAlchemyError."""
         try:
             findings = self._process(job)
-            self._queue.succeed(lease, self._store(job, findings), summarise(findings))
+            self._queue.succeed(lease, self._store(lease, job, findings), summarise(findings))
             log.info("job_succeeded", lesion_count=len(findings.measurements))
         except StaleLease:
             raise
@@ -87,6 +90,9 @@ class Worker:
         except (TransientError, OutOfMemory, OSError) as error:
             log.warning("job_retried", reason=str(error))
             self._queue.retry_later(lease, str(error))
+        except OperationalError as error:
+            log.warning("job_retried", error=type(error).__name__)
+            self._queue.retry_later(lease, "the database was not available")
         except (PermanentError, InferenceError) as error:
             log.warning("job_failed", reason=str(error))
             self._queue.fail(lease, str(error))
@@ -124,9 +130,11 @@ class Worker:
                 for row in stored_instances(session, job.study_instance_uid)
                 if row.series_instance_uid == job.series_instance_uid
             ]
-        instances = sorted(
-            (read_instance(Path(row.path), row.sha256) for row in rows), key=lambda i: i.sop_instance_uid
-        )
+        try:
+            instances = [read_instance(Path(row.path), row.sha256) for row in rows]
+        except InvalidDicomError as error:
+            raise PermanentError(f"a stored instance cannot be read: {error}") from error
+        instances.sort(key=lambda instance: instance.sop_instance_uid)
         series = Series(tuple(instances))
         if series.digest != job.input_digest:
             raise InputChanged("the series has changed since this job was made; a newer job takes over")
@@ -146,18 +154,23 @@ class Worker:
             )
         return (earlier or 0) + 1
 
-    def _store(self, job: JobRow, findings: Findings) -> tuple[NewResult, ...]:
-        """Write the result files; they are durable before the database speaks of them."""
+    def _store(self, lease: Lease, job: JobRow, findings: Findings) -> tuple[NewResult, ...]:
+        """Write the result files; they are durable before the database speaks of them.
+
+        A worker that lost its lease without knowing writes beside the files of its successor.
+        """
+        attempt = f"{lease.job_id}-{lease.fencing_token}"
         stored = []
         for result in findings.results:
             content, sha256 = file_bytes(result.dataset)
-            path = self._spool.result_path(job.study_instance_uid, str(result.dataset.SOPInstanceUID))
+            sop_instance_uid = str(result.dataset.SOPInstanceUID)
+            path = self._spool.result_path(job.study_instance_uid, sop_instance_uid, attempt)
             self._spool.write(path, content)
             stored.append(
                 NewResult(
                     kind=result.kind,
                     sop_class_uid=str(result.dataset.SOPClassUID),
-                    sop_instance_uid=str(result.dataset.SOPInstanceUID),
+                    sop_instance_uid=sop_instance_uid,
                     series_instance_uid=str(result.dataset.SeriesInstanceUID),
                     instance_number=int(result.dataset.InstanceNumber),
                     sha256=sha256,
@@ -212,7 +225,6 @@ class _Heartbeat:
                 log.error("job_timed_out", job_id=self._lease.job_id)
                 os._exit(EXIT_TIMED_OUT)
             try:
-                if not self._queue.renew(self._lease):
-                    return
+                self._queue.renew(self._lease)  # when it is lost, publishing will be refused
             except SQLAlchemyError as error:
                 log.warning("lease_not_renewed", error=type(error).__name__)

@@ -6,6 +6,7 @@ import getpass
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 from sqlalchemy import select
 
@@ -67,7 +68,7 @@ def jobs(
             f"{job.created_at:%Y-%m-%d %H:%M:%S}",
             str(job.attempt),
             ", ".join(f"{count} {name}" for name, count in deliveries.items()),
-            job.error or "",
+            escape(job.error or ""),
         )
     console.print(table)
 
@@ -130,7 +131,7 @@ def audit_show(
     for line in tell(rows):
         times = f" ({line.count} times)" if line.count > 1 else ""
         table.add_row(
-            f"{line.at:%H:%M:%S.%f}"[:-3], line.actor, str(line.job_id or ""), line.sentence + times
+            f"{line.at:%H:%M:%S.%f}"[:-3], line.actor, str(line.job_id or ""), escape(line.sentence) + times
         )
     console.print(f"{rows[0].at:%Y-%m-%d}")
     console.print(table)
@@ -154,7 +155,7 @@ def audit_list(
         return
     table = Table("Time (UTC)", "Who", "Study", "What")
     for row in rows:
-        sentence = SENTENCES[Event(row.event)](row.detail)
+        sentence = escape(SENTENCES[Event(row.event)](row.detail))
         table.add_row(f"{row.at:%Y-%m-%d %H:%M:%S}", row.actor, row.study_instance_uid or "", sentence)
     console.print(table)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.status import Status
 from rich.table import Table
 
@@ -47,15 +48,15 @@ def explain(
     for decision in decisions:
         number = decision.series.header.get("SeriesNumber", "")
         table.add_row(
-            f"{number} {decision.series.description}".strip(),
+            escape(f"{number} {decision.series.description}".strip()),
             decision.series.modality,
             str(len(decision.series.instances)),
             decision.route.name if decision.route else "-",
-            decision.reason,
+            escape(decision.reason),
         )
     console.print(table)
     for path, reason in content.skipped.items():
-        console.print(f"skipped {path.name}: {reason}")
+        console.print(f"skipped {escape(path.name)}: {reason}")
 
 
 def segment(
@@ -140,7 +141,9 @@ def _timed(seconds: dict[str, float], status: Status, stage: Stage) -> Iterator[
 def _print_summaries(summaries: list[dict[str, Any]]) -> None:
     for summary in summaries:
         if "error" in summary:
-            console.print(f"[red]failed[/] series {summary['series_instance_uid']}: {summary['error']}")
+            console.print(
+                f"[red]failed[/] series {summary['series_instance_uid']}: {escape(summary['error'])}"
+            )
             continue
         table = lesion_table(summary["lesions"])
         console.print(table if summary["lesions"] else "no lesion seen")

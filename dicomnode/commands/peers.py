@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
@@ -21,7 +22,7 @@ from inference.registry import find_bundles
 
 models = typer.Typer(no_args_is_help=True, help="Look at model bundles.")
 
-PeerArgument = Annotated[str, typer.Argument(help="Name of a [[peer]] in the configuration.")]
+PeerArgument = Annotated[str, typer.Argument(help="Name of a peer in the configuration.")]
 
 
 def check(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
@@ -37,7 +38,7 @@ def check(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) ->
         findings.append(finding)
         if not as_json:
             verdict = "[green]ok[/]    " if finding.good else "[red]wrong[/] "
-            console.print(f"{verdict} {finding.subject}: {finding.detail}")
+            console.print(f"{verdict} {escape(f'{finding.subject}: {finding.detail}')}")
     if as_json:
         print_json([vars(finding) for finding in findings])
     if not all(finding.good for finding in findings):
@@ -68,7 +69,7 @@ def send(folder: FolderArgument, peer: PeerArgument, config: ConfigOption = DEFA
         if response.fate is not Fate.ACCEPTED:
             refused.append(response)
     for response in refused:
-        console.print(f"[red]{response.path.name}[/]: {response.status}")
+        console.print(f"[red]{response.path.name}[/]: {escape(response.status)}")
     console.print(f"{len(paths) - len(refused)} of {len(paths)} accepted by {peer}")
     if refused:
         raise typer.Exit(1)
@@ -100,7 +101,7 @@ def models_list(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = Fal
         )
     console.print(table)
     for folder, problem in registry.problems.items():
-        console.print(f"[red]unusable[/] {folder.name}: {problem}")
+        console.print(f"[red]unusable[/] {folder.name}: {escape(problem)}")
 
 
 def _peer(settings: Settings, name: str) -> PeerSettings:

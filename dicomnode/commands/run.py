@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Annotated
 
 import typer
@@ -31,6 +32,7 @@ def serve(config: ConfigOption = DEFAULT_CONFIG) -> None:
             Subject(),
             ae_title=settings.node.ae_title,
             port=settings.node.port,
+            configuration_sha256=hashlib.sha256(config.read_bytes()).hexdigest(),
             models={name: bundle.digest for name, bundle in registry.bundles.items()},
         )
     supervise(settings, config)
@@ -44,6 +46,7 @@ def receive(config: ConfigOption = DEFAULT_CONFIG) -> None:
 
     spool = Spool(settings.spool)
     spool.prepare()
+    spool.remove_leftovers()
     stopping = stop_event()
     listener = Listener(settings, database, spool)
     try:

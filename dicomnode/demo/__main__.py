@@ -15,6 +15,7 @@ import numpy as np
 import typer
 from pydicom import Dataset, dcmread
 from rich.console import Console
+from rich.markup import escape
 from sqlalchemy import select
 
 from dicomnode.commands.files import lesion_table
@@ -227,5 +228,5 @@ if __name__ == "__main__":
     try:
         typer.run(demo)
     except NodeError as error:
-        console.print(f"[red]error:[/] {error}")
+        console.print(f"[red]error:[/] {escape(str(error))}")
         sys.exit(1)

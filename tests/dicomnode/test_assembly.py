@@ -152,7 +152,7 @@ def add_result(session: Session, number: int, state: str, destination: str = "PA
     uid = f"1.2.{number}"
     job = JobRow(
         study_instance_uid=STUDY, series_instance_uid="1.2", generation=1, route=f"r{number}",
-        destinations={}, model="m", model_digest="d", input_digest="i", notes={}, priority=0,
+        destinations={}, model="m", model_digest="d", input_digest=f"i{number}", notes={}, priority=0,
         not_before=now, created_at=now,
     )  # fmt: skip
     session.add(job)

@@ -46,6 +46,7 @@ def upgrade() -> None:
         sa.Column("expected_asked_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("completed_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("completed_by", sa.String(), nullable=True),
+        sa.Column("received_count", sa.Integer(), nullable=True),
         sa.PrimaryKeyConstraint("study_instance_uid"),
     )
     with op.batch_alter_table("studies", schema=None) as batch_op:
@@ -130,7 +131,7 @@ def upgrade() -> None:
             ["studies.study_instance_uid"],
         ),
         sa.PrimaryKeyConstraint("id"),
-        sa.UniqueConstraint("series_instance_uid", "model_digest", "input_digest", "route"),
+        sa.UniqueConstraint("series_instance_uid", "model_digest", "input_digest"),
     )
     with op.batch_alter_table("jobs", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_jobs_study_instance_uid"), ["study_instance_uid"], unique=False)
