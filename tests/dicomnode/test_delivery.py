@@ -305,7 +305,7 @@ def test_the_pause_between_attempts_doubles_up_to_its_cap() -> None:
         assert len(delays) > 1
 
 
-def test_only_success_and_warnings_are_accepted() -> None:
+def test_only_success_warnings_and_what_the_peer_already_has_are_accepted() -> None:
     accepted = {status for status in range(0x10000) if fate_of(status) is Fate.ACCEPTED}
     assert accepted == {0x0000, 0x0001, 0x0107, 0x0111, 0x0116, *range(0xB000, 0xC000)}
 

@@ -216,7 +216,7 @@ def test_a_data_set_that_contradicts_its_request_is_refused_and_audited(
         return send(primitive, *rest)
 
     send = association.dimse.send_msg
-    association.dimse.send_msg = rename  # type: ignore[method-assign]
+    association.dimse.send_msg = rename
     answer = association.send_c_store(sent)
     association.release()
     assert answer.Status == 0xC000

@@ -16,7 +16,7 @@ from pydicom.uid import (
 )
 
 from dicomnode.conditions import check_series
-from dicomnode.config import Conditions, RouteSettings
+from dicomnode.config import Conditions, Range, RouteSettings
 from dicomnode.encode.equipment import MANUFACTURER, PRODUCT
 from dicomnode.exclusions import exclusion
 from dicomnode.routing import Decision, route_study
@@ -120,7 +120,7 @@ def test_a_condition_holds_fails_and_does_not_hold_for_what_is_absent(
     assert [check.passed for check in check_series(series_of(**fits), when)] == [True, True]
     assert [check.passed for check in check_series(series_of(**fits_not), when)] == [True, False]
     if absent == "+":
-        nothing = dict.fromkeys(fits)
+        nothing: dict[str, Any] = dict.fromkeys(fits)
         (_, check) = check_series(series_of(**nothing), when)
         assert not check.passed
         assert "(absent)" in str(check)
@@ -141,7 +141,7 @@ def test_what_must_not_be_described_may_be_absent() -> None:
 
 
 def test_images_are_counted_by_instances_and_by_frames() -> None:
-    when = Conditions(modality="CT", instance_count={"min": 3, "max": 4})
+    when = Conditions(modality="CT", instance_count=Range(min=3, max=4))
     assert not check_series(series_of(2), when)[1].passed
     assert check_series(series_of(3), when)[1].passed
     assert not check_series(series_of(5), when)[1].passed
@@ -169,7 +169,7 @@ def enhanced(thickness_mm: float) -> Series:
 
 def test_an_enhanced_image_is_judged_by_its_functional_groups() -> None:
     when = Conditions(
-        modality="CT", orientation="axial", slice_thickness_mm={"max": 2.0}, instance_count={"min": 50}
+        modality="CT", orientation="axial", slice_thickness_mm=Range(max=2.0), instance_count=Range(min=50)
     )
     assert all(check.passed for check in check_series(enhanced(1.0), when))
     assert not all(check.passed for check in check_series(enhanced(5.0), when))
@@ -269,7 +269,7 @@ def test_no_reason_and_no_check_holds_free_text_or_the_patient(wanted: str) -> N
         route("not", not_series_description=wanted),
         *(route(keyword, tags={keyword: wanted}) for keyword in keywords),
     ]
-    text = {"StudyDescription": SECRET, "SeriesDescription": SECRET, "ProtocolName": SECRET}
+    text: dict[str, Any] = {"StudyDescription": SECRET, "SeriesDescription": SECRET, "ProtocolName": SECRET}
     decisions = decide(routes, of_number(1, ImageComments=SECRET, **text), of_number(2, **text))
     told = " ".join(f"{decision.reason} {decision.as_json()}" for decision in decisions)
     for secret in (SECRET, "Zebrowska", *PATIENT.values()):

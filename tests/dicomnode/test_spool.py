@@ -68,7 +68,7 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
 spool = Spool(Path(sys.argv[1]))
 try:
-    spool.write(spool.result_path("1.2", "1.3"), b"x" * 4000, b"y" * 4000)
+    spool.write(spool.instance_path("1.2", "1.3", "1.4", "ab"), b"x" * 4000, b"y" * 4000)
 except OSError:
     sys.exit(7)
 """
@@ -83,7 +83,7 @@ def test_a_disk_that_is_full_half_way_leaves_nothing(spool: Spool) -> None:
 def test_a_file_that_is_there_survives_a_failed_overwrite(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = spool.result_path("1.2", "1.3")
+    path = spool.instance_path("1.2", "1.3", "1.4", SHA)
     spool.write(path, b"first")
 
     def fails(_: int) -> None:
@@ -95,13 +95,15 @@ def test_a_file_that_is_there_survives_a_failed_overwrite(
     assert path.read_bytes() == b"first"
 
 
-def test_preparing_removes_what_a_crash_left_and_keeps_the_rest(spool: Spool) -> None:
+def test_what_a_dead_process_left_is_removed_and_what_a_living_one_writes_stays(spool: Spool) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
     kept = spool.instance_path("1.2", "1.3", "1.4", SHA)
     spool.write(kept, b"content")
-    leftover = kept.with_name(f"{kept.name}.123.abcd.part")
-    leftover.write_bytes(b"half")
-    spool.prepare()
-    assert files(spool.folder) == [kept.name]
+    for pid in (dead.pid, os.getpid()):
+        kept.with_name(f"{kept.name}.{pid}.abcd.part").write_bytes(b"half")
+    spool.remove_leftovers()
+    assert files(spool.folder) == [kept.name, f"{kept.name}.{os.getpid()}.abcd.part"]
 
 
 def test_the_spool_is_open_to_its_user_only(spool: Spool) -> None:
@@ -138,10 +140,9 @@ def test_a_uid_may_name_a_file(uid: str) -> None:
 def test_what_is_no_uid_never_names_a_file(spool: Spool, uid: str) -> None:
     assert not is_uid(uid)
     for place in range(3):
-        uids = ["1.2", "1.2", "1.2"]
-        uids[place] = uid
+        study, series, instance = (uid if n == place else "1.2" for n in range(3))
         with pytest.raises(PermanentError, match="is not a UID"):
-            spool.instance_path(*uids, SHA)
+            spool.instance_path(study, series, instance, SHA)
 
 
 def test_other_content_has_another_name(spool: Spool) -> None:

@@ -1,0 +1,305 @@
+"""The commands as an administrator types them: output, JSON and exit codes.
+
+Most run in-process through typer's runner with `main`'s own translation of errors; one runs
+`python -m dicomnode`. `serve`, `receive`, `housekeep` and `work` are the system tests' matter.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from typer.testing import CliRunner
+
+from dicomnode.__main__ import app, main
+from dicomnode.audit import Audit, Event, Subject
+from dicomnode.config import load_settings
+from dicomnode.db import Database, migrate, utc_now
+from dicomnode.intake import Intake
+from dicomnode.series_writer import SeriesIdentity
+from dicomnode.spool import Spool
+from dicomnode.tables import JobRow
+from tests.dicomnode.parts import Peer, arrival, image, peer_answering, save, write_config
+from tests.phantoms import phantom, write_phantom
+from tests.phantoms.bundles import write_bundle
+
+COMMANDS = {
+    "serve": ["--config"],
+    "receive": ["--config"],
+    "housekeep": ["--config"],
+    "work": ["--device", "--config"],
+    "check": ["--json"],
+    "status": ["--json"],
+    "jobs": ["--state", "--limit", "--json"],
+    "replay": ["--job", "--study", "--dead"],
+    "explain": ["FOLDER", "--json"],
+    "segment": ["FOLDER", "--out", "--model"],
+    "echo": ["PEER"],
+    "send": ["FOLDER", "PEER"],
+    "audit show": ["STUDY_UID", "--json"],
+    "audit list": ["--event", "--limit"],
+    "audit verify": ["--config"],
+    "models list": ["--json"],
+}
+
+
+class Command:
+    """Runs commands against one configuration."""
+
+    def __init__(self, config: Path) -> None:
+        self.config = config
+
+    def __call__(self, *arguments: str, code: int = 0) -> str:
+        result = CliRunner(env={"COLUMNS": "200", "DICOMNODE_CONFIG": str(self.config)}).invoke(
+            app, list(arguments)
+        )
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        assert result.exit_code == code, result.output
+        return result.stdout
+
+    def json(self, *arguments: str) -> Any:
+        return json.loads(self(*arguments, "--json"))
+
+
+@pytest.fixture(autouse=True)
+def wide_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables are not cut."""
+    from dicomnode.commands.options import console
+
+    monkeypatch.setattr(console, "width", 200)
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Command:
+    write_bundle(tmp_path / "models" / "threshold")
+    return Command(write_config(tmp_path, '[models]\nfolder = "models"\n'))
+
+
+@pytest.fixture
+def known_study(command: Command) -> str:
+    settings = load_settings(command.config)
+    database = Database(settings.database_url)
+    migrate(database)
+    spool = Spool(settings.spool)
+    spool.prepare()
+    Intake(spool, database, Audit("receiver")).take(arrival(image()))
+    database.engine.dispose()
+    return "1.2.3.4"
+
+
+def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """What the shell sees of `dicomnode ...`."""
+    monkeypatch.setattr(sys, "argv", ["dicomnode", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself_and_its_arguments(command: Command, name: str) -> None:
+    told = command(*name.split(), "--help")
+    for argument in COMMANDS[name]:
+        assert argument in told or argument.lower() in told
+
+
+def test_every_command_is_tested_here(command: Command) -> None:
+    names = {c.name or c.callback.__name__ for c in app.registered_commands if c.callback}
+    for group in app.registered_groups:
+        assert group.typer_instance is not None
+        names |= {f"{group.name} {c.name}" for c in group.typer_instance.registered_commands}
+    assert names == set(COMMANDS)
+
+
+def test_python_m_dicomnode_with_a_wrong_configuration_ends_with_one_readable_message(
+    tmp_path: Path,
+) -> None:
+    config = tmp_path / "node.toml"
+    config.write_text('[node]\nae_title = "N"\n[[route]]\nname = "r"\nmodel = "m"\ndestinations = ["X"]\n')
+    command = [sys.executable, "-m", "dicomnode", "status", "--config", str(config)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr
+    assert "node.data: missing; add it" in ended.stderr
+    assert "no peer is called 'X' (known: none); add a [[peer]] or correct the name" in ended.stderr
+
+
+@pytest.mark.parametrize("pattern", ["[/b", "(unclosed [a-z]"])
+def test_a_message_with_brackets_is_printed_as_it_is(
+    command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], pattern: str
+) -> None:
+    command.config.write_text(
+        command.config.read_text().replace('"CT"', f'"CT"\nprotocol_name = "{pattern}"')
+    )
+    assert run_main(monkeypatch, "status", "--config", str(command.config)) == 1
+    assert pattern in capsys.readouterr().err
+
+
+def test_the_status_of_an_empty_node_has_nothing(command: Command) -> None:
+    assert command("status").splitlines() == ["studies: none", "jobs: none", "deliveries: none"]
+    assert command.json("status") == {"studies": {}, "jobs": {}, "deliveries": {}}
+
+
+def test_the_status_counts_by_state(command: Command, known_study: str) -> None:
+    assert "studies: 1 receiving" in command("status")
+    assert command.json("status")["studies"] == {"receiving": 1}
+    assert command.json("jobs") == []
+    assert "State" in command("jobs")
+
+
+def test_the_story_of_a_study_is_told_and_given_as_json(command: Command, known_study: str) -> None:
+    assert "instance received from PACS" in command("audit", "show", known_study)
+    (event,) = command.json("audit", "show", known_study)
+    assert (event["event"], event["study_instance_uid"]) == ("instance_received", known_study)
+    assert "instance received from PACS" in command("audit", "list")
+    assert len(command.json("audit", "list", "--event", "instance_received")) == 1
+    assert command.json("audit", "list", "--event", "job_failed") == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["audit", "show", "9.9"], "no event tells of study 9.9"),
+        (["audit", "list", "--event", "nonsense"], "no event is called 'nonsense'"),
+        (["replay"], "say what to replay: --job NUMBER, --study UID or --dead"),
+        (["replay", "--job", "5"], "nothing to replay"),
+        (["replay", "--dead"], "nothing to replay"),
+        (["echo", "NOBODY"], "no peer is called 'NOBODY' (known: PACS); add a [[peer]]"),
+        (["echo", "PACS"], "peer PACS does not answer"),
+        (["explain", "/nowhere"], "/nowhere is not a folder"),
+        (["segment", "/nowhere", "--out", "/tmp/x"], "/nowhere is not a folder"),
+    ],
+)
+def test_what_cannot_be_done_ends_with_exit_code_1_and_says_why(
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    says: str,
+) -> None:
+    assert run_main(monkeypatch, *arguments, "--config", str(command.config)) == 1
+    printed = capsys.readouterr()
+    assert says in printed.err
+    assert printed.out == ""
+
+
+def test_an_unbroken_trail_verifies_and_a_changed_one_does_not(
+    command: Command, known_study: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("audit", "verify").startswith("1 events, unbroken")
+    database = Database(load_settings(command.config).database_url)
+    with database.engine.begin() as connection:
+        connection.execute(text("DROP TRIGGER audit_events_no_update"))
+        connection.execute(text("UPDATE audit_events SET actor = 'x'"))
+    assert run_main(monkeypatch, "audit", "verify", "--config", str(command.config)) == 1
+    assert "broken at event 1" in capsys.readouterr().err
+
+
+def test_a_dead_job_is_listed_and_replayed(command: Command, known_study: str) -> None:
+    database = Database(load_settings(command.config).database_url)
+    with database.transaction() as session:
+        now = utc_now()
+        session.add(
+            JobRow(
+                study_instance_uid=known_study, series_instance_uid="1.2", generation=1, route="r",
+                destinations={}, model="m", model_digest="d", input_digest="i", notes={}, priority=0,
+                not_before=now, created_at=now, state="failed", attempt=3, error="broken [/x]",
+            )
+        )  # fmt: skip
+        Audit("t").record(session, Event.JOB_FAILED, Subject(known_study, job_id=1), reason="broken [/x]")
+    assert "broken [/x]" in command("jobs", "--state", "failed")
+    assert command.json("jobs")[0]["error"] == "broken [/x]"
+    assert "broken [/x]" in command("audit", "show", known_study)
+    assert "broken [/x]" in command("audit", "list")
+    assert "1 x job" in command("replay", "--study", known_study)
+    assert command.json("jobs")[0]["state"] == "queued"
+
+
+def test_models_are_listed_with_what_is_unusable(command: Command) -> None:
+    broken = write_bundle(command.config.parent / "models" / "broken", name="broken")
+    (broken / "models" / "model.pt").write_bytes(b"changed")
+    told = command("models", "list")
+    assert "threshold" in told
+    assert "unusable broken" in told
+    (row,) = command.json("models", "list")
+    assert (row["name"], row["state"], row["modality"]) == ("threshold", "live", "CT")
+
+
+@pytest.fixture(scope="module")
+def study_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("study")
+    identity = SeriesIdentity(series_description="Axial [/bold] lung")
+    write_phantom(phantom(spacing_mm=(8.0, 2.0, 2.0)), folder, identity)
+    (folder / "notes.txt").write_text("no DICOM")
+    return folder
+
+
+def test_explain_says_which_route_takes_a_series_and_what_was_skipped(
+    command: Command, study_folder: Path
+) -> None:
+    told = command("explain", str(study_folder))
+    assert "matches route 'lesions'" in told
+    assert "Axial [/bold] lung" in told
+    assert "skipped notes.txt" in told
+    (decision,) = command.json("explain", str(study_folder))
+    assert (decision["route"], decision["model"], decision["instance_count"]) == ("lesions", "threshold", 12)
+    assert decision["checks"]["lesions"][0]["passed"] is True
+
+
+def test_segment_writes_objects_measurements_and_pictures(
+    command: Command, study_folder: Path, tmp_path: Path
+) -> None:
+    (summary,) = command.json("segment", str(study_folder), "--out", str(tmp_path / "out"))
+    written = {path.name for path in Path(summary["folder"]).iterdir()}
+    assert written >= {
+        "seg.dcm",
+        "sr_measurements.dcm",
+        "sr_volumes.dcm",
+        "measurements.json",
+        "lesion-01.png",
+    }
+    assert len([name for name in written if name.endswith(".png")]) == summary["lesion_count"] == 3
+    record = json.loads((Path(summary["folder"]) / "measurements.json").read_text())
+    assert record["lesions"][0]["volume"]["unit"] == "mm3"
+    told = command("segment", str(study_folder), "--out", str(tmp_path / "out"), "--model", "threshold")
+    assert "Long axis" in told
+
+
+def test_a_series_that_cannot_be_segmented_ends_with_exit_code_1(command: Command, tmp_path: Path) -> None:
+    folder = tmp_path / "flat"
+    save(image(), folder / "one.dcm")
+    told = command("segment", str(folder), "--out", str(tmp_path / "out"), code=1)
+    assert "failed series 1.2.3.4.5" in told
+
+
+@pytest.fixture
+def reachable(tmp_path: Path) -> Any:
+    with peer_answering(0x0000, 0xC000) as peer:
+        yield peer, Command(write_config(tmp_path, peer_port=peer.port))
+
+
+def test_echo_and_send_talk_to_a_peer(reachable: tuple[Peer, Command], tmp_path: Path) -> None:
+    peer, command = reachable
+    assert "PACS answers at 127.0.0.1" in command("echo", "PACS")
+    folder = tmp_path / "files"
+    for number in range(3):
+        save(image(SOPInstanceUID=f"1.2.{number}"), folder / f"{number}.dcm")
+    told = command("send", str(folder), "PACS", code=1)
+    assert "2 of 3 accepted by PACS" in told
+    assert "1.dcm: C000" in told
+    assert peer.received == ["1.2.0", "1.2.1", "1.2.2"]
+    assert "3 of 3 accepted" in command("send", str(folder), "PACS")
+
+
+def test_check_finds_what_is_wrong_and_says_so(reachable: tuple[Peer, Command]) -> None:
+    _, command = reachable
+    told = command("check", code=1)
+    assert "peer PACS: PACS answers" in told
+    assert "route lesions: no usable model is called 'threshold'" in told
+    write_bundle(command.config.parent / "models" / "threshold")
+    assert not any(line.startswith("wrong") for line in command("check").splitlines())
