@@ -9,9 +9,9 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicomnode.config import Settings
-from dicomnode.db import Database, migrate
+from dicomnode.deliver.sender import echo
 from dicomnode.errors import TransientError
-from dicomnode.sender import echo
+from dicomnode.records.db import Database, migrate
 from dicomnode.spool import Spool
 from inference.registry import find_bundles
 

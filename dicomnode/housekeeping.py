@@ -10,13 +10,13 @@ import structlog
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 
-from dicomnode.assembly import Assembly
-from dicomnode.audit import Audit
+from dicomnode.assemble.assembly import Assembly
 from dicomnode.config import Settings
-from dicomnode.db import Database
-from dicomnode.delivery import Delivery
-from dicomnode.dispatch import Dispatch
-from dicomnode.jobs import recover_lost_leases
+from dicomnode.deliver.delivery import Delivery
+from dicomnode.records.audit import Audit
+from dicomnode.records.db import Database
+from dicomnode.route.dispatch import Dispatch
+from dicomnode.work.jobs import recover_lost_leases
 from inference.registry import Registry
 
 TICK_S = 0.25

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
 from typing import Any
 
 import structlog
@@ -21,6 +22,15 @@ def drop_patient_data(_: Any, __: str, event: Any) -> Any:
     return {key: value for key, value in event.items() if key not in PATIENT_KEYS}
 
 
+def trace_without_words(_: Any, __: str, event: Any) -> Any:
+    """Where an exception came from and of what type it is; its text may quote a patient's header."""
+    if event.pop("exc_info", None):
+        kind, _value, trace = sys.exc_info()
+        if kind is not None:
+            event["exception"] = "".join([*traceback.format_tb(trace), kind.__name__])
+    return event
+
+
 def configure_logging(role: str) -> None:
     """Log to standard error: coloured lines on a terminal, JSON otherwise. `role` marks each event."""
     terminal = sys.stderr.isatty()
@@ -32,7 +42,7 @@ def configure_logging(role: str) -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             lambda _, __, event: {"role": role, **event},
             drop_patient_data,
-            structlog.processors.format_exc_info,
+            trace_without_words,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),

@@ -19,10 +19,10 @@ from pydantic.fields import FieldInfo
 
 import dicomnode.__main__
 import training.__main__
-from dicomnode.audit import Event
 from dicomnode.config import Settings
-from dicomnode.listener import TRANSFER_SYNTAXES
-from dicomnode.states import MOVES, DeliveryState, JobState, StudyState
+from dicomnode.receive.listener import TRANSFER_SYNTAXES
+from dicomnode.records.audit import Event
+from dicomnode.records.states import MOVES, DeliveryState, JobState, StudyState
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

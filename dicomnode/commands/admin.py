@@ -10,7 +10,6 @@ from rich.markup import escape
 from rich.table import Table
 from sqlalchemy import select
 
-from dicomnode.audit import Audit, Event, verify_chain
 from dicomnode.commands.options import (
     DEFAULT_CONFIG,
     ConfigOption,
@@ -19,15 +18,16 @@ from dicomnode.commands.options import (
     open_node,
     print_json,
 )
-from dicomnode.delivery import replay_delivery
-from dicomnode.dispatch import replay_study
+from dicomnode.deliver.delivery import replay_delivery
 from dicomnode.errors import PermanentError
-from dicomnode.jobs import replay_job
-from dicomnode.queries import job_record, latest_events, overview, study_events
-from dicomnode.queries import jobs as newest_jobs
-from dicomnode.states import DeliveryState, JobState, StudyState
-from dicomnode.story import SENTENCES, tell
-from dicomnode.tables import AuditRow, DeliveryRow, JobRow, StudyRow
+from dicomnode.records.audit import Audit, Event, verify_chain
+from dicomnode.records.queries import job_record, latest_events, overview, study_events
+from dicomnode.records.queries import jobs as newest_jobs
+from dicomnode.records.states import DeliveryState, JobState, StudyState
+from dicomnode.records.story import SENTENCES, tell
+from dicomnode.records.tables import AuditRow, DeliveryRow, JobRow, StudyRow
+from dicomnode.route.dispatch import replay_study
+from dicomnode.work.jobs import replay_job
 
 audit = typer.Typer(no_args_is_help=True, help="Read the audit trail.")
 

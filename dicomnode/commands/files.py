@@ -16,14 +16,15 @@ from rich.markup import escape
 from rich.status import Status
 from rich.table import Table
 
-from dicomnode.audit import Stage
 from dicomnode.commands.options import DEFAULT_CONFIG, ConfigOption, JsonOption, console, print_json
 from dicomnode.commands.run import usable_models
 from dicomnode.config import load_settings
 from dicomnode.errors import NodeError, PermanentError
-from dicomnode.exclusions import exclusion
-from dicomnode.folder import FolderContent, read_folder
-from dicomnode.routing import Decision, route_study
+from dicomnode.read.folder import FolderContent, read_folder
+from dicomnode.records.audit import Stage
+from dicomnode.route.exclusions import exclusion
+from dicomnode.route.routing import Decision, route_study
+from dicomnode.spool import is_uid
 from dicomnode.study import Series
 from inference.bundle import ModelBundle
 from inference.errors import InferenceError
@@ -103,11 +104,13 @@ def _series_for(bundle: ModelBundle, content: FolderContent) -> list[tuple[Serie
 
 def _segment_one(series: Series, bundle: ModelBundle, out: Path) -> dict[str, Any]:
     """Process one series and write everything into its own folder below `out`."""
-    from dicomnode.pipeline import Assignment, process_series
-    from dicomnode.result_folder import write_results
+    from dicomnode.show.result_folder import write_results
+    from dicomnode.work.pipeline import Assignment, process_series
     from inference.engine import Model
     from inference.predict import segment as segment_volume
 
+    if not is_uid(series.series_instance_uid):  # it names the folder of the results
+        raise PermanentError("a series has a malformed SeriesInstanceUID; correct it at its source")
     with console.status(f"series {series.series_instance_uid}: loading {bundle.card.name}") as status:
         seconds: dict[str, float] = {}
         try:

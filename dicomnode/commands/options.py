@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from dicomnode.config import Settings, load_settings
-from dicomnode.db import Database, migrate
+from dicomnode.records.db import Database, migrate
 
 ConfigOption = Annotated[
     Path,

@@ -10,14 +10,14 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from dicomnode import sender
 from dicomnode.checks import check_node
 from dicomnode.commands.files import FolderArgument
 from dicomnode.commands.options import DEFAULT_CONFIG, ConfigOption, JsonOption, console, print_json
 from dicomnode.config import PeerSettings, Settings, load_settings
+from dicomnode.deliver import sender
+from dicomnode.deliver.sender import Fate
 from dicomnode.errors import PermanentError
-from dicomnode.folder import read_folder
-from dicomnode.sender import Fate
+from dicomnode.read.folder import read_folder
 from inference.registry import find_bundles
 
 models = typer.Typer(no_args_is_help=True, help="Look at model bundles.")

@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from dicomnode.audit import Audit, Event, Subject
 from dicomnode.commands.options import DEFAULT_CONFIG, ConfigOption, open_node
 from dicomnode.config import Settings
 from dicomnode.errors import ConfigurationError
 from dicomnode.logs import configure_logging
 from dicomnode.processes import stop_event, supervise
+from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.spool import Spool
 from inference.registry import Registry, find_bundles
 
@@ -42,7 +42,7 @@ def receive(config: ConfigOption = DEFAULT_CONFIG) -> None:
     """Run the receiver alone: C-ECHO and C-STORE on the configured port."""
     configure_logging("receive")
     settings, database = open_node(config)
-    from dicomnode.listener import Listener
+    from dicomnode.receive.listener import Listener
 
     spool = Spool(settings.spool)
     spool.prepare()
@@ -77,7 +77,7 @@ def work(
     configure_logging("work")
     settings, database = open_node(config)
     stopping = stop_event()
-    from dicomnode.worker import Worker
+    from dicomnode.work.worker import Worker
 
     Worker(settings, database, usable_models(settings), device).run(stopping)
 

@@ -13,7 +13,7 @@ from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind, Verification
 
 from dicomnode.config import PeerSettings
-from dicomnode.sender import Response, send
+from dicomnode.deliver.sender import Response, send
 from dicomnode.study import read_instance
 
 RESPONSE_TIMEOUT_S = 60.0

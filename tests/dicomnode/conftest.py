@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from dicomnode.audit import Audit
 from dicomnode.config import Settings
-from dicomnode.db import Database, migrate
-from dicomnode.intake import Intake
+from dicomnode.receive.intake import Intake
+from dicomnode.records.audit import Audit
+from dicomnode.records.db import Database, migrate
 from dicomnode.spool import Spool
 from tests.dicomnode.parts import settings_in
 

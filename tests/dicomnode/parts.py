@@ -21,11 +21,11 @@ from pynetdicom.sop_class import Verification
 from sqlalchemy import select
 
 from dicomnode.config import Settings, load_settings
-from dicomnode.db import Database
 from dicomnode.encode.equipment import MANUFACTURER, PRODUCT
-from dicomnode.intake import Arrival, Origin
+from dicomnode.receive.intake import Arrival, Origin
+from dicomnode.records.db import Database
+from dicomnode.records.tables import AuditRow
 from dicomnode.study import Instance, Series
-from dicomnode.tables import AuditRow
 
 ORIGIN = Origin("PACS", "127.0.0.1", "LESIONNODE")
 PATIENT = {

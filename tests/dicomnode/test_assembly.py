@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy.orm import Session
 
-from dicomnode.assembly import Assembly, CompletedBy, Progress, completed_by, count_is_due
+from dicomnode.assemble.assembly import Assembly, CompletedBy, Progress, completed_by, count_is_due
 from dicomnode.config import AssemblySettings, Settings
-from dicomnode.db import Database, utc_now
-from dicomnode.intake import Intake
-from dicomnode.tables import DeliveryRow, JobRow, ResultRow, StudyRow
+from dicomnode.receive.intake import Intake
+from dicomnode.records.db import Database, utc_now
+from dicomnode.records.tables import DeliveryRow, JobRow, ResultRow, StudyRow
 from tests.dicomnode.parts import arrival, events, image, settings_in
 
 START = datetime(2026, 1, 5, 10, 0, tzinfo=UTC)

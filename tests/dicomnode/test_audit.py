@@ -15,11 +15,11 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from dicomnode.audit import GENESIS, Audit, Event, Stage, Subject, verify_chain
-from dicomnode.db import Database
 from dicomnode.errors import UnreadableSeries
-from dicomnode.story import SENTENCES, tell
-from dicomnode.tables import AuditRow
+from dicomnode.records.audit import GENESIS, Audit, Event, Stage, Subject, verify_chain
+from dicomnode.records.db import Database
+from dicomnode.records.story import SENTENCES, tell
+from dicomnode.records.tables import AuditRow
 from tests.dicomnode.parts import events
 
 
@@ -115,8 +115,8 @@ def test_threads_keep_one_chain(database: Database) -> None:
 
 WRITER = """
 import sys
-from dicomnode.audit import Audit, Event, Subject
-from dicomnode.db import Database
+from dicomnode.records.audit import Audit, Event, Subject
+from dicomnode.records.db import Database
 database = Database(sys.argv[1])
 for number in range(20):
     with database.transaction() as session:

@@ -17,13 +17,13 @@ from sqlalchemy import text
 from typer.testing import CliRunner
 
 from dicomnode.__main__ import app, main
-from dicomnode.audit import Audit, Event, Subject
 from dicomnode.config import load_settings
-from dicomnode.db import Database, migrate, utc_now
-from dicomnode.intake import Intake
+from dicomnode.receive.intake import Intake
+from dicomnode.records.audit import Audit, Event, Subject
+from dicomnode.records.db import Database, migrate, utc_now
+from dicomnode.records.tables import JobRow
 from dicomnode.series_writer import SeriesIdentity
 from dicomnode.spool import Spool
-from dicomnode.tables import JobRow
 from tests.dicomnode.parts import Peer, arrival, image, peer_answering, save, write_config
 from tests.phantoms import phantom, write_phantom
 from tests.phantoms.bundles import write_bundle

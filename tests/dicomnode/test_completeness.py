@@ -12,8 +12,8 @@ from pydicom.uid import CTImageStorage
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 
-import dicomnode.completeness
-from dicomnode.completeness import count_instances
+import dicomnode.assemble.completeness
+from dicomnode.assemble.completeness import count_instances
 from dicomnode.config import PeerSettings
 from dicomnode.errors import TransientError
 from tests.dicomnode.parts import free_port
@@ -95,7 +95,7 @@ def test_a_peer_that_aborts_gives_no_count() -> None:
 
 
 def test_a_peer_that_is_not_there_cannot_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dicomnode.completeness, "TIMEOUT_S", 1.0)
+    monkeypatch.setattr(dicomnode.assemble.completeness, "TIMEOUT_S", 1.0)
     peer = PeerSettings(name="PACS", ae_title="PACS", host="127.0.0.1", port=free_port())
     with pytest.raises(TransientError, match="peer PACS does not accept"):
         count_instances("NODE", peer, "1.2.3")

@@ -9,12 +9,13 @@ import pytest
 from sqlalchemy import select, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from dicomnode.db import Database
 from dicomnode.errors import PermanentError
-from dicomnode.intake import Intake, Outcome, stored_instances
+from dicomnode.receive.intake import Intake, Outcome
+from dicomnode.records.db import Database
+from dicomnode.records.instances import stored_instances
+from dicomnode.records.states import StudyState
+from dicomnode.records.tables import InstanceRow, StudyRow
 from dicomnode.spool import Spool
-from dicomnode.states import StudyState
-from dicomnode.tables import InstanceRow, StudyRow
 from tests.dicomnode.parts import arrival, events, image, kinds, own_result, read
 
 STUDY = "1.2.3.4"

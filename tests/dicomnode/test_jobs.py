@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select
 
-from dicomnode.audit import Audit, Event
 from dicomnode.config import RouteSettings, WorkerSettings
-from dicomnode.db import Database, utc_now
 from dicomnode.errors import StaleLease
-from dicomnode.intake import Intake
-from dicomnode.jobs import JobQueue, Lease, NewResult, Order, create_job, recover_lost_leases, replay_job
+from dicomnode.receive.intake import Intake
+from dicomnode.records.audit import Audit, Event
+from dicomnode.records.db import Database, utc_now
+from dicomnode.records.tables import DeliveryRow, JobRow, ResultRow
 from dicomnode.study import Series
-from dicomnode.tables import DeliveryRow, JobRow, ResultRow
+from dicomnode.work.jobs import JobQueue, Lease, NewResult, Order, create_job, recover_lost_leases, replay_job
 from inference.bundle import ModelBundle, read_bundle
 from tests.dicomnode.parts import arrival, events, image, kinds, series_of
 from tests.phantoms.bundles import write_bundle

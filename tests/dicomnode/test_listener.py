@@ -29,10 +29,10 @@ from pynetdicom.sop_class import Verification
 from sqlalchemy import select, text
 
 from dicomnode.config import Settings
-from dicomnode.db import Database
-from dicomnode.listener import Listener
+from dicomnode.receive.listener import Listener
+from dicomnode.records.db import Database
+from dicomnode.records.tables import InstanceRow, StudyRow
 from dicomnode.spool import Spool
-from dicomnode.tables import InstanceRow, StudyRow
 from tests.dicomnode.parts import events, image, kinds, own_result, wait_until
 
 OFFERED = [CTImageStorage, EnhancedSRStorage]
@@ -117,7 +117,7 @@ def test_an_admission_that_fails_by_a_bug_keeps_the_door_closed(
     def breaks(*_: object) -> None:
         raise ValueError("a bug")
 
-    monkeypatch.setattr("dicomnode.listener.admit", breaks)
+    monkeypatch.setattr("dicomnode.receive.listener.admit", breaks)
     association = associate(node)
     assert not association.is_established
 

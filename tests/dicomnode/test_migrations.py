@@ -11,14 +11,14 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect, text
 
-import dicomnode.db
-from dicomnode.db import Database, migrate
-from dicomnode.tables import Base
+import dicomnode.records.db
+from dicomnode.records.db import Database, migrate
+from dicomnode.records.tables import Base
 
 
 def downgrade(database: Database) -> None:
     config = Config()
-    config.set_main_option("script_location", str(Path(dicomnode.db.__file__).parent / "migrations"))
+    config.set_main_option("script_location", str(Path(dicomnode.records.db.__file__).parent / "migrations"))
     with database.engine.begin() as connection:
         config.attributes["connection"] = connection
         command.downgrade(config, "base")

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 from pydicom import Dataset
 
-from dicomnode.overlay import OUTLINE_RGB, PICTURE_PIXELS, caption, draw_lesion
-from dicomnode.record import QUANTITIES, measurement_record
+from dicomnode.show.overlay import OUTLINE_RGB, PICTURE_PIXELS, caption, draw_lesion
+from dicomnode.show.record import QUANTITIES, measurement_record
 from inference.measure import Absent, LesionMeasurement, measure_lesions
 from tests.phantoms import Phantom, phantom
 

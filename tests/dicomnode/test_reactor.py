@@ -15,8 +15,8 @@ from pynetdicom import AE, evt
 from pynetdicom.sop_class import CTImageStorage
 
 from dicomnode.config import PeerSettings
-from dicomnode.reactor import parked_reactor
-from dicomnode.sender import UNCOMPRESSED, Fate, associate, send
+from dicomnode.deliver.reactor import parked_reactor
+from dicomnode.deliver.sender import UNCOMPRESSED, Fate, associate, send
 from dicomnode.series_writer import SeriesIdentity, write_series
 from inference.volume import Volume
 

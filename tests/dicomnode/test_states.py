@@ -7,7 +7,7 @@ from itertools import product
 
 import pytest
 
-from dicomnode.states import MOVES, DeliveryState, JobState, StudyState, moved
+from dicomnode.records.states import MOVES, DeliveryState, JobState, StudyState, moved
 
 MACHINES: list[tuple[type[StrEnum], StrEnum]] = [
     (StudyState, StudyState.RECEIVING),

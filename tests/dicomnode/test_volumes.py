@@ -14,9 +14,9 @@ from pydicom import dcmread
 from pydicom.uid import RLELossless
 
 from dicomnode.errors import UnreadableSeries
+from dicomnode.read.volumes import read_volume
 from dicomnode.series_writer import SeriesIdentity, write_series
 from dicomnode.study import Series, SourceVolume, read_instance
-from dicomnode.volumes import read_volume
 from inference.volume import Volume
 from tests.phantoms import (
     ORIENTATIONS,

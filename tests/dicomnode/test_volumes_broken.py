@@ -17,8 +17,8 @@ from pydicom.errors import InvalidDicomError
 from pydicom.uid import JPEG2000Lossless, RLELossless
 
 from dicomnode.errors import UnreadableSeries
+from dicomnode.read.volumes import read_volume
 from dicomnode.study import Series, group_studies, read_instance
-from dicomnode.volumes import read_volume
 from tests.phantoms import phantom, read_series, save, write_phantom
 from tests.phantoms.faults import drop_pixel_data, edit_all, slice_paths, truncate, write_text_file
 

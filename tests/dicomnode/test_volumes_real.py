@@ -23,8 +23,8 @@ from pydicom.errors import InvalidDicomError
 from scipy import ndimage
 
 from dicomnode.errors import UnreadableSeries
+from dicomnode.read.volumes import read_volume
 from dicomnode.study import Instance, Series, SourceVolume, group_studies, read_instance
-from dicomnode.volumes import read_volume
 
 SHARED = (Path(__file__).parents[2] / "../shared/data").resolve()
 BUNDLED = Path(pydicom.__file__).parent / "data" / "test_files"

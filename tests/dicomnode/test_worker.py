@@ -11,18 +11,18 @@ import pytest
 from pydicom import dcmread
 from sqlalchemy import select
 
-import dicomnode.dispatch
-import dicomnode.worker
-from dicomnode.audit import Audit
+import dicomnode.route.dispatch
+import dicomnode.work.worker
 from dicomnode.config import ModelSettings, Settings
-from dicomnode.db import Database, utc_now
-from dicomnode.dispatch import Dispatch, replay_study
 from dicomnode.errors import TransientError, UnreadableSeries
-from dicomnode.intake import Intake
+from dicomnode.receive.intake import Intake
+from dicomnode.records.audit import Audit
+from dicomnode.records.db import Database, utc_now
+from dicomnode.records.story import tell
+from dicomnode.records.tables import AuditRow, DecisionRow, DeliveryRow, JobRow, ResultRow, StudyRow
+from dicomnode.route.dispatch import Dispatch, replay_study
 from dicomnode.series_writer import SeriesIdentity, write_series
-from dicomnode.story import tell
-from dicomnode.tables import AuditRow, DecisionRow, DeliveryRow, JobRow, ResultRow, StudyRow
-from dicomnode.worker import Worker
+from dicomnode.work.worker import Worker
 from inference.registry import find_bundles
 from tests.dicomnode.parts import PATIENT, arrival, events, image, kinds, settings_in
 from tests.phantoms import phantom
@@ -167,7 +167,7 @@ def fails_with(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def raises(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(dicomnode.worker, "process_series", raises)
+    monkeypatch.setattr(dicomnode.work.worker, "process_series", raises)
 
 
 def test_a_permanent_error_fails_the_job_at_once(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,7 +214,7 @@ def test_a_worker_that_lost_its_lease_and_fails_goes_on_working(
             session.get_one(JobRow, 1).fencing_token += 1
         raise UnreadableSeries("slices overlap")
 
-    monkeypatch.setattr(dicomnode.worker, "process_series", loses_lease_and_fails)
+    monkeypatch.setattr(dicomnode.work.worker, "process_series", loses_lease_and_fails)
     assert node.work()
     assert node.jobs()[0].state == "running"
 
@@ -260,7 +260,7 @@ def test_a_study_that_cannot_be_routed_is_parked_and_can_be_replayed(
         raise ZeroDivisionError("Zebrowska")
 
     with monkeypatch.context() as patch:
-        patch.setattr("dicomnode.dispatch.route_study", raises)
+        patch.setattr("dicomnode.route.dispatch.route_study", raises)
         node.route()
     assert node.study().state == "parked"
     assert "Zebrowska" not in json.dumps(events(node.database))
@@ -273,7 +273,7 @@ def test_a_study_that_cannot_be_routed_is_parked_and_can_be_replayed(
 def test_an_instance_that_arrives_while_routing_leaves_the_study_to_the_next_round(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = dicomnode.dispatch._read
+    read = dicomnode.route.dispatch._read
     late = [image(StudyInstanceUID=node.study_uid)]
 
     def arrives(row: Any) -> Any:
@@ -281,7 +281,7 @@ def test_an_instance_that_arrives_while_routing_leaves_the_study_to_the_next_rou
             node.intake.take(arrival(late.pop()))
         return read(row)
 
-    monkeypatch.setattr("dicomnode.dispatch._read", arrives)
+    monkeypatch.setattr("dicomnode.route.dispatch._read", arrives)
     node.route()
     assert node.study().state == "receiving"
     assert node.jobs() == []

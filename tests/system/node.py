@@ -16,11 +16,11 @@ from typing import Any, TypeVar
 from sqlalchemy import select
 
 from dicomnode.config import PeerSettings, Settings, load_settings
-from dicomnode.db import Database
+from dicomnode.deliver.sender import echo
 from dicomnode.demo.archive import Archive
 from dicomnode.errors import TransientError
-from dicomnode.sender import echo
-from dicomnode.tables import AuditRow, DeliveryRow, JobRow, StudyRow
+from dicomnode.records.db import Database
+from dicomnode.records.tables import AuditRow, DeliveryRow, JobRow, StudyRow
 
 T = TypeVar("T")
 

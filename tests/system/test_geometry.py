@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
 
+from dicomnode.deliver.sender import Fate, send
 from dicomnode.demo.archive import Archive
 from dicomnode.encode.decode import read_frames
-from dicomnode.sender import Fate, send
 from dicomnode.series_writer import SeriesIdentity, write_series
 from inference.measure import Axis, measure_lesions
 from tests.phantoms import Orientation, Phantom, phantom

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 
-from dicomnode.audit import verify_chain
+from dicomnode.deliver.sender import Fate, send
 from dicomnode.demo.archive import Archive
-from dicomnode.sender import Fate, send
+from dicomnode.records.audit import verify_chain
+from dicomnode.records.tables import InstanceRow
 from dicomnode.series_writer import SeriesIdentity, write_series
-from dicomnode.tables import InstanceRow
 from tests.phantoms import phantom
 from tests.system.node import Node, archive_on_loopback, wait_for
 

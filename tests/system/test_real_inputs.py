@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from dicomnode.deliver.sender import Fate, send
 from dicomnode.demo.archive import Archive
-from dicomnode.folder import read_folder
-from dicomnode.sender import Fate, send
+from dicomnode.read.folder import read_folder
 from dicomnode.series_writer import SeriesIdentity, write_series
 from tests.phantoms import phantom
 from tests.phantoms.faults import drop_pixel_data, truncate

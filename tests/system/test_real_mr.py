@@ -17,10 +17,10 @@ import numpy.typing as npt
 import pytest
 import SimpleITK
 
-from dicomnode.folder import read_folder
-from dicomnode.pipeline import Assignment, process_series
-from dicomnode.result_folder import write_results
-from dicomnode.volumes import read_volume
+from dicomnode.read.folder import read_folder
+from dicomnode.read.volumes import read_volume
+from dicomnode.show.result_folder import write_results
+from dicomnode.work.pipeline import Assignment, process_series
 from inference.bundle import Postprocessing
 from inference.labelmap import LabelMap, LesionMap
 from inference.lesions import find_lesions

@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from dicomnode.encode.context import Result, ResultContext, ResultKind
 from dicomnode.encode.results import encode_results
+from dicomnode.read.volumes import read_volume
 from dicomnode.series_writer import SeriesIdentity
 from dicomnode.study import Series, SourceVolume
-from dicomnode.volumes import read_volume
 from inference.bundle import ModelCard
 from inference.codes import Code
 from inference.labelmap import Label, Lesion, LesionMap

@@ -16,8 +16,8 @@ from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification
 
 from dicomnode.config import PeerSettings
+from dicomnode.deliver.reactor import parked_reactor
 from dicomnode.errors import TransientError
-from dicomnode.reactor import parked_reactor
 
 CONNECTION_TIMEOUT_S = 10.0
 UNCOMPRESSED = (str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian))

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import JSON, DateTime, ForeignKey, Index, String, TypeDecorator, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from dicomnode.states import DeliveryState, JobState, StudyState
+from dicomnode.records.states import DeliveryState, JobState, StudyState
 
 
 class UtcDateTime(TypeDecorator[datetime]):

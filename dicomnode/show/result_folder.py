@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dicomnode.overlay import draw_lesion
-from dicomnode.pipeline import Findings, file_bytes, summarise
-from dicomnode.record import measurement_record
+from dicomnode.show.overlay import draw_lesion
+from dicomnode.show.record import measurement_record
+from dicomnode.work.pipeline import Findings, file_bytes, summarise
 
 
 def write_results(findings: Findings, folder: Path) -> dict[str, Any]:

@@ -19,9 +19,9 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from dicomnode.db import Database, utc_now
 from dicomnode.errors import NodeError
-from dicomnode.tables import AuditRow, JobRow
+from dicomnode.records.db import Database, utc_now
+from dicomnode.records.tables import AuditRow, JobRow
 from inference.errors import InferenceError
 
 GENESIS = "0" * 64

@@ -1,8 +1,8 @@
-"""Runs the migrations on the connection that `dicomnode.db.migrate` hands over."""
+"""Runs the migrations on the connection that `dicomnode.records.db.migrate` hands over."""
 
 from alembic import context
 
-from dicomnode.tables import Base
+from dicomnode.records.tables import Base
 
 connection = context.config.attributes["connection"]
 context.configure(connection=connection, target_metadata=Base.metadata, render_as_batch=True)

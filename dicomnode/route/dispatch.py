@@ -11,16 +11,16 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from dicomnode.assembly import CompletedBy
-from dicomnode.audit import Audit, Event, Subject
+from dicomnode.assemble.assembly import CompletedBy
 from dicomnode.config import SENDING_STATES, WORKING_STATES, Settings
-from dicomnode.db import Database, utc_now
-from dicomnode.intake import stored_instances
-from dicomnode.jobs import Order, create_job
-from dicomnode.routing import Decision, route_study
-from dicomnode.states import StudyState, moved
+from dicomnode.records.audit import Audit, Event, Subject
+from dicomnode.records.db import Database, utc_now
+from dicomnode.records.instances import stored_instances
+from dicomnode.records.states import StudyState, moved
+from dicomnode.records.tables import DecisionRow, InstanceRow, StudyRow
+from dicomnode.route.routing import Decision, route_study
 from dicomnode.study import Instance, group_studies, read_instance
-from dicomnode.tables import DecisionRow, InstanceRow, StudyRow
+from dicomnode.work.jobs import Order, create_job
 from inference.registry import Registry
 
 log = structlog.get_logger()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dicomnode.frames import frame_headers
-from dicomnode.geometry import arrange, place
-from dicomnode.pixels import check_greyscale, intensity_unit, read_voxels
+from dicomnode.read.frames import frame_headers
+from dicomnode.read.geometry import arrange, place
+from dicomnode.read.pixels import check_greyscale, intensity_unit, read_voxels
 from dicomnode.study import Series, SourceVolume
 from inference.volume import Volume
 

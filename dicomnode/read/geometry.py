@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dicomnode.errors import UnreadableSeries
-from dicomnode.frames import FrameHeader, name_all
+from dicomnode.read.frames import FrameHeader, name_all
 
 Vector = npt.NDArray[np.float64]
 

@@ -13,7 +13,7 @@ from pydicom.pixels.processing import apply_modality_lut
 from pydicom.pixels.utils import iter_pixels
 
 from dicomnode.errors import UnreadableSeries
-from dicomnode.frames import FrameHeader, name_instance
+from dicomnode.read.frames import FrameHeader, name_instance
 from dicomnode.study import Instance
 from inference.volume import IntensityUnit, Voxels
 

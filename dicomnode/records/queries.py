@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from dicomnode.errors import PermanentError
-from dicomnode.tables import AuditRow, DeliveryRow, JobRow, StudyRow
+from dicomnode.records.tables import AuditRow, DeliveryRow, JobRow, StudyRow
 
 
 def overview(session: Session) -> dict[str, dict[str, int]]:

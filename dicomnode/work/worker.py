@@ -16,16 +16,16 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from structlog.contextvars import bound_contextvars
 
-from dicomnode.audit import Audit, Stage, Subject
 from dicomnode.config import WORKING_STATES, Settings
-from dicomnode.db import Database
 from dicomnode.errors import InputChanged, PermanentError, StaleLease, TransientError
-from dicomnode.intake import stored_instances
-from dicomnode.jobs import JobQueue, Lease, NewResult
-from dicomnode.pipeline import Assignment, Findings, file_bytes, process_series, summarise
+from dicomnode.records.audit import Audit, Stage, Subject
+from dicomnode.records.db import Database
+from dicomnode.records.instances import stored_instances
+from dicomnode.records.tables import JobRow, ResultRow
 from dicomnode.spool import Spool
 from dicomnode.study import Series, read_instance
-from dicomnode.tables import JobRow, ResultRow
+from dicomnode.work.jobs import JobQueue, Lease, NewResult
+from dicomnode.work.pipeline import Assignment, Findings, file_bytes, process_series, summarise
 from inference.engine import Model, best_device
 from inference.errors import InferenceError, OutOfMemory
 from inference.predict import segment

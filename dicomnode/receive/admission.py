@@ -7,7 +7,7 @@ import socket
 from dataclasses import dataclass
 
 from dicomnode.config import PeerSettings, Settings
-from dicomnode.intake import Origin
+from dicomnode.receive.intake import Origin
 
 
 @dataclass(frozen=True)

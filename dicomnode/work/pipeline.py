@@ -11,12 +11,12 @@ from typing import Any
 
 from pydicom import Dataset
 
-from dicomnode.audit import Stage
 from dicomnode.encode.context import ResultContext
 from dicomnode.encode.dress import to_bytes
 from dicomnode.encode.results import Result, encode_results
+from dicomnode.read.volumes import read_volume
+from dicomnode.records.audit import Stage
 from dicomnode.study import Series, SourceVolume
-from dicomnode.volumes import read_volume
 from inference.bundle import ModelCard
 from inference.labelmap import LesionMap
 from inference.measure import LesionMeasurement, Quantity, measure_lesions, total_volume

@@ -14,13 +14,13 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from dicomnode.audit import Audit, Event, Subject
 from dicomnode.config import RouteSettings, WorkerSettings
-from dicomnode.db import Database, utc_now
 from dicomnode.errors import StaleLease
-from dicomnode.states import DeliveryState, JobState, moved
+from dicomnode.records.audit import Audit, Event, Subject
+from dicomnode.records.db import Database, utc_now
+from dicomnode.records.states import DeliveryState, JobState, moved
+from dicomnode.records.tables import DeliveryRow, JobRow, ResultRow
 from dicomnode.study import Series
-from dicomnode.tables import DeliveryRow, JobRow, ResultRow
 from inference.bundle import ModelBundle
 
 

@@ -10,13 +10,13 @@ import structlog
 from sqlalchemy import select, union
 from sqlalchemy.orm import Session
 
-from dicomnode.audit import Audit, Event, Subject
-from dicomnode.completeness import count_instances
+from dicomnode.assemble.completeness import count_instances
 from dicomnode.config import AssemblySettings, PeerSettings, Settings
-from dicomnode.db import Database, utc_now
 from dicomnode.errors import TransientError
-from dicomnode.states import DeliveryState, StudyState, moved
-from dicomnode.tables import DeliveryRow, InstanceRow, ResultRow, StudyRow
+from dicomnode.records.audit import Audit, Event, Subject
+from dicomnode.records.db import Database, utc_now
+from dicomnode.records.states import DeliveryState, StudyState, moved
+from dicomnode.records.tables import DeliveryRow, InstanceRow, ResultRow, StudyRow
 
 log = structlog.get_logger()
 

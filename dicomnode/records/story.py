@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from dicomnode.audit import Event
-from dicomnode.tables import AuditRow
+from dicomnode.records.audit import Event
+from dicomnode.records.tables import AuditRow
 
 Detail = dict[str, Any]
 

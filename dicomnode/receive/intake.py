@@ -9,17 +9,17 @@ from enum import StrEnum
 from io import BytesIO
 
 from pydicom import Dataset, dcmread
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from dicomnode.audit import Audit, Event, Subject
-from dicomnode.db import Database, utc_now
 from dicomnode.encode.recognise import is_own_result
 from dicomnode.errors import PermanentError
+from dicomnode.records.audit import Audit, Event, Subject
+from dicomnode.records.db import Database, utc_now
+from dicomnode.records.states import StudyState, moved
+from dicomnode.records.tables import InstanceRow, ResultRow, StudyRow
 from dicomnode.spool import Spool
-from dicomnode.states import StudyState, moved
 from dicomnode.study import text
-from dicomnode.tables import InstanceRow, ResultRow, StudyRow
 
 
 class Outcome(StrEnum):
@@ -222,13 +222,3 @@ def _instance_row(
         calling_address=arrival.origin.address,
         received_at=now,
     )
-
-
-def stored_instances(session: Session, study_instance_uid: str) -> list[InstanceRow]:
-    """The newest version of every instance of a study that is not a result of ours."""
-    newest = (
-        select(func.max(InstanceRow.id))
-        .where(InstanceRow.study_instance_uid == study_instance_uid, InstanceRow.own_result.is_(False))
-        .group_by(InstanceRow.sop_instance_uid)
-    )
-    return list(session.scalars(select(InstanceRow).where(InstanceRow.id.in_(newest))))

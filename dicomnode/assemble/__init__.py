@@ -1,0 +1,1 @@
+"""Know when a study is complete."""

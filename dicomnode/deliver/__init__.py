@@ -1,0 +1,1 @@
+"""Bring results to their destinations."""

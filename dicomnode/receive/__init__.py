@@ -1,0 +1,1 @@
+"""Take what peers send: who may, what is kept, what is answered."""

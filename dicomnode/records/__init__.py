@@ -1,0 +1,1 @@
+"""What the database remembers: studies, jobs, deliveries and the audit trail."""

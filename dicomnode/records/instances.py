@@ -1,0 +1,18 @@
+"""Which stored instances make up a study."""
+
+from __future__ import annotations
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from dicomnode.records.tables import InstanceRow
+
+
+def stored_instances(session: Session, study_instance_uid: str) -> list[InstanceRow]:
+    """The newest version of every instance of a study that is not a result of ours."""
+    newest = (
+        select(func.max(InstanceRow.id))
+        .where(InstanceRow.study_instance_uid == study_instance_uid, InstanceRow.own_result.is_(False))
+        .group_by(InstanceRow.sop_instance_uid)
+    )
+    return list(session.scalars(select(InstanceRow).where(InstanceRow.id.in_(newest))))

@@ -1,0 +1,1 @@
+"""Decide which series goes to which model, and why."""
