@@ -20,7 +20,7 @@ from dicomnode.records.states import StudyState, moved
 from dicomnode.records.tables import DecisionRow, InstanceRow, StudyRow
 from dicomnode.route.routing import Decision, route_study
 from dicomnode.study import Instance, group_studies, read_instance
-from dicomnode.work.jobs import Order, create_job
+from dicomnode.work.orders import Order, create_job
 from inference.registry import Registry
 
 log = structlog.get_logger()

@@ -16,7 +16,8 @@ from dicomnode.records.audit import Audit, Event
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.tables import DeliveryRow, JobRow, ResultRow
 from dicomnode.study import Series
-from dicomnode.work.jobs import JobQueue, Lease, NewResult, Order, create_job, recover_lost_leases, replay_job
+from dicomnode.work.jobs import JobQueue, Lease, NewResult, recover_lost_leases, replay_job
+from dicomnode.work.orders import Order, create_job
 from inference.bundle import ModelBundle, read_bundle
 from tests.dicomnode.parts import arrival, events, image, kinds, series_of
 from tests.phantoms.bundles import write_bundle

@@ -1,0 +1,117 @@
+"""Makes jobs: one for each series, model and input, however often it is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from dicomnode.config import RouteSettings
+from dicomnode.records.audit import Audit, Event, Subject
+from dicomnode.records.db import utc_now
+from dicomnode.records.states import DeliveryState, JobState, moved
+from dicomnode.records.tables import DeliveryRow, JobRow, ResultRow
+from dicomnode.study import Series
+from inference.bundle import ModelBundle
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a new job shall do."""
+
+    series: Series
+    generation: int
+    route: RouteSettings
+    bundle: ModelBundle
+    send: bool
+    """False for a model in shadow: its results are stored, never sent."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def destinations(self) -> tuple[str, ...]:
+        """Where the results go."""
+        return self.route.destinations if self.send else ()
+
+
+def create_job(session: Session, audit: Audit, order: Order) -> tuple[JobRow, bool]:
+    """Queue a job, or find the one that already did exactly this. Returns it and whether it is new.
+
+    Jobs of the same series and route that have not started are superseded by the new one.
+    """
+    existing = session.scalar(
+        select(JobRow).where(
+            JobRow.series_instance_uid == order.series.series_instance_uid,
+            JobRow.model_digest == order.bundle.digest,
+            JobRow.input_digest == order.series.digest,
+        )
+    )
+    if existing is not None:
+        _add_destinations(session, existing, order.destinations)
+        return existing, False
+    _supersede_waiting(session, audit, order)
+    now = utc_now()
+    job = JobRow(
+        study_instance_uid=order.series.study_instance_uid,
+        series_instance_uid=order.series.series_instance_uid,
+        generation=order.generation,
+        route=order.route.name,
+        destinations={"names": list(order.destinations)},
+        model=order.bundle.card.name,
+        model_digest=order.bundle.digest,
+        input_digest=order.series.digest,
+        notes={"lines": list(order.notes)},
+        priority=order.route.priority,
+        not_before=now,
+        created_at=now,
+    )
+    session.add(job)
+    session.flush()
+    audit.record(
+        session,
+        Event.JOB_CREATED,
+        Subject.of_job(job),
+        route=job.route,
+        model=job.model,
+        model_version=order.bundle.card.version,
+        model_digest=job.model_digest,
+        input_digest=job.input_digest,
+    )
+    return job, True
+
+
+def _add_destinations(session: Session, job: JobRow, destinations: tuple[str, ...]) -> None:
+    """A route gained a destination, or a model went live: what is there is sent there too."""
+    missing = [name for name in destinations if name not in job.destinations["names"]]
+    if not missing:
+        return
+    job.destinations = {"names": [*job.destinations["names"], *missing]}
+    for result in session.scalars(select(ResultRow).where(ResultRow.job_id == job.id)):
+        post(session, job, result.sop_instance_uid, missing)
+
+
+def post(session: Session, job: JobRow, sop_instance_uid: str, destinations: list[str]) -> None:
+    """Put one result into the outbox for every destination."""
+    for destination in destinations:
+        session.add(
+            DeliveryRow(
+                sop_instance_uid=sop_instance_uid,
+                job_id=job.id,
+                destination=destination,
+                state=DeliveryState.WAITING.value,
+                not_before=utc_now(),
+            )
+        )
+
+
+def _supersede_waiting(session: Session, audit: Audit, order: Order) -> None:
+    for job in session.scalars(
+        select(JobRow).where(
+            JobRow.series_instance_uid == order.series.series_instance_uid,
+            JobRow.route == order.route.name,
+            JobRow.state == JobState.QUEUED.value,
+        )
+    ):
+        job.state = moved(JobState(job.state), JobState.SUPERSEDED).value
+        job.finished_at = utc_now()
+        audit.record(session, Event.JOB_SUPERSEDED, Subject.of_job(job))
