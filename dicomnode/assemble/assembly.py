@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 import structlog
-from sqlalchemy import select, union
+from sqlalchemy import SelectBase, func, select, union
 from sqlalchemy.orm import Session
 
 from dicomnode.assemble.completeness import count_instances
@@ -163,7 +163,7 @@ def _held_by_both(session: Session, study: StudyRow, peer: PeerSettings | None) 
         InstanceRow.study_instance_uid == study.study_instance_uid
     )
     if peer is None:
-        return len(session.scalars(received.distinct()).all())
+        return _count(session, received.distinct())
     delivered = (
         select(DeliveryRow.sop_instance_uid)
         .join(ResultRow, ResultRow.sop_instance_uid == DeliveryRow.sop_instance_uid)
@@ -173,4 +173,9 @@ def _held_by_both(session: Session, study: StudyRow, peer: PeerSettings | None) 
             DeliveryRow.state == DeliveryState.DELIVERED.value,
         )
     )
-    return len(session.execute(union(received, delivered)).all())
+    return _count(session, union(received, delivered))
+
+
+def _count(session: Session, rows: SelectBase) -> int:
+    """Counted by the database: this is asked several times a second for every study coming in."""
+    return session.scalar(select(func.count()).select_from(rows.subquery())) or 0

@@ -21,14 +21,16 @@ from dicomnode.records.tables import DeliveryRow, ResultRow
 
 BATCH = 50
 LEASE_MARGIN_S = 60.0
+CHANCE = random.Random()
+"""Spreads load; not for secrets."""
 
 log = structlog.get_logger()
 
 
-def retry_delay_s(attempt: int, rules: DeliverySettings) -> float:
+def retry_delay_s(attempt: int, rules: DeliverySettings, chance: random.Random = CHANCE) -> float:
     """Exponential back-off with jitter: half to all of first_delay * 2^(attempt-1), capped."""
     longest = min(rules.longest_delay_s, rules.first_delay_s * 2.0 ** min(attempt - 1, 30))
-    return longest * random.uniform(0.5, 1.0)  # spreads load; not for secrets
+    return longest * chance.uniform(0.5, 1.0)
 
 
 class Delivery:
@@ -118,9 +120,7 @@ def settle(
 ) -> None:
     """Write down how one attempt ended, and what follows."""
     result = session.get_one(ResultRow, row.sop_instance_uid)
-    subject = Subject(
-        result.study_instance_uid, result.series_instance_uid, result.sop_instance_uid, row.job_id
-    )
+    subject = Subject.of_result(result)
     told: dict[str, Any] = {
         "destination": row.destination,
         "kind": result.kind,
@@ -136,7 +136,8 @@ def settle(
         row.state = moved(DeliveryState(row.state), DeliveryState.DEAD).value
         audit.record(session, Event.DELIVERY_DEAD, subject, **told)
     else:
-        delay_s = retry_delay_s(row.attempt, rules)
+        # The objects of a job that failed together wait equally long: the SEG stays before its reports.
+        delay_s = retry_delay_s(row.attempt, rules, random.Random(f"{row.job_id}/{row.attempt}"))
         row.state = moved(DeliveryState(row.state), DeliveryState.WAITING).value
         row.not_before = utc_now() + timedelta(seconds=delay_s)
         audit.record(session, Event.DELIVERY_RETRIED, subject, delay_s=round(delay_s, 1), **told)
@@ -147,9 +148,7 @@ def replay_delivery(session: Session, audit: Audit, row: DeliveryRow) -> None:
     row.state = moved(DeliveryState(row.state), DeliveryState.WAITING).value
     row.attempt, row.not_before = 0, utc_now()
     result = session.get_one(ResultRow, row.sop_instance_uid)
-    subject = Subject(
-        result.study_instance_uid, result.series_instance_uid, result.sop_instance_uid, row.job_id
-    )
+    subject = Subject.of_result(result)
     audit.record(session, Event.DELIVERY_REPLAYED, subject, destination=row.destination)
 
 

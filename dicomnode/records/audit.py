@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 
 from dicomnode.errors import NodeError
 from dicomnode.records.db import Database, utc_now
-from dicomnode.records.tables import AuditRow, JobRow
+from dicomnode.records.tables import AuditRow, JobRow, ResultRow
 from inference.errors import InferenceError
 
 GENESIS = "0" * 64
@@ -82,6 +82,13 @@ class Subject:
     def of_job(cls, job: JobRow) -> Subject:
         """The study, series and job of a job row."""
         return cls(job.study_instance_uid, job.series_instance_uid, None, job.id)
+
+    @classmethod
+    def of_result(cls, result: ResultRow) -> Subject:
+        """One of our own objects, with the job that made it."""
+        return cls(
+            result.study_instance_uid, result.series_instance_uid, result.sop_instance_uid, result.job_id
+        )
 
 
 @dataclass(frozen=True)

@@ -297,6 +297,17 @@ def test_a_destination_that_is_no_longer_configured_is_a_dead_letter(
     assert outbox.states() == ["dead", "waiting"]
 
 
+def test_objects_of_a_job_that_failed_together_stay_in_order(database: Database, tmp_path: Path) -> None:
+    outbox = outbox_to(None, database, tmp_path)
+    for uid in ("1.1", "1.2", "1.3", "1.4", "1.5", "1.6"):
+        outbox.add(uid)
+    for _ in range(4):
+        outbox.change(not_before=utc_now())
+        outbox.push()
+        due = [row.not_before for row in outbox.rows()]
+        assert due == sorted(due)
+
+
 def test_the_pause_between_attempts_doubles_up_to_its_cap() -> None:
     rules = DeliverySettings(first_delay_s=5, longest_delay_s=60)
     for attempt, longest in ((1, 5), (2, 10), (3, 20), (4, 40), (5, 60), (200, 60)):
