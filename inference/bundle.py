@@ -53,9 +53,12 @@ class Window(_Strict):
 
 
 class ZScore(_Strict):
-    """Subtract the mean and divide by the standard deviation of the whole volume."""
+    """Subtract the mean and divide by the standard deviation of the volume."""
 
     kind: Literal["z_score"] = "z_score"
+    foreground: bool = False
+    """Take both from the voxels above the mean of the volume only: how much air is in view then
+    changes nothing."""
 
 
 class Preprocessing(_Strict):
@@ -70,9 +73,20 @@ class Preprocessing(_Strict):
     window_size: tuple[int, ...]
     """Size of the sliding window on the model's grid, one number per spatial dimension."""
     overlap: float = Field(default=0.25, ge=0.0, lt=1.0)
+    longest_side_px: int | None = Field(default=None, ge=16)
+    """Scale every image so that its longer side has this many pixels, instead of a spacing: for images
+    whose pixel size is not known."""
+    plane: Literal["any", "axial", "coronal", "sagittal"] = "any"
+    """The plane of the slices it was trained on; a volume in another one is refused."""
+    canonical: bool = False
+    """Turn the volume until its axes run as near as can be towards superior, posterior and left."""
+    mirrored: tuple[Literal["slice", "row", "column"], ...] = ()
+    """Test-time augmentation: the prediction is the mean over all combinations of these mirrored axes."""
 
     @model_validator(mode="after")
     def _fits(self) -> Preprocessing:
+        if self.longest_side_px is not None and self.spacing_mm[1:] != (None, None):
+            raise ValueError("give in-plane spacing_mm or longest_side_px, not both")
         if len(self.window_size) != self.spatial_dims:
             raise ValueError(f"window_size needs {self.spatial_dims} numbers: {self.window_size}")
         if self.context_slices and self.spatial_dims == 3:
@@ -93,6 +107,10 @@ class Postprocessing(_Strict):
     peak_probability: float = Field(default=0.0, ge=0.0, lt=1.0)
     """A lesion whose most certain voxel stays below this is dropped."""
     smallest_lesion_mm3: float = Field(default=0.0, ge=0.0)
+    smallest_lesion_share: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Of the pixels of one image, for images without a place in the patient."""
+    temperature: float = Field(default=1.0, gt=0.0)
+    """Logits are divided by it, so that a probability of 0.8 is right in 80 % of the voxels."""
 
 
 class ModelCard(_Strict):

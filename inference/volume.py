@@ -13,7 +13,8 @@ from inference.errors import MissingGeometry
 
 Voxels = npt.NDArray[Any]
 Affine = npt.NDArray[np.float64]
-IntensityUnit = Literal["HU", "arbitrary"]
+IntensityUnit = Literal["HU", "arbitrary", "grey"]
+"""Hounsfield units (CT), a scanner's own scale (MR), or grey for display only (ultrasound, screenshots)."""
 
 
 @dataclass(frozen=True, eq=False)
