@@ -10,7 +10,7 @@ from monai.inferers.utils import sliding_window_inference
 
 from inference.bundle import ModelBundle
 from inference.errors import BundleError, OutOfMemory
-from inference.networks import build_network
+from inference.networks.build import build_network
 from inference.preprocess import ModelInput, stack_context
 
 SLICES_PER_STEP = 16

@@ -17,7 +17,7 @@ import torch
 
 from inference.bundle import CARD, METADATA, NETWORK, ModelBundle, read_bundle
 from inference.engine import Model
-from inference.networks import build_network
+from inference.networks.build import build_network
 from inference.preprocess import prepare
 from inference.volume import Volume
 from training.config import Experiment

@@ -20,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from inference.bundle import ModelBundle, ModelCard
 from inference.engine import Model, best_device
-from inference.networks import build_network
+from inference.networks.build import build_network
 from training.config import Experiment, Fitting
 from training.data import Case, LoadedCase, digest, load_case, of_split, read_manifest
 from training.errors import RunError

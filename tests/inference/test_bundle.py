@@ -13,7 +13,7 @@ import pytest
 from inference.bundle import CARD, NETWORK, is_plain, read_bundle
 from inference.engine import Model
 from inference.errors import BundleError
-from inference.networks import build_network
+from inference.networks.build import build_network
 from inference.registry import find_bundles
 from tests.phantoms.bundles import write_bundle, write_json
 

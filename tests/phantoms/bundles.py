@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from inference.bundle import CARD, METADATA, NETWORK
-from inference.networks import build_network
+from inference.networks.build import build_network
 from tests.phantoms.volumes import LESION_LABEL
 
 WINDOW = (0.0, 200.0)

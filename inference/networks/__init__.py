@@ -1,0 +1,1 @@
+"""The networks of this project, and how the one that a bundle names is built."""
