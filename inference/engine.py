@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from itertools import combinations
 
 import torch
 from monai.inferers.utils import sliding_window_inference
@@ -15,6 +16,7 @@ from inference.preprocess import ModelInput, stack_context
 
 SLICES_PER_STEP = 16
 WINDOWS_PER_STEP = 8
+AXES = ("slice", "row", "column")
 
 Predictor = Callable[[torch.Tensor], torch.Tensor]
 
@@ -54,7 +56,7 @@ class Model:
         step = WINDOWS_PER_STEP
         while True:
             try:
-                return self._run(image.image, step)
+                return self._averaged(image.image, step)
             except torch.cuda.OutOfMemoryError as error:
                 torch.cuda.empty_cache()
                 if step == 1:
@@ -63,6 +65,15 @@ class Model:
                         f"{self.bundle.card.preprocessing.window_size}: {error}"
                     ) from error
                 step //= 2
+
+    def _averaged(self, image: torch.Tensor, windows_per_step: int) -> torch.Tensor:
+        """The mean over the mirrored versions that the card asks for (test-time augmentation)."""
+        versions = list(mirrored_axes(self.bundle.card.preprocessing.mirrored))
+        total = self._run(image.flip(versions[0]), windows_per_step)
+        for axes in versions[1:]:
+            mirrored = self._run(image.flip(axes), windows_per_step)
+            total += mirrored.flip([axis + 1 for axis in axes])
+        return total / len(versions)
 
     @torch.inference_mode()
     def _run(self, image: torch.Tensor, windows_per_step: int) -> torch.Tensor:
@@ -85,13 +96,20 @@ class Model:
             mode="gaussian",
         )
         assert isinstance(logits, torch.Tensor)
-        return logits.float().softmax(dim=1).cpu()
+        return (logits.float() / self.bundle.card.postprocessing.temperature).softmax(dim=1).cpu()
 
     def _predict(self, batch: torch.Tensor) -> torch.Tensor:
         """Half precision where it is fast and safe: on the GPU, under autocast."""
         with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
             output: torch.Tensor = self.network(batch)
         return output
+
+
+def mirrored_axes(names: Sequence[str]) -> Iterator[list[int]]:
+    """Every combination of the named axes of (slice, row, column), the empty one first."""
+    axes = [AXES.index(name) for name in names]
+    for count in range(len(axes) + 1):
+        yield from map(list, combinations(axes, count))
 
 
 def _load_weights(network: torch.nn.Module, bundle: ModelBundle) -> None:

@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from inference.bundle import Postprocessing
 from inference.labelmap import Label, LabelMap, Lesion, LesionMap
-from inference.preprocess import ModelInput, resample
+from inference.preprocess import ModelInput, restore
 from inference.volume import Volume
 
 Probabilities = npt.NDArray[np.float32]
@@ -24,10 +24,9 @@ def to_label_map(
     A voxel takes its likeliest label where all labels together reach the threshold. Also returns
     that joint probability (slice, row, column) on the source grid; outside the box it is 0.
     """
-    box_shape = tuple(part.stop - part.start for part in image.box)
     values = np.zeros(image.source_shape, np.uint8)
     certainty = np.zeros(image.source_shape, np.float32)
-    native = resample(probabilities[1:], (box_shape[0], box_shape[1], box_shape[2]))
+    native = restore(probabilities[1:], image)
     joint = native.sum(dim=0)
     likeliest = (native.argmax(dim=0) + 1).to(torch.uint8)
     values[image.box] = (likeliest * (joint >= how.probability_threshold)).numpy()

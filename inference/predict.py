@@ -10,6 +10,7 @@ from inference.errors import UnsuitableVolume
 from inference.labelmap import LesionMap
 from inference.lesions import find_lesions, to_label_map
 from inference.lungs import lung_mask
+from inference.orientation import plane_of
 from inference.preprocess import Box, prepare
 from inference.volume import Volume
 
@@ -29,11 +30,24 @@ def segment(volume: Volume, model: Model) -> LesionMap:
         raise UnsuitableVolume(
             f"model {card.name} works on {card.intensity_unit}, this volume is {volume.intensity_unit}"
         )
+    _check_plane(volume, model)
     region = find_region(volume, card.postprocessing.region)
     image = prepare(volume, card.preprocessing, None if region is None else surrounding(region, volume))
     probabilities = model.probabilities(image)
     label_map, certainty = to_label_map(probabilities, image, card.labels, card.postprocessing)
     return find_lesions(label_map, volume, card.postprocessing, region, certainty)
+
+
+def _check_plane(volume: Volume, model: Model) -> None:
+    wanted = model.bundle.card.preprocessing.plane
+    if wanted == "any" or not volume.has_geometry:
+        return
+    plane = plane_of(volume)
+    if plane != wanted:
+        raise UnsuitableVolume(
+            f"model {model.bundle.card.name} was trained on {wanted} slices, these are {plane}: "
+            f"route {wanted} series to it only"
+        )
 
 
 def find_region(volume: Volume, region: str) -> Mask | None:

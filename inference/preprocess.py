@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional
 
 from inference.bundle import Preprocessing, Window, ZScore
+from inference.orientation import UNTURNED, Turn, to_canonical
 from inference.volume import Volume
 
 Box = tuple[slice, slice, slice]
@@ -21,27 +22,45 @@ class ModelInput:
     image: torch.Tensor
     box: Box
     source_shape: tuple[int, int, int]
+    turn: Turn = UNTURNED
 
 
 def prepare(volume: Volume, how: Preprocessing, box: Box | None = None) -> ModelInput:
-    """Crop to `box` (default: everything), resample to the model's spacing and normalise."""
+    """Crop to `box` (default: everything), turn, resample to the model's grid and normalise."""
     whole = tuple(slice(0, n) for n in volume.shape)
     box = box or (whole[0], whole[1], whole[2])
     voxels = torch.from_numpy(np.ascontiguousarray(volume.voxels[box])).float()
-    image = resample(voxels, model_shape(volume, how, tuple(voxels.shape)))
-    return ModelInput(normalise(image, how.intensity), box, volume.shape)
+    turn = turn_of(volume, how)
+    image = resample(turn.apply(voxels), model_shape(volume, how, tuple(voxels.shape)))
+    return ModelInput(normalise(image, how.intensity), box, volume.shape, turn)
+
+
+def restore(values: torch.Tensor, image: ModelInput) -> torch.Tensor:
+    """Values (class, slice, row, column) on the model's grid, brought back to the source's `box`."""
+    slices, rows, columns = (image.box[axis].stop - image.box[axis].start for axis in image.turn.axes)
+    return image.turn.undo(resample(values, (slices, rows, columns)))
+
+
+def turn_of(volume: Volume, how: Preprocessing) -> Turn:
+    """How the volume is turned for the model; images without a place in the patient stay as they are."""
+    return to_canonical(volume.affine) if how.canonical and volume.has_geometry else UNTURNED
 
 
 def model_shape(volume: Volume, how: Preprocessing, shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """Shape of the model's grid that covers `shape` voxels of the volume."""
+    """Shape of the model's grid, turned, that covers `shape` voxels of the volume as it lies."""
+    turn = turn_of(volume, how)
+    turned = tuple(shape[axis] for axis in turn.axes)
     if volume.has_geometry:
-        source: tuple[float | None, ...] = volume.spacing_mm
+        source: tuple[float | None, ...] = turn.of(volume.spacing_mm)
     else:
         source = (None, *(volume.in_plane_spacing_mm or (None, None)))
     slices, rows, columns = (
         n if target is None or spacing is None else max(1, round(n * spacing / target))
-        for n, spacing, target in zip(shape, source, how.spacing_mm, strict=True)
+        for n, spacing, target in zip(turned, source, how.spacing_mm, strict=True)
     )
+    if how.longest_side_px is not None:
+        scale = how.longest_side_px / max(rows, columns)
+        rows, columns = max(1, round(rows * scale)), max(1, round(columns * scale))
     return slices, rows, columns
 
 
@@ -65,7 +84,10 @@ def normalise(image: torch.Tensor, how: Window | ZScore) -> torch.Tensor:
     """Intensities as the network expects them."""
     if isinstance(how, Window):
         return ((image - how.low) / (how.high - how.low)).clamp(0.0, 1.0)
-    return (image - image.mean()) / image.std().clamp_min(1e-6)
+    counted = image[image > image.mean()] if how.foreground else image
+    if counted.numel() < 2:  # a constant image has no foreground
+        counted = image
+    return (image - counted.mean()) / counted.std().clamp_min(1e-6)
 
 
 def stack_context(image: torch.Tensor, context_slices: int) -> torch.Tensor:

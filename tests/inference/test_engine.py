@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from inference.bundle import read_bundle
-from inference.engine import SLICES_PER_STEP, WINDOWS_PER_STEP, Model
+from inference.engine import SLICES_PER_STEP, WINDOWS_PER_STEP, Model, mirrored_axes
 from inference.errors import OutOfMemory, UnsuitableVolume
 from inference.predict import segment
 from inference.preprocess import ModelInput
@@ -114,3 +115,41 @@ def test_a_volume_of_another_unit_is_refused(tmp_path: Path) -> None:
     volume = phantom().volume
     with pytest.raises(UnsuitableVolume, match="works on HU, this volume is arbitrary"):
         segment(Volume(volume.voxels, volume.affine, "arbitrary"), model_of(tmp_path))
+
+
+def changed(model: Model, section: str, **values: object) -> Model:
+    """The same network under a card with other values in one section."""
+    card = model.bundle.card
+    part = getattr(card, section).model_copy(update=values)
+    bundle = replace(model.bundle, card=card.model_copy(update={section: part}))
+    return Model(bundle, CPU, model.network)
+
+
+def test_mirroring_takes_every_combination_of_axes() -> None:
+    assert list(mirrored_axes(("row", "column"))) == [[], [1], [2], [1, 2]]
+
+
+@pytest.mark.parametrize("context_slices", [0, 1])
+@pytest.mark.parametrize("names", [("column",), ("row", "column"), ("slice", "row", "column")])
+def test_a_network_that_looks_at_single_pixels_predicts_the_same_mirrored(
+    tmp_path: Path, names: tuple[str, ...], context_slices: int
+) -> None:
+    model, image = model_of(tmp_path, 2, context_slices), model_input((3, 20, 30))
+    mirrored = changed(model, "preprocessing", mirrored=names)
+    assert torch.allclose(model.probabilities(image), mirrored.probabilities(image), atol=1e-4)
+
+
+def test_a_temperature_makes_probabilities_less_sure_and_changes_no_decision(tmp_path: Path) -> None:
+    model, image = model_of(tmp_path), model_input((3, 20, 30))
+    sure = model.probabilities(image)
+    unsure = changed(model, "postprocessing", temperature=3.0).probabilities(image)
+    assert torch.equal(sure.argmax(dim=0), unsure.argmax(dim=0))
+    assert unsure.max() < sure.max()
+
+
+def test_slices_in_another_plane_than_trained_are_refused(tmp_path: Path) -> None:
+    model = changed(model_of(tmp_path), "preprocessing", plane="axial")
+    voxels = np.zeros((4, 8, 8), np.int16)
+    sagittal = np.array([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
+    with pytest.raises(UnsuitableVolume, match="trained on axial slices, these are sagittal"):
+        segment(Volume(voxels, sagittal, model.bundle.card.intensity_unit), model)
