@@ -66,6 +66,7 @@ class Model:
                     ) from error
                 step //= 2
 
+    @torch.inference_mode()
     def _averaged(self, image: torch.Tensor, windows_per_step: int) -> torch.Tensor:
         """The mean over the mirrored versions that the card asks for (test-time augmentation)."""
         versions = list(mirrored_axes(self.bundle.card.preprocessing.mirrored))
@@ -75,7 +76,6 @@ class Model:
             total += mirrored.flip([axis + 1 for axis in axes])
         return total / len(versions)
 
-    @torch.inference_mode()
     def _run(self, image: torch.Tensor, windows_per_step: int) -> torch.Tensor:
         how = self.bundle.card.preprocessing
         if how.spatial_dims == 3:
