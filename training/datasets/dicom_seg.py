@@ -131,7 +131,9 @@ def _read_slice(path: Path) -> Dataset:
     try:
         image = dcmread(path)
     except Exception as error:  # pydicom raises what it likes on foreign files
-        raise DataError(f"{path} cannot be read as DICOM ({error}); fetch it again") from error
+        raise DataError(
+            f"{path} cannot be read as DICOM ({error}); fetch it again or take it away"
+        ) from error
     if int(image.get("NumberOfFrames") or 1) > 1 or image.get("SamplesPerPixel") != 1:
         raise DataError(f"{path} is no single-frame grey image; convert the series to NIfTI")
     for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
