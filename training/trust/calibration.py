@@ -116,7 +116,8 @@ def fit_temperature(logits: Floats, truth: npt.NDArray[np.integer]) -> float:
     changes its likeliest class. Log probabilities serve as logits, since a softmax does not see a
     constant. The answer lies in `TEMPERATURES`; it is at the lower end when no voxel is wrong.
 
-    Fit it on validation cases only. Raises DataError when shapes do not fit or there are no voxels.
+    Fit it on validation cases only, with a model whose own temperature is 1. Raises DataError when
+    shapes do not fit or there are no voxels.
     """
     if logits.ndim != 2 or truth.shape != logits.shape[:1] or truth.size == 0:
         raise DataError(

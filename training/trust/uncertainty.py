@@ -16,14 +16,13 @@ import numpy.typing as npt
 import torch
 from scipy import stats
 
-from inference.engine import Model
+from inference.engine import Model, mirrored_axes
 from inference.preprocess import ModelInput
 from training.errors import RunError
 
 Floats = npt.NDArray[np.float64]
 
 Axis = Literal["slice", "row", "column"]
-AXES: tuple[Axis, ...] = ("slice", "row", "column")
 IN_PLANE: tuple[Axis, ...] = ("row", "column")
 FAILED_BELOW = 0.5
 """A case with a lower Dice counts as failed."""
@@ -77,15 +76,10 @@ def mirrored_members(model: Model, image: ModelInput, axes: Sequence[Axis] = IN_
     """
     plain = _without_mirrors(model)
     members = []
-    for combination in _combinations(axes):
-        turned = replace(image, image=image.image.flip(combination))
-        members.append(plain.probabilities(turned).flip([axis + 1 for axis in combination]))
+    for combination in mirrored_axes(axes):
+        mirrored = replace(image, image=image.image.flip(combination))
+        members.append(plain.probabilities(mirrored).flip([axis + 1 for axis in combination]))
     return torch.stack(members)
-
-
-def _combinations(axes: Sequence[Axis]) -> list[list[int]]:
-    numbers = [AXES.index(axis) for axis in axes]
-    return [list(some) for n in range(len(numbers) + 1) for some in itertools.combinations(numbers, n)]
 
 
 def _without_mirrors(model: Model) -> Model:
