@@ -22,6 +22,8 @@ SAME_PLACE_MM = 0.05
 """Headers round positions; no slices of one series lie nearer to each other."""
 UNEVEN = 0.1
 """In steps: how far a slice may lie from an even grid; a missing slice is at least half a step."""
+LOWEST_CT_NUMBER_HU = -1024.0
+"""What declared padding around a CT is raised to, as the node does before inference."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,12 +198,17 @@ def _position(image: Dataset) -> npt.NDArray[np.float64]:
 
 def _real_world(folder: Path, image: Dataset) -> npt.NDArray[np.float32]:
     try:
-        return np.asarray(apply_modality_lut(image.pixel_array, image)).astype(np.float32)
+        values = np.asarray(apply_modality_lut(image.pixel_array, image)).astype(np.float32)
     except Exception as error:  # decoders raise what they like
         name = folder / Path(image.filename).name
         raise DataError(f"pixels of {name} cannot be decoded ({error}); fetch it again") from error
+    padded = _is_hounsfield(image) and "PixelPaddingValue" in image
+    return np.maximum(values, np.float32(LOWEST_CT_NUMBER_HU)) if padded else values
 
 
 def _unit(slices: Sequence[Dataset]) -> IntensityUnit:
-    hounsfield = all(image.get("Modality") == "CT" and "RescaleIntercept" in image for image in slices)
-    return "HU" if hounsfield else "arbitrary"
+    return "HU" if all(_is_hounsfield(image) for image in slices) else "arbitrary"
+
+
+def _is_hounsfield(image: Dataset) -> bool:
+    return image.get("Modality") == "CT" and "RescaleIntercept" in image
