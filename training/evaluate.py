@@ -1,57 +1,134 @@
-"""How good a model is: crops with truth, and whole scans."""
+"""How good a segmenter is: cases with truth, and whole scans."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import cc3d
 import numpy as np
+import numpy.typing as npt
 
 from inference.engine import Model
-from inference.labelmap import LesionMap
+from inference.labelmap import Label, LesionMap
 from inference.lesions import find_lesions, to_label_map
 from inference.predict import segment
 from inference.preprocess import prepare
 from inference.volume import Volume
-from training.data import LoadedCase, Mask
-from training.metrics import Agreement, Summary, agreement, summarise
+from training.cases import LoadedCase, Mask
+from training.errors import DataError
+from training.metrics import Spacing, agreement
+from training.results import CaseResult, DistanceUnit, Evaluation, LabelResult
+
+Finder = Callable[[Volume], npt.NDArray[np.uint8]]
+"""Gives the label numbers (slice, row, column) that it finds in a volume, on the volume's own grid."""
+
+TOLERANCES: dict[DistanceUnit, float] = {"mm": 1.0, "px": 2.0}
+"""Of the surface Dice, where the caller names none."""
 
 
-@dataclass(frozen=True)
-class CaseResult:
-    """One crop: agreement over all its lesions, and lesions counted as pieces."""
+def model_finder(model: Model, whole: bool = False) -> Finder:
+    """What `model` finds, either by the node's whole path or (crops) all of it but the region.
 
-    case: str
-    agreement: Agreement
-    n_lesions: int
-    n_hit: int
-    """Lesions of the truth that a finding touches."""
-    n_false: int
-    """Findings that touch neither truth nor a doubtful region."""
+    A crop shows no whole lungs, so they cannot be looked for.
+    """
+
+    def find(volume: Volume) -> npt.NDArray[np.uint8]:
+        lesions = segment(volume, model) if whole else find_in_crop(model, volume)
+        numbers = np.array([0, *(lesion.label.number for lesion in lesions.lesions)], np.uint8)
+        return numbers[lesions.values]
+
+    return find
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """All cases of a split."""
+def find_in_crop(model: Model, volume: Volume) -> LesionMap:
+    """Everything of `inference.predict.segment` but the region."""
+    card = model.bundle.card
+    image = prepare(volume, card.preprocessing)
+    label_map, certainty = to_label_map(model.probabilities(image), image, card.labels, card.postprocessing)
+    return find_lesions(label_map, volume, card.postprocessing, None, certainty)
 
-    cases: tuple[CaseResult, ...]
 
-    def summaries(self) -> dict[str, Summary]:
-        """Mean and median per metric."""
-        values = [asdict(case.agreement) for case in self.cases]
-        return {key: summarise(value[key] for value in values) for key in values[0]}
+def evaluate(
+    finder: Finder,
+    cases: Iterable[LoadedCase],
+    labels: Sequence[Label],
+    tick: Callable[[], None] = lambda: None,
+    tolerance: float | None = None,
+) -> Evaluation:
+    """Evaluate `labels` in every case; `tick` is called after each. Other label numbers are let be.
 
-    def to_plain(self) -> dict[str, Any]:
-        """For JSON and for the model card."""
-        return {
-            "n_cases": len(self.cases),
-            **{key: asdict(summary) for key, summary in self.summaries().items()},
-            "n_lesions": sum(case.n_lesions for case in self.cases),
-            "n_lesions_hit": sum(case.n_hit for case in self.cases),
-            "n_false_findings": sum(case.n_false for case in self.cases),
-        }
+    `tolerance` of the surface Dice is in the unit of the distances; None takes it from `TOLERANCES`.
+    Raises DataError when there is no case, or some have distances in mm and others in pixels.
+    """
+    tolerances = TOLERANCES if tolerance is None else dict.fromkeys(TOLERANCES, tolerance)
+    results: list[CaseResult] = []
+    unit: DistanceUnit | None = None
+    for loaded in cases:
+        spacing, own_unit = spacing_of(loaded)
+        if unit not in (None, own_unit):
+            raise DataError(
+                f"case {loaded.case.name} has distances in {own_unit}, those before it in {unit}: "
+                "evaluate them apart"
+            )
+        unit = own_unit
+        results.append(evaluate_case(finder, loaded, labels, spacing, tolerances[unit]))
+        tick()
+    if unit is None:
+        raise DataError("there is no case to evaluate: choose a split that has some")
+    return Evaluation(tuple(results), tuple(label.name for label in labels), unit, tolerances[unit])
+
+
+def spacing_of(loaded: LoadedCase) -> tuple[Spacing, DistanceUnit]:
+    """Spacing (slice, row, column) for distances, in mm, or in pixels where their size is not known.
+
+    Raises DataError where pixels have a size, but the distance between several slices is not known.
+    """
+    volume = loaded.volume
+    if volume.has_geometry:
+        return volume.spacing_mm, "mm"
+    if volume.in_plane_spacing_mm is None:
+        return (1.0, 1.0, 1.0), "px"
+    if volume.shape[0] > 1:
+        raise DataError(
+            f"case {loaded.case.name} has {volume.shape[0]} slices with no known distance between them: "
+            "make each slice a case"
+        )
+    return (1.0, *volume.in_plane_spacing_mm), "mm"
+
+
+def evaluate_case(
+    finder: Finder, loaded: LoadedCase, labels: Sequence[Label], spacing: Spacing, tolerance: float
+) -> CaseResult:
+    """Segment one case and compare every label. Raises ValueError when the finder changed the grid."""
+    start = time.perf_counter()
+    found = finder(loaded.volume)
+    seconds = time.perf_counter() - start
+    if found.shape != loaded.truth.shape:
+        raise ValueError(f"case {loaded.case.name}: found {found.shape}, truth {loaded.truth.shape}")
+    results = []
+    for label in labels:
+        here, truth = found == label.number, loaded.mask(label.number) & ~loaded.ignored
+        counts: tuple[int | None, int | None, int | None] = (None, None, None)
+        if label.kind == "lesion":
+            counts = count_hits(here, truth, truth | loaded.ignored)
+        compared = agreement(here & ~loaded.ignored, truth, spacing, tolerance)
+        results.append(LabelResult(label.number, compared, *counts))
+    case = loaded.case
+    return CaseResult(case.name, case.group, case.stratum, tuple(results), seconds)
+
+
+def count_hits(found: Mask, truth: Mask, excused: Mask | None = None) -> tuple[int, int, int]:
+    """Lesions in `truth`, those that `found` touches, and findings that touch nothing `excused`.
+
+    Both masks (slice, row, column) are counted in 26-connected pieces.
+    """
+    lesions = cc3d.connected_components(truth, connectivity=26)
+    findings = cc3d.connected_components(found, connectivity=26)
+    n_hit = len(set(np.unique(lesions[found & truth])) - {0})
+    touching = set(np.unique(findings[found & (truth if excused is None else excused)])) - {0}
+    return int(lesions.max()), n_hit, int(findings.max()) - len(touching)
 
 
 @dataclass(frozen=True)
@@ -69,49 +146,6 @@ class ScanResult:
     """Over everything found in the scan."""
     dice_of_hits: float | None = None
     """Over the findings that touch a lesion."""
-
-
-def find_in_crop(model: Model, volume: Volume) -> Mask:
-    """What `model` finds in a crop: everything of `inference.predict.segment` but the region.
-
-    A crop of 9 cm shows no whole lungs, so they cannot be looked for.
-    """
-    card = model.bundle.card
-    image = prepare(volume, card.preprocessing)
-    label_map, certainty = to_label_map(model.probabilities(image), image, card.labels, card.postprocessing)
-    found: Mask = find_lesions(label_map, volume, card.postprocessing, None, certainty).values > 0
-    return found
-
-
-def evaluate_case(model: Model, loaded: LoadedCase) -> CaseResult:
-    """Find the lesions of one crop and compare them with its truth."""
-    found = find_in_crop(model, loaded.volume)
-    n_lesions, n_hit, n_false = count_hits(found, loaded.lesion, loaded.lesion | loaded.doubtful)
-    result = agreement(found & ~loaded.doubtful, loaded.lesion, loaded.volume.spacing_mm)
-    return CaseResult(loaded.case.name, result, n_lesions, n_hit, n_false)
-
-
-def evaluate(
-    model: Model, cases: Iterable[LoadedCase], tick: Callable[[], None] = lambda: None
-) -> Evaluation:
-    """Evaluate every case; `tick` is called after each."""
-    results = []
-    for loaded in cases:
-        results.append(evaluate_case(model, loaded))
-        tick()
-    return Evaluation(tuple(results))
-
-
-def count_hits(found: Mask, truth: Mask, excused: Mask | None = None) -> tuple[int, int, int]:
-    """Lesions in `truth`, those that `found` touches, and findings that touch nothing `excused`.
-
-    Both masks (slice, row, column) are counted in 26-connected pieces.
-    """
-    lesions = cc3d.connected_components(truth, connectivity=26)
-    findings = cc3d.connected_components(found, connectivity=26)
-    n_hit = len(set(np.unique(lesions[found & truth])) - {0})
-    touching = set(np.unique(findings[found & (truth if excused is None else excused)])) - {0}
-    return int(lesions.max()), n_hit, int(findings.max()) - len(touching)
 
 
 def evaluate_scan(
