@@ -26,10 +26,21 @@ NETWORK = "configs/inference.json"
 METADATA = "configs/metadata.json"
 
 PLAIN_NETWORKS = frozenset(
-    f"monai.networks.nets.{name}"
-    for name in ("UNet", "AttentionUnet", "BasicUNet", "SegResNet", "DynUNet", "FlexibleUNet")
+    {
+        "monai.networks.nets.AttentionUnet",
+        "monai.networks.nets.BasicUNet",
+        "monai.networks.nets.DynUNet",
+        "monai.networks.nets.FlexibleUNet",
+        "monai.networks.nets.MedNeXt",
+        "monai.networks.nets.SegResNet",
+        "monai.networks.nets.UNet",
+        "inference.networks.deeplab.DeepLabV3Plus",
+        "inference.networks.fcn.FCN",
+    }
 )
 """Networks a bundle may name without being trusted: building them runs no code of the bundle."""
+ENSEMBLE = "inference.networks.ensemble.Ensemble"
+"""May be named too; its `members` are plain networks."""
 
 ModelState = Literal["draft", "shadow", "live", "retired"]
 
@@ -191,9 +202,27 @@ def read_bundle(folder: Path, trusted_digests: frozenset[str] = frozenset()) -> 
 
 
 def is_plain(network_def: dict[str, Any]) -> bool:
-    """Whether building this network runs nothing but one of MONAI's own constructors."""
-    return network_def.get("_target_") in PLAIN_NETWORKS and _is_literal(
-        {key: value for key, value in network_def.items() if key != "_target_"}
+    """Whether building this network only calls listed constructors with literals, and fetches nothing."""
+    if network_def.get("_target_") != ENSEMBLE:
+        return _is_plain_network(network_def)
+    members = network_def.get("members")
+    return (
+        set(network_def) == {"_target_", "members"}
+        and isinstance(members, list)
+        and all(_is_plain_network(member) for member in members)
+    )
+
+
+def _is_plain_network(network_def: object) -> bool:
+    if not isinstance(network_def, dict):
+        return False
+    arguments = dict(network_def)
+    target = arguments.pop("_target_", None)
+    return (
+        isinstance(target, str)
+        and target in PLAIN_NETWORKS
+        and arguments.get("pretrained", False) is False  # MONAI would download the weights
+        and _is_literal(arguments)
     )
 
 
