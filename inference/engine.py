@@ -94,6 +94,7 @@ class Model:
             self._predict,
             overlap=how.overlap,
             mode="gaussian",
+            padding_mode="replicate",
         )
         assert isinstance(logits, torch.Tensor)
         return (logits.float() / self.bundle.card.postprocessing.temperature).softmax(dim=1).cpu()

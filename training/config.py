@@ -4,77 +4,115 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from inference.bundle import ModelState, Postprocessing, Preprocessing, is_plain
 from inference.labelmap import Label
 from inference.volume import IntensityUnit
 from training.errors import ExperimentError
+from training.networks import network_def
+from training.protocols import PROTOCOLS, Protocol, merged
 
 NATIVE = "native"
+Axis = Literal["slice", "row", "column"]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """Frozen, and a key that nobody knows is an error."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class DataSource(_Strict):
-    """Where the cases lie and what counts as lesion in them."""
+class DataSource(Strict):
+    """Where the cases lie and how they are laid out."""
 
+    format: str
+    """Name of an adapter in `training/datasets/catalogue.py`."""
     folder: Path
-    """Holds `manifest.csv` and one folder per case; relative to the experiment file."""
-    raters_needed: int = Field(default=2, ge=1)
-    """A voxel is lesion when at least this many readers enclosed it."""
+    """Relative to the experiment file."""
+    options: dict[str, Any] = {}
+    """What else the adapter wants to know."""
     attribution: str = ""
     """Licence and citations of the data, copied into the bundle's README."""
+    train_share: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Share of the training groups that is used, to see what more labels would bring."""
 
 
-class Augmentation(_Strict):
-    """How far training windows are changed at random; 0 switches a change off."""
+class Augmentation(Strict):
+    """How far training windows are changed at random; 0 switches a change off.
 
+    Grey levels are meant after normalisation: 0..1 for a window, standard deviations for a z-score.
+    """
+
+    rotate_degrees: float = Field(default=15.0, ge=0.0, le=180.0)
     scale: float = Field(default=0.15, ge=0.0, lt=0.5)
-    """In-plane zoom, drawn from 1 - scale .. 1 + scale."""
-    shift_hu: float = Field(default=30.0, ge=0.0)
-    noise_hu: float = Field(default=25.0, ge=0.0)
-    thick_slices: float = Field(default=0.5, ge=0.0, le=1.0)
-    """Share of windows whose slices are averages of neighbours, as in a thick-slice scan."""
+    """Zoom, drawn from 1 - scale .. 1 + scale."""
+    mirror: tuple[Axis, ...] = ()
+    """Axes along which a window is mirrored half of the time."""
+    quarter_turns: bool = False
+    """Also turn rows and columns by a multiple of 90 degrees: for images without an up."""
+    shift: float = Field(default=0.05, ge=0.0)
+    """Standard deviation of a constant that is added."""
+    noise: float = Field(default=0.05, ge=0.0)
+    """Largest standard deviation of the noise per pixel."""
+    contrast: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Gamma is drawn from 1 - contrast .. 1 / (1 - contrast)."""
+    blur_px: float = Field(default=0.0, ge=0.0)
+    """Largest standard deviation of a Gaussian blur, in pixels of the model's grid."""
+    thick_slices: Share = 0.0
+    """2-D: share of windows whose slices are averages of neighbours, as in a thick-slice scan."""
     thickest_mm: float = Field(default=5.0, gt=0.0)
-    vanish: float = Field(default=0.5, ge=0.0, le=1.0)
-    """Share of windows whose lesion is taken out of the slices beyond the ends of the crop."""
+    vanish: Share = 0.0
+    """2-D with context: share of windows whose lesion is taken out of the slices beyond the ends of the
+    crop, because there the truth ends but a real scan goes on."""
+    synthetic_lesions: Share = 0.0
+    """Share of windows that get a lesion of another training case."""
+    outside: Literal["edge", "mirror"] = "edge"
+    """What lies beyond the borders of an image: its edge repeated, as inference pads, or the image
+    mirrored, for crops whose real surroundings look like the crop."""
 
 
-class Fitting(_Strict):
+class Fitting(Strict):
     """The training loop."""
 
     seed: int = Field(ge=0)
     steps: int = Field(ge=1)
     batch_size: int = Field(ge=1)
-    window_size: tuple[int, int]
-    """Rows and columns of a training window on the model's grid."""
+    window_size: tuple[int, ...]
+    """Training window on the model's grid, one number per spatial dimension."""
+    optimiser: Literal["adam", "adamw", "sgd"] = "adamw"
     learning_rate: float = Field(gt=0.0)
     weight_decay: float = Field(default=1e-4, ge=0.0)
-    lesion_share: float = Field(default=0.5, ge=0.0, le=1.0)
-    """Share of windows placed around a lesion; the others fall anywhere in a crop."""
+    schedule: Literal["constant", "cosine", "polynomial"] = "cosine"
+    lesion_share: Share = 0.5
+    """Share of windows placed around a labelled voxel; the others fall anywhere."""
     average_decay: float = Field(default=0.995, ge=0.0, lt=1.0)
-    """Decay per step of the moving average of the weights, which is what is kept."""
+    """Decay per step of the moving average of the weights, which is what is kept; 0: none is made."""
     validate_every: int = Field(ge=1)
-    threads: int = Field(default=2, ge=1)
+    keep: Literal["dice", "loss"] = "dice"
+    """The best weights are those with the highest validation Dice, or the lowest validation loss."""
+    patience: int | None = Field(default=None, ge=1)
+    """Stop after so many validations without a better one."""
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    """bfloat16: mixed precision (autocast); parameters and the loss stay in float32."""
+    threads: int = Field(default=1, ge=1)
 
 
-class LossWeights(_Strict):
-    """The loss: weighted cross entropy plus Tversky."""
+class LossWeights(Strict):
+    """The loss: weighted cross entropy plus Tversky, averaged over the labels."""
 
     cross_entropy: float = Field(default=1.0, ge=0.0)
-    lesion: float = Field(default=10.0, gt=0.0)
-    """Weight of a lesion pixel in the cross entropy; a background pixel weighs 1."""
+    lesion: float = Field(default=1.0, gt=0.0)
+    """Weight of a labelled pixel in the cross entropy; a background pixel weighs 1."""
     tversky: float = Field(default=1.0, ge=0.0)
     missed: float = Field(default=0.5, gt=0.0, lt=1.0)
-    """Tversky weight of missed lesion pixels; false ones weigh 1 - missed."""
+    """Tversky weight of missed pixels; false ones weigh 1 - missed. 0.5 makes it the Dice loss."""
 
 
-class Target(_Strict):
+class Target(Strict):
     """What the bundle says about itself; becomes its model card."""
 
     name: str
@@ -92,7 +130,7 @@ class Target(_Strict):
     """Known limits, one sentence each, listed in the bundle's README."""
 
 
-class Experiment(_Strict):
+class Experiment(Strict):
     """One model from data to bundle."""
 
     data: DataSource
@@ -100,61 +138,100 @@ class Experiment(_Strict):
     preprocessing: Preprocessing
     postprocessing: Postprocessing
     network: dict[str, Any]
-    """A MONAI network with literal arguments, named by `_target_`."""
+    """A network with literal arguments, named by `_target_`; in the file also a name of the catalogue."""
+    protocol: Protocol | None = None
+    """The preset that the file started from."""
     augmentation: Augmentation = Augmentation()
     fitting: Fitting
     loss: LossWeights = LossWeights()
 
-    @field_validator("preprocessing", mode="before")
-    @classmethod
-    def _native_spacing(cls, value: Any) -> Any:
-        """TOML has no null, so a spacing that follows the source is written "native"."""
-        if isinstance(value, dict) and isinstance(value.get("spacing_mm"), list):
-            spacing = [None if item == NATIVE else item for item in value["spacing_mm"]]
-            return value | {"spacing_mm": spacing}
-        return value
-
-    @field_validator("network")
-    @classmethod
-    def _plain(cls, value: dict[str, Any]) -> dict[str, Any]:
-        if not is_plain(value):
-            raise ValueError(f"{value.get('_target_')!r} is not a MONAI network with literal arguments")
-        return value
-
     @model_validator(mode="after")
     def _fits(self) -> Experiment:
-        if self.preprocessing.spatial_dims != 2:
-            raise ValueError("preprocessing.spatial_dims must be 2: training samples slices")
+        if not is_plain(self.network):
+            target = self.network.get("_target_")
+            raise ValueError(f"{target!r} is not a known network with literal arguments")
+        dims, window = self.preprocessing.spatial_dims, self.fitting.window_size
+        if len(window) != dims:
+            raise ValueError(f"fitting.window_size {window} needs {dims} numbers")
         channels = self.network.get("in_channels")
-        if channels != self.preprocessing.channels:
+        if channels not in (None, self.preprocessing.channels):
             raise ValueError(
                 f"network.in_channels is {channels}, but {self.preprocessing.context_slices} context "
                 f"slices on each side make {self.preprocessing.channels}"
             )
         classes = len(self.target.labels) + 1
-        if len(self.target.labels) != 1 or self.network.get("out_channels") != classes:
-            raise ValueError("training knows one label and network.out_channels = 2")
+        if self.network.get("out_channels") not in (None, classes):
+            raise ValueError(f"network.out_channels must be {classes}: background and the labels")
         return self
 
 
-def read_experiment(path: Path, data: Path | None = None) -> Experiment:
-    """Read an experiment file; `data` replaces its data folder.
+def read_experiment(path: Path, data: Path | None = None, protocol: Protocol | None = None) -> Experiment:
+    """Read an experiment file; `data` replaces its data folder, `protocol` its preset.
 
     Raises ExperimentError that lists everything wrong with the file, one line each.
     """
+    return to_experiment(read_toml(path), path, data, protocol)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The content of a TOML file; raises ExperimentError when it cannot be read."""
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ExperimentError(f"experiment file {path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ExperimentError(f"experiment file {path} is not valid TOML: {error}") from error
+
+
+def to_experiment(
+    content: dict[str, Any], path: Path, data: Path | None = None, protocol: Protocol | None = None
+) -> Experiment:
+    """Check the content of the experiment file `path`; raises ExperimentError."""
+    protocol = protocol or content.get("protocol")
+    if protocol is not None:
+        preset = PROTOCOLS.get(protocol)
+        if preset is None:
+            raise ExperimentError(f"{path}: protocol {protocol!r} is none of {', '.join(PROTOCOLS)}")
+        content = merged(content, preset, protocol)
     try:
-        experiment = Experiment.model_validate(content)
+        experiment = Experiment.model_validate(_resolved(content))
     except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()]
-        raise ExperimentError(
-            f"experiment file {path} has {len(lines)} errors:\n" + "\n".join(lines)
-        ) from error
+        raise ExperimentError(complaint(path, error)) from error
     folder = data or path.parent / experiment.data.folder
     source = experiment.data.model_copy(update={"folder": folder})
     return experiment.model_copy(update={"data": source})
+
+
+def complaint(path: Path, error: ValidationError) -> str:
+    """Everything that is wrong with a file, one line each."""
+    lines = [f"  {'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()]
+    return f"experiment file {path} has {len(lines)} errors:\n" + "\n".join(lines)
+
+
+def with_network(experiment: Experiment, name: str) -> Experiment:
+    """The same experiment with a network of the catalogue; raises ExperimentError for an unknown one."""
+    how = experiment.preprocessing
+    classes = len(experiment.target.labels) + 1
+    network = network_def(name, how.spatial_dims, how.channels, classes, experiment.fitting.window_size)
+    return Experiment.model_validate(experiment.model_dump() | {"network": network})
+
+
+def _resolved(content: dict[str, Any]) -> dict[str, Any]:
+    """TOML has no null, so a spacing that follows the source is written "native"; networks have names."""
+    preprocessing = content.get("preprocessing")
+    if isinstance(preprocessing, dict) and isinstance(preprocessing.get("spacing_mm"), list):
+        spacing = [None if item == NATIVE else item for item in preprocessing["spacing_mm"]]
+        content = content | {"preprocessing": preprocessing | {"spacing_mm": spacing}}
+    name = content.get("network")
+    if not isinstance(name, str):
+        return content
+    parts = content.get("preprocessing"), content.get("target"), content.get("fitting")
+    how, target, fitting = (part if isinstance(part, dict) else {} for part in parts)
+    network = network_def(
+        name,
+        how.get("spatial_dims", 2),
+        2 * how.get("context_slices", 0) + 1,
+        len(target.get("labels", ())) + 1,
+        tuple(fitting.get("window_size", ())),
+    )
+    return content | {"network": network}

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from inference.volume import IntensityUnit, Volume
-from training.data import Mask
+from training.cases import Mask
 from training.errors import DataError
 
 LPS_NAMES = {"left-posterior-superior", "lps"}
