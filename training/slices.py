@@ -38,6 +38,8 @@ def stack_slices(
             end = 0 if start < 0 else n - 1
             averaged = without_lesion(averaged, (source.truth[end] > 0) | source.ignored[end], rng)
         channels.append(averaged)
+    if "slice" in change.mirror and rng.random() < 0.5:
+        channels.reverse()
     middle = slice(first, first + thickness)
     truth = _majority(source.truth[middle])
     return np.stack(channels), truth, source.ignored[middle].any(axis=0) & (truth == 0)
