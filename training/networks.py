@@ -20,7 +20,7 @@ SMALLEST_MAP = 4
 """nnU-Net halves an axis as long as this many pixels are left."""
 MOST_HALVINGS = 5
 RESENC_CHANNELS = (16, 32, 64, 128, 224, 224)
-UNET_CHANNELS = [24, 48, 96, 192, 256]
+UNET_CHANNELS = (24, 48, 96, 192, 256)
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def _unet(spatial_dims: int, in_channels: int, out_channels: int, _: WindowSize)
         "spatial_dims": spatial_dims,
         "in_channels": in_channels,
         "out_channels": out_channels,
-        "channels": UNET_CHANNELS,
+        "channels": list(UNET_CHANNELS),
         "strides": [2, 2, 2, 2],
         "num_res_units": 2,
         "norm": _norm(spatial_dims),
@@ -61,7 +61,7 @@ def _attention_unet(spatial_dims: int, in_channels: int, out_channels: int, _: W
         "spatial_dims": spatial_dims,
         "in_channels": in_channels,
         "out_channels": out_channels,
-        "channels": UNET_CHANNELS,
+        "channels": list(UNET_CHANNELS),
         "strides": [2, 2, 2, 2],
     }
 
