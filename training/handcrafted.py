@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from scipy import ndimage
-from skimage.filters import rank, sato
+from skimage.filters import rank
 from skimage.morphology import disk
 from sklearn.ensemble import RandomForestClassifier  # type: ignore[import-untyped]
 
@@ -36,6 +36,8 @@ Tick = Callable[[], None]
 GREY_LEVELS = 32
 """For the entropy."""
 ENTROPY_RADIUS = 5
+HIGH, LOW = 3, 4
+"""Where the larger and the smaller eigenvalue of the Hessian stand among the features of a scale."""
 PIXELS_PER_STEP = 65536
 IGNORED = 255
 """Stands for a voxel that counts neither way, on the model's grid."""
@@ -148,9 +150,12 @@ def with_operating_point(
 ) -> Forest:
     """`forest` with the thresholds that give the highest mean Dice on validation cases.
 
-    The smallest lesion stays as it is. Raises RunError without cases.
+    The smallest lesion stays as it is, and where all labels are organs the peak too: an organ stays
+    in one piece. Raises RunError without cases.
     """
     choices = replace(choices or Choices(), smallest=(0.0,))
+    if all(label.kind == "organ" for label in forest.labels):
+        choices = replace(choices, peaks=(0.0,))
     point = choose_operating_point(_scored(forest, cases, tick), choices)
     changes = {
         "probability_threshold": point.probability_threshold,
@@ -170,12 +175,14 @@ def pixel_features(image: Image, scales_px: tuple[float, ...]) -> Image:
 
     Grey level; at each scale the smoothed grey level, gradient magnitude, Laplacian of Gaussian, the
     two eigenvalues of the Hessian (all normalised for scale: Lindeberg, IJCV 1998) and the local
-    standard deviation; bright and dark ridges (Sato et al., Medical Image Analysis 1998); local
-    entropy; row, column and distance from the centre, as shares of the image.
+    standard deviation; bright and dark vessels, which are the strongest ridge over the scales (Sato
+    et al., Medical Image Analysis 1998); local entropy; row, column and distance from the centre, as
+    shares of the image.
     """
-    features = [image, *(feature for scale in scales_px for feature in _at_scale(image, scale))]
-    ridges = tuple(scale for scale in scales_px if scale <= 4.0) or scales_px[:1]
-    features += [sato(image, sigmas=ridges, black_ridges=dark, mode="nearest") for dark in (False, True)]
+    at_scales = [_at_scale(image, scale) for scale in scales_px]
+    features = [image, *(feature for features in at_scales for feature in features)]
+    features.append(np.max([-features[LOW] for features in at_scales], axis=0).clip(0.0))
+    features.append(np.max([features[HIGH] for features in at_scales], axis=0).clip(0.0))
     features.append(rank.entropy(_few_levels(image), disk(ENTROPY_RADIUS)))
     rows, columns = (np.linspace(-0.5, 0.5, n) if n > 1 else np.zeros(1) for n in image.shape)
     place = [part.astype(np.float32) for part in np.meshgrid(rows, columns, indexing="ij")]
