@@ -25,6 +25,8 @@ Box = tuple[slice, ...]
 
 BLEND = 3
 """Voxels around a lesion over which it passes into its new surroundings."""
+RING_COVER = 0.6
+"""Of less than this is a voxel that lies two voxels or more outside the lesion."""
 MARGIN = 6
 """Voxels of its old surroundings that a donor brings: enough for `BLEND` at the smallest scale."""
 SCALES = (0.75, 1.3)
@@ -54,8 +56,8 @@ class _Graft:
 
     @property
     def ring(self) -> Mask:
-        """What surrounds the lesion and is blended."""
-        ring: Mask = (self.cover > 0) & ~self.mask
+        """What surrounds the lesion and is blended, without the voxels beside it, which hold some of it."""
+        ring: Mask = (self.cover > 0) & (self.cover < RING_COVER)
         return ring
 
 
