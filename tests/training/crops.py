@@ -15,7 +15,9 @@ network = { _target_ = "monai.networks.nets.UNet", spatial_dims = 2, in_channels
 out_channels = 2, channels = [4, 8], strides = [2], norm = "batch" }
 
 [data]
+format = "lidc-crops"
 folder = "crops"
+options = { raters_needed = 2 }
 attribution = "Made by a test."
 
 [target]
