@@ -79,12 +79,18 @@ def collect(sources: Iterable[tuple[Image, Truth]]) -> list[LesionPatch]:
 
 
 def insert(
-    image: Image, truth: Truth, donor: LesionPatch, rng: Rng, allowed: Mask | None = None
+    image: Image,
+    truth: Truth,
+    donor: LesionPatch,
+    rng: Rng,
+    allowed: Mask | None = None,
+    turn_degrees: float = 180.0,
 ) -> tuple[Image, Truth]:
     """`image` and `truth` with the donor's lesion at a random place whose grey levels fit.
 
-    The lesion is turned in the plane, mirrored, scaled and slightly changed in contrast; it comes
-    with the mean of its new surroundings instead of its old ones. Everything beyond the blended
+    The lesion is turned in the plane by up to `turn_degrees`, mirrored from left to right, scaled and
+    slightly changed in contrast; it comes with the mean of its new surroundings instead of its old
+    ones. Give few degrees where the image has an up: ultrasound. Everything beyond the blended
     ring stays as it was. Neither lesion nor ring touches a lesion that is there, or leaves
     `allowed`. Where no place fits, both come back as they are. The arrays given are never changed;
     equal generators give equal results. Raises DataError when image, truth and donor do not fit.
@@ -95,7 +101,7 @@ def insert(
             f"a donor {donor.image.shape} does not fit an image {image.shape}: collect donors from "
             "images prepared in the same way"
         )
-    graft = _turned(donor, rng)
+    graft = _turned(donor, np.deg2rad(turn_degrees), rng)
     free = truth == 0 if allowed is None else (truth == 0) & allowed
     box = _place(image, free, graft, rng) if graft.mask.any() else None
     if box is None:
@@ -130,11 +136,11 @@ def _cut(image: Image, lesion: Mask, box: Box, label: int) -> LesionPatch:
     return LesionPatch(padded[(slice(None), *wide)].copy(), np.pad(lesion, pad)[wide].copy(), label)
 
 
-def _turned(donor: LesionPatch, rng: Rng) -> _Graft:
+def _turned(donor: LesionPatch, most_turn: float, rng: Rng) -> _Graft:
     """The donor at a random angle and scale, with the borders of its patch as wide as needed."""
-    angle, scale = rng.uniform(0.0, 2.0 * np.pi), rng.uniform(*SCALES)
+    angle, scale = rng.uniform(-most_turn, most_turn), rng.uniform(*SCALES)
     flip = -1.0 if rng.random() < 0.5 else 1.0
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle) * flip, np.cos(angle) * flip]])
+    turn = np.array([[np.cos(angle), -np.sin(angle) * flip], [np.sin(angle), np.cos(angle) * flip]])
     back = np.eye(donor.mask.ndim)
     back[-2:, -2:] = turn.T
     back /= scale

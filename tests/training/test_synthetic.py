@@ -120,7 +120,7 @@ def test_neither_lesion_nor_ring_touches_a_lesion_that_is_there() -> None:
         assert (new_truth[truth > 0] == truth[truth > 0]).all()
         assert (new_image[:, truth > 0] == image[:, truth > 0]).all()
         assert not (ndimage.binary_dilation(came) & (truth > 0)).any()
-        n_came += came.any()
+        n_came += int(came.any())
     assert n_came >= 15
 
 
@@ -149,7 +149,22 @@ def test_one_generator_gives_one_result_and_changes_nothing_given() -> None:
     assert not np.array_equal(one[1], inserted(image, truth, donor(), seed=8)[1])
     assert np.array_equal(image, before[0])
     assert np.array_equal(truth, before[1])
-    assert (one[0].dtype, one[1].dtype) == (np.float32, np.uint8)
+    assert (str(one[0].dtype), str(one[1].dtype)) == ("float32", "uint8")
+
+
+def test_a_lesion_that_may_not_be_turned_keeps_its_upper_side() -> None:
+    image, truth = scene(lesion=False, seed=9)
+    wide = np.zeros((25, 35), np.bool_)
+    wide[8:17, 8:27] = True
+    sides = np.where(wide, np.where(np.arange(25)[:, None] < 12, 1.0, 2.0), 0.0).astype(np.float32)
+    patch = LesionPatch(np.stack([sides, 2 * sides]), wide, 1)
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        new_image, new_truth = insert(image, truth, patch, rng, turn_degrees=0.0)
+        rows, columns = np.nonzero(new_truth)
+        assert np.ptp(columns) > 1.5 * np.ptp(rows)
+        upper = rows < rows.mean()
+        assert new_image[0][new_truth > 0][upper].mean() < new_image[0][new_truth > 0][~upper].mean() - 0.4
 
 
 def test_a_donor_larger_than_the_image_is_left_out() -> None:
