@@ -1,18 +1,16 @@
-"""From a run folder to a model bundle, which is read back and compared before it counts as done."""
+"""From run folders to a model bundle, which is read back and compared before it counts as done."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import platform
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import distribution, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from inference.bundle import CARD, METADATA, NETWORK, ModelBundle, read_bundle
@@ -20,17 +18,43 @@ from inference.engine import Model
 from inference.networks.build import build_network
 from inference.preprocess import prepare
 from inference.volume import Volume
+from training.calibrate import Calibrated, calibrate
+from training.cases import of_split
 from training.config import Experiment
-from training.data import of_split, read_manifest
 from training.errors import RunError
-from training.evaluate import Evaluation, ScanResult, evaluate, evaluate_scan
+from training.evaluate import ScanResult, evaluate, evaluate_scan, model_finder
+from training.monai_files import inference_config, metadata
 from training.readme import render
+from training.results import Evaluation
+from training.run import State, best_state, differing, plain, read_record
 from training.scans import read_nrrd, read_nrrd_mask
-from training.train import BEST, card_content, differing, in_memory_bundle, load, plain, read_record
+from training.train import card_content, in_memory_bundle, load, used_cases
 
 WEIGHTS = "models/model.pt"
 LARGEST_DIFFERENCE = 1e-5
 """Probabilities before and after writing may differ by this much."""
+ENSEMBLE = "inference.networks.ensemble.Ensemble"
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What an export measures beside the test split."""
+
+    scans: Sequence[Path] = ()
+    others: dict[str, Experiment] = field(default_factory=dict)
+    """Other data, by the name of its experiment file: its test cases show how far the model carries."""
+    most_false_per_case: float | None = None
+    calibrated: bool = True
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of a model before it was written."""
+
+    test: Evaluation
+    others: dict[str, Evaluation]
+    scans: tuple[ScanResult, ...]
+    calibrated: Calibrated | None
 
 
 @dataclass(frozen=True)
@@ -38,31 +62,57 @@ class Exported:
     """A finished bundle and what was measured on the way."""
 
     bundle: ModelBundle
-    test: Evaluation
-    scans: tuple[ScanResult, ...]
+    measured: Measured
 
 
 def export(
-    experiment: Experiment, run: Path, folder: Path, scans: list[Path], say: Callable[[str], None]
+    experiment: Experiment, runs: Sequence[Path], folder: Path, wishes: Wishes, say: Callable[[str], None]
 ) -> Exported:
-    """Evaluate the best weights of `run` on the test split and write them as a bundle to `folder`.
+    """Calibrate the best weights of `runs`, measure them and write them as a bundle to `folder`.
 
-    Raises RunError when the run does not belong to the experiment or the bundle read back predicts
-    something else.
+    Several runs become an ensemble: the mean of their probabilities. Raises RunError when a run does
+    not belong to the experiment or the bundle read back predicts something else.
     """
-    record = read_record(run)
-    _check_same(experiment, record, run)
-    model = Model(in_memory_bundle(experiment), torch.device("cpu"), best_network(experiment, run))
-    cases = list(load(experiment, of_split(read_manifest(experiment.data.folder), "test")))
-    say(f"evaluating {len(cases)} test cases")
-    test = evaluate(model, cases)
-    results = []
-    for path in scans:
-        say(f"segmenting {path.name}")
-        results.append(scan(model, path))
-    write_bundle(experiment, record, model, folder, test, tuple(results))
+    records = [read_record(run) for run in runs]
+    for run, record in zip(runs, records, strict=True):
+        _check_same(experiment, record, run, alone=len(runs) == 1)
+    experiment, state = joined(experiment, [best_state(run) for run in runs])
+    network = build_network(experiment.network)
+    network.load_state_dict({name: _float(tensor) for name, tensor in state.items()})
+    calibrated = None
+    if wishes.calibrated:
+        say("calibrating on the validation cases")
+        calibrated = calibrate(
+            _model(experiment, network), _cases(experiment, "val"), wishes.most_false_per_case
+        )
+        experiment = experiment.model_copy(update={"postprocessing": calibrated.postprocessing})
+    model = _model(experiment, network)
+    measured = measure(experiment, model, wishes, calibrated, say)
+    write_bundle(experiment, records, state, folder, measured)
     say("reading the bundle back")
-    return Exported(verify(folder, model, cases[0].volume), test, tuple(results))
+    return Exported(verify(folder, model, _cases(experiment, "val")[0].volume), measured)
+
+
+def measure(
+    experiment: Experiment,
+    model: Model,
+    wishes: Wishes,
+    calibrated: Calibrated | None,
+    say: Callable[[str], None],
+) -> Measured:
+    """The test split, other data and whole scans."""
+    labels = experiment.target.labels
+    say("evaluating the test cases")
+    test = evaluate(model_finder(model), _cases(experiment, "test"), labels)
+    others = {}
+    for name, other in wishes.others.items():
+        say(f"evaluating the test cases of {name}")
+        others[name] = evaluate(model_finder(model), _cases(other, "test"), labels)
+    scans = []
+    for path in wishes.scans:
+        say(f"segmenting {path.name}")
+        scans.append(scan(model, path))
+    return Measured(test, others, tuple(scans), calibrated)
 
 
 def scan(model: Model, path: Path, mask: Path | None = None) -> ScanResult:
@@ -75,45 +125,66 @@ def scan(model: Model, path: Path, mask: Path | None = None) -> ScanResult:
     return evaluate_scan(model, path.name, volume, truth)[0]
 
 
-def best_network(experiment: Experiment, run: Path) -> torch.nn.Module:
-    """The best weights of a run, rounded to the half precision in which the bundle keeps them."""
-    try:
-        state = torch.load(run / BEST, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise RunError(f"{run / BEST} cannot be read: run `dicomtrain fit` up to a validation") from error
-    network = build_network(experiment.network)
-    network.load_state_dict({name: _float(_half(tensor)) for name, tensor in state.items()})
-    return network
+def joined(experiment: Experiment, states: Sequence[State]) -> tuple[Experiment, State]:
+    """The weights, rounded to the half precision in which a bundle keeps them; several as an ensemble."""
+    halved = [_half_state(state) for state in states]
+    if len(states) == 1:
+        return experiment, halved[0]
+    members = [experiment.network] * len(states)
+    network = {"_target_": ENSEMBLE, "members": members}
+    state = {
+        f"members.{number}.{name}": tensor
+        for number, member in enumerate(halved)
+        for name, tensor in member.items()
+    }
+    return Experiment.model_validate(experiment.model_dump() | {"network": network}), state
 
 
 def write_bundle(
     experiment: Experiment,
-    record: dict[str, Any],
-    model: Model,
+    records: Sequence[dict[str, Any]],
+    state: State,
     folder: Path,
-    test: Evaluation,
-    scans: tuple[ScanResult, ...],
+    measured: Measured,
 ) -> None:
     """Write every file of the bundle."""
     for name in ("configs", "models", "docs"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    state = {name: _half(tensor) for name, tensor in model.network.state_dict().items()}
     torch.save(state, folder / WEIGHTS)
-    training = training_summary(record)
-    metrics = {"test": test.to_plain(), "whole_scans": [asdict(result) for result in scans]}
+    training = training_summary(records)
     card = card_content(experiment) | {
         "schema_version": 1,
         "training": training,
-        "metrics": metrics,
+        "metrics": metrics(measured),
         "weights": WEIGHTS,
         "weights_sha256": hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest(),
     }
     _write_json(folder / CARD, card)
     _write_json(folder / NETWORK, inference_config(experiment))
     _write_json(folder / METADATA, metadata(experiment))
-    readme = render(experiment, training, test, scans)
+    readme = render(experiment, training, card["metrics"])
     (folder / "docs/README.md").write_text(readme, encoding="utf-8")
     (folder / "LICENSE").write_text(licence_text(), encoding="utf-8")
+
+
+def metrics(measured: Measured) -> dict[str, Any]:
+    """Everything measured, as it stands in the model card."""
+    content: dict[str, Any] = {
+        "test": measured.test.figures(),
+        "other_data": {name: found.figures() for name, found in measured.others.items()},
+        "whole_scans": [asdict(result) for result in measured.scans],
+    }
+    if measured.calibrated is not None:
+        chosen = measured.calibrated
+        content["calibration"] = {
+            "temperature": chosen.temperature,
+            "ece_before": chosen.before.ece,
+            "ece_after": chosen.after.ece,
+            "brier_before": chosen.before.brier,
+            "brier_after": chosen.after.brier,
+            "operating_point": None if chosen.operating_point is None else asdict(chosen.operating_point),
+        }
+    return content
 
 
 def licence_text() -> str:
@@ -127,72 +198,38 @@ def licence_text() -> str:
     return text
 
 
-def training_summary(record: dict[str, Any]) -> dict[str, Any]:
-    """How the weights came about, for the model card."""
-    fitting, legs = record["experiment"]["fitting"], record["legs"]
-    current = [entry for entry in record["history"] if entry["step"] > legs[-1]["from_step"]]
-    best = max(current, key=lambda entry: entry["val_dice"])
+def training_summary(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """How the weights came about, for the model card; of an ensemble, a line per member."""
+    first = records[0]
+    bests = [_best(record) for record in records]
     return {
         "command": "dicomtrain fit EXPERIMENT.toml --data DATA_FOLDER --out RUN_DIR",
-        "legs": "; ".join(
-            f"from step {leg['from_step']}: learning rate for {leg['fitting']['steps']} steps, "
-            f"lesion weight {leg['loss']['lesion']:g}, missed {leg['loss']['missed']:g}"
-            for leg in legs
-        ),
-        "seed": fitting["seed"],
-        "data_digest_sha256": record["data_digest"],
-        "steps": record["step"],
-        "best_step": best["step"],
-        "best_validation_dice": round(best["val_dice"], 4),
-        "seconds": round(record["seconds"]),
-        "device": f"{record['device']} ({platform.machine()})",
+        "members": len(records),
+        "seed": _each(record["experiment"]["fitting"]["seed"] for record in records),
+        "data_digest_sha256": first["data_digest"],
+        "steps": _each(record["step"] for record in records),
+        "best_step": _each(best["step"] for best in bests),
+        "best_validation_dice": _each(round(best["val_dice"], 4) for best in bests),
+        "seconds": _each(round(record["seconds"]) for record in records),
+        "begun_with": _each((record["init"] or {}).get("origin", "random weights") for record in records),
+        "precision": first["experiment"]["fitting"]["precision"],
+        "device": f"{first['device']} ({platform.machine()})",
         "torch": torch.__version__,
         "monai": version("monai"),
     }
 
 
-def inference_config(experiment: Experiment) -> dict[str, Any]:
-    """`network_def` and a sliding-window inferer, as MONAI's bundle tools read them."""
-    how = experiment.preprocessing
-    return {
-        "network_def": experiment.network,
-        "inferer": {
-            "_target_": "SlidingWindowInferer",
-            "roi_size": list(how.window_size),
-            "sw_batch_size": 8,
-            "overlap": how.overlap,
-            "mode": "gaussian",
-        },
-    }
+def _best(record: dict[str, Any]) -> dict[str, Any]:
+    keep = record["experiment"]["fitting"]["keep"]
+    history: list[dict[str, Any]] = record["history"]
+    if keep == "dice":
+        return max(history, key=lambda entry: float(entry["val_dice"]))
+    return min(history, key=lambda entry: float(entry["val_loss"]))
 
 
-def metadata(experiment: Experiment) -> dict[str, Any]:
-    """`metadata.json` with the fields of the MONAI Bundle Specification."""
-    target, how = experiment.target, experiment.preprocessing
-    window = list(how.window_size)
-    names = {"0": "background"} | {str(label.number): label.name for label in target.labels}
-    return {
-        "schema": "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/"
-        "meta_schema_20240725.json",
-        "version": target.version,
-        "changelog": {target.version: f"exported {datetime.now(UTC):%Y-%m-%d}"},
-        "monai_version": version("monai"),
-        "pytorch_version": torch.__version__.split("+")[0],
-        "numpy_version": np.__version__,
-        "required_packages_version": {},
-        "name": target.title,
-        "task": f"Segmentation: {', '.join(label.name.lower() for label in target.labels)}",
-        "description": target.description,
-        "authors": target.authors,
-        "copyright": target.copyright,
-        "intended_use": "Research use only; not for clinical decisions",
-        "network_data_format": {
-            "inputs": {
-                "image": _tensor("image", "intensity", how.channels, window, _channels(how.context_slices))
-            },
-            "outputs": {"pred": _tensor("segmentation", "probabilities", len(names), window, names)},
-        },
-    }
+def _each(values: Any) -> Any:
+    listed = list(values)
+    return listed[0] if len(listed) == 1 else listed
 
 
 def verify(folder: Path, model: Model, volume: Volume) -> ModelBundle:
@@ -207,35 +244,32 @@ def verify(folder: Path, model: Model, volume: Volume) -> ModelBundle:
     return bundle
 
 
-def _check_same(experiment: Experiment, record: dict[str, Any], run: Path) -> None:
-    other = differing(plain(experiment), record["experiment"])
+def _model(experiment: Experiment, network: torch.nn.Module) -> Model:
+    return Model(in_memory_bundle(experiment), torch.device("cpu"), network)
+
+
+def _cases(experiment: Experiment, split: Any) -> list[Any]:
+    data, cases = used_cases(experiment)
+    return list(load(data, of_split(cases, split)))
+
+
+def _check_same(experiment: Experiment, record: dict[str, Any], run: Path, alone: bool) -> None:
+    """Members of an ensemble may differ in how they were fitted, not in what they are."""
+    expected = plain(experiment)
+    other = differing(expected, record["experiment"])
+    if not alone:
+        other = [section for section in other if section not in ("fitting", "loss", "augmentation")]
     if other:
         raise RunError(f"{run} was trained with other {', '.join(other)} than the experiment file says")
 
 
-def _tensor(
-    kind: str, content: str, channels: int, window: list[int], names: dict[str, str]
-) -> dict[str, Any]:
-    return {
-        "type": kind,
-        "format": content,
-        "modality": "CT",
-        "num_channels": channels,
-        "spatial_shape": window,
-        "dtype": "float32",
-        "value_range": [0, 1],
-        "is_patch_data": True,
-        "channel_def": names,
-    }
-
-
-def _channels(context_slices: int) -> dict[str, str]:
-    offsets = range(-context_slices, context_slices + 1)
-    return {str(i): f"slice {offset:+d}" if offset else "the slice" for i, offset in enumerate(offsets)}
-
-
-def _half(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.half() if tensor.is_floating_point() else tensor
+def _half_state(state: State) -> State:
+    """In half precision; what some networks list under two names stays one tensor in the file."""
+    done: dict[int, torch.Tensor] = {}
+    for tensor in state.values():
+        if tensor.data_ptr() not in done:
+            done[tensor.data_ptr()] = tensor.half() if tensor.is_floating_point() else tensor
+    return {name: done[tensor.data_ptr()] for name, tensor in state.items()}
 
 
 def _float(tensor: torch.Tensor) -> torch.Tensor:

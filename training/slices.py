@@ -57,7 +57,8 @@ def _thickness(source: Source, change: Augmentation, rng: Rng) -> int:
 def _majority(truth: Truth) -> Truth:
     """The label that at least half of the slices show, per pixel."""
     if truth.shape[0] == 1:
-        return truth[0]
+        only: Truth = truth[0]
+        return only
     result = np.zeros(truth.shape[1:], np.uint8)
     for label in np.unique(truth[truth > 0]):
         result[(truth == label).mean(axis=0) >= 0.5] = label

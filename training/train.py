@@ -16,7 +16,7 @@ from inference.bundle import ModelBundle, ModelCard, Preprocessing
 from inference.engine import Model, best_device
 from inference.preprocess import stack_context
 from training.cases import Case, DataSet, LoadedCase, Truth, digest, of_split
-from training.config import Augmentation, Experiment
+from training.config import UNKNOWN_DIGEST, Augmentation, Experiment, card_content
 from training.datasets.catalogue import open_dataset
 from training.evaluate import evaluate, model_finder
 from training.losses import segmentation_loss
@@ -26,7 +26,6 @@ from training.sources import Image, Source, to_source
 from training.synthetic import collect
 from training.windows import Batch, Sampler
 
-UNKNOWN_DIGEST = "0" * 64
 LARGEST_GRADIENT = 5.0
 LOSS_BATCHES = 6
 """Batches of unchanged windows over which the validation loss is the mean."""
@@ -138,7 +137,7 @@ def do_step(run: Run, network: torch.nn.Module, batch: Batch, step: int, experim
     network.train()
     loss = loss_of(network, batch, experiment)
     run.optimiser.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     torch.nn.utils.clip_grad_norm_(run.network.parameters(), LARGEST_GRADIENT)
     run.optimiser.step()
     if run.average is not None:
@@ -187,24 +186,15 @@ def validation_loss(network: torch.nn.Module, experiment: Experiment, val: Sampl
 def draw(run: Run, folder: Path) -> None:
     """The last entry of the history, for TensorBoard."""
     entry = run.record["history"][-1]
-    with SummaryWriter(str(folder / BOARD)) as board:  # type: ignore[no-untyped-call]
+    with SummaryWriter(str(folder / BOARD)) as board:
         for key in ("loss", "val_loss", "val_dice"):
-            board.add_scalar(key, entry[key], entry["step"])  # type: ignore[no-untyped-call]
+            board.add_scalar(key, entry[key], entry["step"])
 
 
 def in_memory_bundle(experiment: Experiment) -> ModelBundle:
     """The bundle an experiment will become, before there are weights to name."""
     card = ModelCard(**card_content(experiment), weights_sha256=UNKNOWN_DIGEST)
     return ModelBundle(Path(), card, experiment.network, UNKNOWN_DIGEST)
-
-
-def card_content(experiment: Experiment) -> dict[str, Any]:
-    """The part of the model card that the experiment file decides."""
-    target = experiment.target.model_dump(exclude={"description", "authors", "copyright", "limits"})
-    return target | {
-        "preprocessing": experiment.preprocessing.model_dump(),
-        "postprocessing": experiment.postprocessing.model_dump(),
-    }
 
 
 def load(data: DataSet, cases: Sequence[Case]) -> Iterator[LoadedCase]:
