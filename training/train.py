@@ -137,7 +137,7 @@ def do_step(run: Run, network: torch.nn.Module, batch: Batch, step: int, experim
     network.train()
     loss = loss_of(network, batch, experiment)
     run.optimiser.zero_grad(set_to_none=True)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(run.network.parameters(), LARGEST_GRADIENT)
     run.optimiser.step()
     if run.average is not None:
