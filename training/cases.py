@@ -88,11 +88,23 @@ def of_split(cases: Iterable[Case], split: Split) -> list[Case]:
 
 
 def digest(data: DataSet, cases: Sequence[Case]) -> str:
-    """SHA-256 over names, splits and files of `cases`: two runs with one digest saw the same data."""
+    """SHA-256 over names, splits and files of `cases`: two runs with one digest saw the same data.
+
+    Raises DataError when a file is missing.
+    """
     total = hashlib.sha256()
     for case in sorted(cases, key=lambda case: case.name):
         total.update(f"{case.name}\0{case.group}\0{case.split}\n".encode())
         for path in data.files(case):
             name = path.relative_to(data.folder).as_posix()
-            total.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+            total.update(f"{name}\0{_digest_of_file(path, case)}\n".encode())
     return total.hexdigest()
+
+
+def _digest_of_file(path: Path, case: Case) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise DataError(
+            f"case {case.name}: {path} cannot be read ({error.strerror}); fetch it again"
+        ) from error
