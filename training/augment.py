@@ -48,10 +48,17 @@ class Augmenter:
 
 
 def reach(change: Augmentation, window_size: tuple[int, ...]) -> tuple[int, ...]:
-    """Size of the cut that a turned and zoomed window needs, per axis."""
-    angle = math.radians(min(change.rotate_degrees, 45.0))
-    factor = (math.cos(angle) + math.sin(angle)) * (1.0 + change.scale)
-    return tuple(math.ceil(size * factor) for size in window_size)
+    """Size of the cut that a turned and zoomed window needs, per axis.
+
+    A turned axis takes in the more of the others, the longer they are.
+    """
+    sizes = []
+    for axis, own in enumerate(window_size):
+        others = math.hypot(*window_size[:axis], *window_size[axis + 1 :])
+        angle = min(math.radians(change.rotate_degrees), math.atan2(others, own))
+        turned = own * math.cos(angle) + others * math.sin(angle)
+        sizes.append(math.ceil(turned * (1.0 + change.scale) - 1e-6))
+    return tuple(sizes)
 
 
 def _shapes(change: Augmentation, window_size: tuple[int, ...]) -> list[Any]:

@@ -14,6 +14,8 @@ Rng = np.random.Generator
 VANISH_MARGIN = 2
 """Pixels around a lesion that are taken out with it."""
 SHIFTS_TRIED = 12
+ROUNDING = 1e-3
+"""Files keep spacings in single precision: five slices of 1.2 mm are 6 mm thick."""
 
 
 def stack_slices(
@@ -48,7 +50,7 @@ def stack_slices(
 def _thickness(source: Source, change: Augmentation, rng: Rng) -> int:
     if source.slice_mm is None:
         return 1
-    most = min(source.image.shape[0], int(change.thickest_mm / source.slice_mm))
+    most = min(source.image.shape[0], int(change.thickest_mm / source.slice_mm + ROUNDING))
     if most > 1 and rng.random() < change.thick_slices:
         return int(rng.integers(2, most + 1))
     return 1

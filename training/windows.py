@@ -90,7 +90,7 @@ class Sampler:
             centre = labelled[rng.integers(len(labelled))] + rng.integers(-off, off + 1)
         else:
             centre = rng.integers(0, shape)
-        inside = np.where(shape > window, centre.clip(window // 2, shape - 1 - window // 2), shape // 2)
+        inside = np.where(shape > window, centre.clip(window // 2, shape - window + window // 2), shape // 2)
         if self.change.outside == "mirror":  # crops: lesions shall fall anywhere in a window
             inside = centre.clip(0, shape - 1)
         if self.how.spatial_dims == 2:
