@@ -6,18 +6,29 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from inference.bundle import ModelState, Postprocessing, Preprocessing, is_plain
+from inference.bundle import ModelCard, ModelState, Postprocessing, Preprocessing, is_plain
 from inference.labelmap import Label
 from inference.volume import IntensityUnit
+from training.datasets.catalogue import FORMATS
 from training.errors import ExperimentError
-from training.networks import network_def
+from training.networks import CATALOGUE, network_def
 from training.protocols import PROTOCOLS, Protocol, merged
 
 NATIVE = "native"
+UNKNOWN_DIGEST = "0" * 64
 Axis = Literal["slice", "row", "column"]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Pixels = Annotated[int, Field(ge=1)]
 
 
 class Strict(BaseModel):
@@ -39,6 +50,13 @@ class DataSource(Strict):
     """Licence and citations of the data, copied into the bundle's README."""
     train_share: float = Field(default=1.0, gt=0.0, le=1.0)
     """Share of the training groups that is used, to see what more labels would bring."""
+
+    @field_validator("format")
+    @classmethod
+    def _format_is_known(cls, format: str) -> str:
+        if format not in FORMATS:
+            raise ValueError(f"there is no format {format!r}; take one of {', '.join(FORMATS)}")
+        return format
 
 
 class Augmentation(Strict):
@@ -81,7 +99,7 @@ class Fitting(Strict):
     seed: int = Field(ge=0)
     steps: int = Field(ge=1)
     batch_size: int = Field(ge=1)
-    window_size: tuple[int, ...]
+    window_size: tuple[Pixels, ...]
     """Training window on the model's grid, one number per spatial dimension."""
     optimiser: Literal["adam", "adamw", "sgd"] = "adamw"
     learning_rate: float = Field(gt=0.0)
@@ -137,22 +155,52 @@ class Experiment(Strict):
     target: Target
     preprocessing: Preprocessing
     postprocessing: Postprocessing
+    fitting: Fitting
     network: dict[str, Any]
     """A network with literal arguments, named by `_target_`; in the file also a name of the catalogue."""
     protocol: Protocol | None = None
     """The preset that the file started from."""
     augmentation: Augmentation = Augmentation()
-    fitting: Fitting
     loss: LossWeights = LossWeights()
 
+    @field_validator("network", mode="before")
+    @classmethod
+    def _by_name(cls, network: object, others: ValidationInfo) -> object:
+        """A name of the catalogue becomes its definition, of a size that follows from the other sections."""
+        if not isinstance(network, str):
+            return network
+        known = others.data
+        if network not in CATALOGUE:
+            raise ValueError(f"there is no network {network!r}; take one of {', '.join(CATALOGUE)}")
+        if not {"preprocessing", "target", "fitting"} <= known.keys():
+            return {}  # no size follows from sections that are wrong; those are complained of
+        how, classes = known["preprocessing"], len(known["target"].labels) + 1
+        try:
+            return network_def(network, how.spatial_dims, how.channels, classes, known["fitting"].window_size)
+        except ExperimentError as error:
+            raise ValueError(str(error)) from error
+
     @model_validator(mode="after")
-    def _fits(self) -> Experiment:
-        if not is_plain(self.network):
-            target = self.network.get("_target_")
-            raise ValueError(f"{target!r} is not a known network with literal arguments")
+    def _windows_fit(self) -> Experiment:
         dims, window = self.preprocessing.spatial_dims, self.fitting.window_size
         if len(window) != dims:
             raise ValueError(f"fitting.window_size {window} needs {dims} numbers")
+        if self.augmentation.quarter_turns and window[-2] != window[-1]:
+            raise ValueError(
+                f"augmentation.quarter_turns needs as many rows as columns in fitting.window_size {window}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _network_fits(self) -> Experiment:
+        if not is_plain(self.network):
+            target = self.network.get("_target_")
+            raise ValueError(f"{target!r} is not a known network with literal arguments")
+        dims = self.preprocessing.spatial_dims
+        if self.network.get("spatial_dims") not in (None, dims):
+            raise ValueError(
+                f"network.spatial_dims is {self.network['spatial_dims']}, preprocessing.spatial_dims {dims}"
+            )
         channels = self.network.get("in_channels")
         if channels not in (None, self.preprocessing.channels):
             raise ValueError(
@@ -162,6 +210,16 @@ class Experiment(Strict):
         classes = len(self.target.labels) + 1
         if self.network.get("out_channels") not in (None, classes):
             raise ValueError(f"network.out_channels must be {classes}: background and the labels")
+        return self
+
+    @model_validator(mode="after")
+    def _becomes_a_card(self) -> Experiment:
+        """What the bundle would refuse is refused before hours of training."""
+        try:
+            ModelCard(**card_content(self), weights_sha256=UNKNOWN_DIGEST)
+        except ValidationError as error:
+            wrong = [f"target.{'.'.join(map(str, e['loc'])) or 'labels'}: {e['msg']}" for e in error.errors()]
+            raise ValueError("; ".join(wrong)) from error
         return self
 
 
@@ -189,7 +247,7 @@ def to_experiment(
     """Check the content of the experiment file `path`; raises ExperimentError."""
     protocol = protocol or content.get("protocol")
     if protocol is not None:
-        preset = PROTOCOLS.get(protocol)
+        preset = PROTOCOLS.get(protocol) if isinstance(protocol, str) else None
         if preset is None:
             raise ExperimentError(f"{path}: protocol {protocol!r} is none of {', '.join(PROTOCOLS)}")
         content = merged(content, preset, protocol)
@@ -216,22 +274,19 @@ def with_network(experiment: Experiment, name: str) -> Experiment:
     return Experiment.model_validate(experiment.model_dump() | {"network": network})
 
 
+def card_content(experiment: Experiment) -> dict[str, Any]:
+    """The part of the model card that the experiment file decides."""
+    target = experiment.target.model_dump(exclude={"description", "authors", "copyright", "limits"})
+    return target | {
+        "preprocessing": experiment.preprocessing.model_dump(),
+        "postprocessing": experiment.postprocessing.model_dump(),
+    }
+
+
 def _resolved(content: dict[str, Any]) -> dict[str, Any]:
-    """TOML has no null, so a spacing that follows the source is written "native"; networks have names."""
+    """TOML has no null, so a spacing that follows the source is written "native"."""
     preprocessing = content.get("preprocessing")
-    if isinstance(preprocessing, dict) and isinstance(preprocessing.get("spacing_mm"), list):
-        spacing = [None if item == NATIVE else item for item in preprocessing["spacing_mm"]]
-        content = content | {"preprocessing": preprocessing | {"spacing_mm": spacing}}
-    name = content.get("network")
-    if not isinstance(name, str):
+    if not isinstance(preprocessing, dict) or not isinstance(preprocessing.get("spacing_mm"), list):
         return content
-    parts = content.get("preprocessing"), content.get("target"), content.get("fitting")
-    how, target, fitting = (part if isinstance(part, dict) else {} for part in parts)
-    network = network_def(
-        name,
-        how.get("spatial_dims", 2),
-        2 * how.get("context_slices", 0) + 1,
-        len(target.get("labels", ())) + 1,
-        tuple(fitting.get("window_size", ())),
-    )
-    return content | {"network": network}
+    spacing = [None if item == NATIVE else item for item in preprocessing["spacing_mm"]]
+    return content | {"preprocessing": preprocessing | {"spacing_mm": spacing}}

@@ -1,7 +1,7 @@
 """A run folder: everything needed to continue a training or to export it.
 
 run.json     experiment, data digest, history, time taken; written at every validation
-last.pt      networks and optimiser at the last validation, for continuing
+last.pt      networks, optimiser and the same record at the last validation, for continuing
 best.pt      the best weights so far, for exporting
 tensorboard/ the curves, for `tensorboard --logdir`
 """
@@ -139,14 +139,14 @@ def open_run(experiment: Experiment, folder: Path, data_digest: str, start: Star
     run = new_run(experiment, data_digest, start)
     if not (folder / LAST).exists():
         return run
-    record = read_record(folder)
+    state = torch.load(folder / LAST, map_location=best_device(), weights_only=True)
+    record: dict[str, Any] = json.loads(state["record"])
     changed = differing(run.record["experiment"], record["experiment"])
     changed += [key for key in ("data_digest", "init") if record[key] != run.record[key]]
     if changed:
         raise RunError(
             f"{folder} was begun with other {', '.join(changed)}: choose another --out or remove it"
         )
-    state = torch.load(folder / LAST, map_location=best_device(), weights_only=True)
     run.network.load_state_dict(state["network"])
     run.optimiser.load_state_dict(state["optimiser"])
     if run.average is not None:
@@ -156,14 +156,27 @@ def open_run(experiment: Experiment, folder: Path, data_digest: str, start: Star
 
 
 def save(run: Run, folder: Path, better: bool) -> None:
-    """Write the checkpoint, each file whole or not at all; the record comes last."""
-    state = {"network": run.network.state_dict(), "optimiser": run.optimiser.state_dict()}
+    """Write the checkpoint, each file whole or not at all.
+
+    A run stopped between two files continues from `last.pt`, which holds the record that belongs to its
+    weights. The best weights come first: a run that continues from before them makes them again.
+    """
+    state = {
+        "network": run.network.state_dict(),
+        "optimiser": run.optimiser.state_dict(),
+        "record": json.dumps(run.record),
+    }
     if run.average is not None:
         state["average"] = run.average.state_dict()
-    files = {LAST: state} | ({BEST: run.kept.state_dict()} if better else {})
+    files = ({BEST: run.kept.state_dict()} if better else {}) | {LAST: state}
     for name, content in files.items():
         torch.save(content, folder / f"{name}.tmp")
         (folder / f"{name}.tmp").replace(folder / name)
+    write_record(run, folder)
+
+
+def write_record(run: Run, folder: Path) -> None:
+    """Write `run.json`, whole or not at all."""
     (folder / f"{RUN}.tmp").write_text(json.dumps(run.record, indent=1), encoding="utf-8")
     (folder / f"{RUN}.tmp").replace(folder / RUN)
 

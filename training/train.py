@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,10 +17,11 @@ from inference.preprocess import stack_context
 from training.cases import Case, DataSet, LoadedCase, Truth, digest, of_split
 from training.config import UNKNOWN_DIGEST, Augmentation, Experiment, card_content
 from training.datasets.catalogue import open_dataset
+from training.errors import RunError
 from training.evaluate import evaluate, model_finder
 from training.losses import segmentation_loss
 from training.parallel import Processes, alone
-from training.run import BOARD, Run, Start, learning_rate, open_run, save
+from training.run import BOARD, Run, Start, learning_rate, open_run, save, write_record
 from training.sources import Image, Source, to_source
 from training.synthetic import collect
 from training.windows import Batch, Sampler
@@ -58,11 +58,16 @@ def fit(
     start: Start | None = None,
     processes: Processes | None = None,
 ) -> None:
-    """Train to the experiment's last step, or until it gets no better; continues what lies in `folder`."""
+    """Train to the experiment's last step, or until it gets no better; continues what lies in `folder`.
+
+    Raises DataError for unusable data, RunError when `folder` holds another run or the loss is not finite.
+    """
     processes = processes or alone()
     torch.set_num_threads(experiment.fitting.threads)
     data, cases = used_cases(experiment)
     run = open_run(experiment, folder, digest(data, cases), start)
+    if run.step and processes.first:
+        write_record(run, folder)  # it lags behind when the run was stopped while saving
     material = gather(experiment, data, cases)
     network = processes.wrap(run.network)
     how = experiment.fitting
@@ -129,13 +134,15 @@ def views(sources: Sequence[Source], how: Preprocessing) -> Iterator[tuple[Image
 
 
 def do_step(run: Run, network: torch.nn.Module, batch: Batch, step: int, experiment: Experiment) -> float:
-    """One optimiser step; returns its loss."""
+    """One optimiser step; returns its loss, or raises RunError where it is not finite."""
     how = experiment.fitting
     torch.manual_seed(how.seed * 1_000_003 + step)  # dropout, so that a resumed run repeats it
     for group in run.optimiser.param_groups:
         group["lr"] = learning_rate(step, how)
     network.train()
     loss = loss_of(network, batch, experiment)
+    if not loss.isfinite():
+        raise RunError(f"the loss is {loss.item()} at step {step + 1}: lower fitting.learning_rate")
     run.optimiser.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(run.network.parameters(), LARGEST_GRADIENT)
