@@ -180,6 +180,13 @@ def test_the_hash_looks_at_the_slice_with_the_largest_lesion(good: InMemory) -> 
     assert np.array_equal(before, same) and np.count_nonzero(before != other) > 40
 
 
+def test_the_hash_of_an_empty_case_looks_at_the_middle_slice(good: InMemory) -> None:
+    lesion = perceptual_hash(good.loaded[0])
+    empty = perceptual_hash(replace(good.loaded[0], truth=np.zeros(SHAPE, np.uint8)))
+    assert lesion is not None and empty is not None
+    assert np.array_equal(lesion, empty)
+
+
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the real data are not here")
 def test_the_real_ultrasound_has_normal_images_and_no_twins_across_splits() -> None:
     problems = check(open_dataset("busi", SHARED / "us_breast_busi", {}), 1)
