@@ -111,6 +111,8 @@ class SourceVolume:
     series: Series
     volume: Volume
     frames: tuple[SourceFrame, ...]
+    notes: tuple[str, ...] = ()
+    """Plain sentences for the reports, such as that some images were left out."""
 
     def __post_init__(self) -> None:
         if len(self.frames) != self.volume.shape[0]:

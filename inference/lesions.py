@@ -43,7 +43,9 @@ def find_lesions(
 ) -> LesionMap:
     """Split every lesion label into its 26-connected components; an organ stays in one piece.
 
-    Components are dropped when their centre lies outside `region`, when they are smaller than the
+    In a loop of images, which has time for its slice axis, a lesion is so followed from frame to frame.
+    It never reaches from one still image or loop into another.
+    Components are dropped when most of them lies outside `region`, when they are smaller than the
     model's smallest lesion, or when their highest `certainty` stays below the model's peak
     probability. Lesions are numbered by label, then from the largest to the smallest.
     """
@@ -51,7 +53,7 @@ def find_lesions(
     lesions: list[Lesion] = []
     for label in label_map.labels:
         mask = label_map.values == label.number
-        components = _components(mask, label)
+        components = _components(mask, label, volume)
         sizes = np.bincount(components.ravel())
         boxes = ndimage.find_objects(components)
         for number in np.argsort(-sizes[1:], kind="stable") + 1:
@@ -64,12 +66,18 @@ def find_lesions(
     return LesionMap(values, tuple(lesions))
 
 
-def _components(mask: npt.NDArray[np.bool_], label: Label) -> npt.NDArray[np.int32]:
-    if label.kind == "organ":
-        return mask.astype(np.int32)
-    components: npt.NDArray[np.int32] = cc3d.connected_components(
-        mask, connectivity=26, out_dtype=np.uint32
-    ).astype(np.int32)
+def _components(mask: npt.NDArray[np.bool_], label: Label, volume: Volume) -> npt.NDArray[np.int32]:
+    """Numbers 1, 2, ... of the pieces; no piece lies in two runs of slices."""
+    components = np.zeros(mask.shape, np.int32)
+    count = 0
+    for run in volume.runs:
+        found = mask[run].astype(np.int32)
+        if label.kind == "lesion":
+            found = cc3d.connected_components(mask[run], connectivity=26, out_dtype=np.uint32).astype(
+                np.int32
+            )
+        components[run] = np.where(found > 0, found + count, 0)
+        count += int(found.max())
     return components
 
 
@@ -81,10 +89,17 @@ def _accepted(
     region: npt.NDArray[np.bool_] | None,
     certainty: Probabilities | None,
 ) -> bool:
-    if volume.has_geometry:
-        volume_mm3 = np.count_nonzero(inside) * volume.voxel_volume_mm3
-        if volume_mm3 < how.smallest_lesion_mm3:
-            return False
+    if _too_small(inside, volume, how):
+        return False
     if region is not None and region[box][inside].mean() < 0.5:
         return False
     return certainty is None or bool(certainty[box][inside].max() >= how.peak_probability)
+
+
+def _too_small(inside: npt.NDArray[np.bool_], volume: Volume, how: Postprocessing) -> bool:
+    """By volume; without a place in the patient by the largest share of one image."""
+    if volume.has_geometry:
+        return bool(np.count_nonzero(inside) * volume.voxel_volume_mm3 < how.smallest_lesion_mm3)
+    _, rows, columns = volume.shape
+    largest_area = int(np.count_nonzero(inside, axis=(1, 2)).max())
+    return largest_area < how.smallest_lesion_share * rows * columns

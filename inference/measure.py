@@ -1,5 +1,8 @@
 """Lesion measurements in millimetres. What cannot be computed is absent with a reason, never 0.
 
+Images without a place in the patient have lengths and areas within one image only, in pixels where their
+size is not known.
+
 All diameters run between voxel centres, as SimpleITK, pyradiomics and cc3d define them.
 """
 
@@ -53,6 +56,8 @@ class LesionMeasurement:
     last_slice: int
     truncated: bool
     """The lesion touches the border of the image, so its size is a lower bound."""
+    area: Quantity | Absent
+    """In its key slice."""
     volume: Quantity | Absent
     long_axis: Axis | Absent
     short_axis: Axis | Absent
@@ -65,8 +70,9 @@ class LesionMeasurement:
     maximum: Quantity | Absent
 
 
-UCUM_OF_INTENSITY = {"HU": "[hnsf'U]", "arbitrary": "1"}
-NO_GEOMETRY = Absent("the image has no place in the patient")
+UCUM_OF_INTENSITY = {"HU": "[hnsf'U]", "arbitrary": "1", "grey": "1"}
+NO_GEOMETRY = Absent("the images have no place in the patient")
+NO_INTENSITY = Absent("grey values for display measure nothing")
 PIXELS = "{pixels}"
 
 
@@ -87,7 +93,7 @@ def total_volume(measurements: tuple[LesionMeasurement, ...]) -> Quantity | Abse
     volumes = [m.volume for m in measurements]
     known = [volume.value for volume in volumes if isinstance(volume, Quantity)]
     if len(known) < len(volumes):
-        return Absent("the volume of at least one lesion is not known")
+        return next(volume for volume in volumes if isinstance(volume, Absent))
     return Quantity(sum(known), "mm3")
 
 
@@ -104,6 +110,7 @@ def _measure(lesion: Lesion, lesion_map: LesionMap, volume: Volume) -> LesionMea
         first_slice=lesion.box[0].start,
         last_slice=lesion.box[0].stop - 1,
         truncated=_touches_border(lesion, volume),
+        area=_area(mask, key_slice - lesion.box[0].start, volume.pixel_spacing_at(key_slice)),
         volume=_volume(voxel_count, volume),
         long_axis=long_axis,
         short_axis=short_axis,
@@ -123,15 +130,25 @@ def _volume(voxel_count: int, volume: Volume) -> Quantity | Absent:
     return Quantity(voxel_count * volume.voxel_volume_mm3, "mm3")
 
 
+def _area(mask: Mask, index: int, spacing_mm: tuple[float, float] | None) -> Quantity:
+    pixels = int(np.count_nonzero(mask[index]))
+    if spacing_mm is None:
+        return Quantity(float(pixels), PIXELS)
+    return Quantity(pixels * spacing_mm[0] * spacing_mm[1], "mm2")
+
+
 def _touches_border(lesion: Lesion, volume: Volume) -> bool:
-    """A single-slice volume has no border along the slice axis that could cut a lesion."""
-    axes = range(3) if volume.shape[0] > 1 else range(1, 3)
+    """Only slices that lie side by side in the patient have a border along their axis."""
+    axes = range(3) if volume.has_geometry and volume.shape[0] > 1 else range(1, 3)
     return any(lesion.box[axis].start == 0 or lesion.box[axis].stop == volume.shape[axis] for axis in axes)
 
 
 def _intensities(
     values: npt.NDArray[np.generic], volume: Volume
-) -> tuple[Quantity, Quantity | Absent, Quantity, Quantity]:
+) -> tuple[Quantity | Absent, Quantity | Absent, Quantity | Absent, Quantity | Absent]:
+    """Mean, standard deviation, minimum and maximum."""
+    if volume.intensity_unit == "grey":
+        return NO_INTENSITY, NO_INTENSITY, NO_INTENSITY, NO_INTENSITY
     unit = UCUM_OF_INTENSITY[volume.intensity_unit]
     exact = values.astype(np.float64)
     deviation: Quantity | Absent = Absent("one voxel has no standard deviation")
@@ -177,7 +194,7 @@ def _axes(mask: Mask, lesion: Lesion, volume: Volume) -> tuple[int, Axis | Absen
 
     Returns the slice that shows the lesion best, the long axis and the short axis.
     """
-    to_mm = np.diag(volume.pixel_spacing_mm or (1.0, 1.0))
+    to_mm = np.diag(volume.pixel_spacing_at(lesion.box[0].start) or (1.0, 1.0))
     lines = {int(index): longest_line(mask[index], to_mm) for index in np.flatnonzero(mask.any(axis=(1, 2)))}
     lengths = {i: _length(line) for i, line in lines.items() if line is not None}
     if not lengths:
@@ -203,12 +220,13 @@ def _length(line: Points) -> float:
 
 def _axis(line: Points, index: int, lesion: Lesion, volume: Volume) -> Axis:
     """The line, given in millimetres from the corner of the lesion's box, on the volume's grid."""
-    unit = "mm" if volume.pixel_spacing_mm else PIXELS
+    slice_index = index + lesion.box[0].start
+    spacing_mm = volume.pixel_spacing_at(slice_index)
     corner = np.array([lesion.box[1].start, lesion.box[2].start], dtype=np.float64)
-    start, end = line / np.array(volume.pixel_spacing_mm or (1.0, 1.0)) + corner
+    start, end = line / np.array(spacing_mm or (1.0, 1.0)) + corner
     return Axis(
-        length=Quantity(_length(line), unit),
-        slice_index=index + lesion.box[0].start,
+        length=Quantity(_length(line), "mm" if spacing_mm else PIXELS),
+        slice_index=slice_index,
         start=(float(start[0]), float(start[1])),
         end=(float(end[0]), float(end[1])),
     )

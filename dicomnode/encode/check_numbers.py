@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +12,7 @@ from pydicom import Dataset
 
 from dicomnode.encode.check_report import measurement_groups
 from dicomnode.encode.concepts import (
+    AREA,
     FINDING,
     LONG_AXIS,
     SHORT_AXIS,
@@ -20,7 +20,8 @@ from dicomnode.encode.concepts import (
     UNITS,
     VOLUME,
     Concept,
-    volume_concepts,
+    intensity_codes,
+    repertoire,
 )
 from dicomnode.encode.content import CodeKey, child, children, code_in, key, name_of
 from dicomnode.encode.context import ResultContext
@@ -29,7 +30,8 @@ from dicomnode.encode.uids import tracking_uid
 from dicomnode.errors import ResultRejected
 from dicomnode.study import text
 from inference.labelmap import LesionMap
-from inference.measure import UCUM_OF_INTENSITY, Absent, Axis, LesionMeasurement, Quantity
+from inference.measure import PIXELS, Absent, Axis, LesionMeasurement, Quantity
+from inference.volume import Volume
 
 RELATIVE_TOLERANCE = 1e-5
 """Reports hold seven significant digits, coordinates are 32-bit floats."""
@@ -70,9 +72,11 @@ def check_volumes(
             raise ResultRejected(f"{place}: {len(contours)} contours and {len(segments)} segments")
         if segments[0][1] != m.number:
             raise ResultRejected(f"{place}: refers to segment {segments[0][1]}")
-        mask = decoded[lesion.box] == m.number
-        recomputed = _recompute(mask, context.source.volume.voxels[lesion.box], context)
-        _check_numbers(_numbers(segments[0][0], place), m, recomputed, place, context)
+        volume = context.source.volume
+        recomputed = _recompute(decoded, m, lesion.box, volume)
+        said = repertoire(volume)
+        for group, concepts in ((contours[0], said.of_contour), (segments[0][0], said.of_segment)):
+            _check_numbers(_numbers(group, place), concepts, m, recomputed, place)
 
 
 def _by_lesion(
@@ -113,7 +117,10 @@ def _check_axis(items: list[Dataset], axis: Axis | Absent, place: str, context: 
     ):
         raise ResultRejected(f"{place}: drawn on another image than slice {axis.slice_index}")
     columns_rows = np.array([float(number) for number in coordinates.GraphicData]).reshape(-1, 2)
-    row_spacing_mm, column_spacing_mm = context.source.volume.pixel_spacing_mm or (1.0, 1.0)
+    spacing_mm = context.source.volume.pixel_spacing_at(axis.slice_index)
+    if (axis.length.unit == PIXELS) != (spacing_mm is None):
+        raise ResultRejected(f"{place}: in {axis.length.unit}, but the pixel spacing is {spacing_mm}")
+    row_spacing_mm, column_spacing_mm = spacing_mm or (1.0, 1.0)
     across = np.diff(columns_rows, axis=0)[0] * (column_spacing_mm, row_spacing_mm)
     drawn = Quantity(float(np.linalg.norm(across)), axis.length.unit)
     for what, expected in (("its coordinates", drawn), ("the measurement", axis.length)):
@@ -136,22 +143,30 @@ def _split(groups: list[Dataset]) -> tuple[list[tuple[Dataset, int]], list[Datas
 
 
 def _recompute(
-    mask: npt.NDArray[Any], voxels: npt.NDArray[Any], context: ResultContext
-) -> dict[CodeKey, float]:
-    """Volume (mm3) and intensity statistics straight from decoded voxels."""
-    volume = context.source.volume
-    values = voxels[mask].astype(np.float64)
-    mean, deviation, minimum, maximum = (
-        key(concept.code) for concept in volume_concepts(UCUM_OF_INTENSITY[volume.intensity_unit])[3:]
-    )
+    decoded: Decoded, measurement: LesionMeasurement, box: tuple[slice, slice, slice], volume: Volume
+) -> dict[CodeKey, Quantity]:
+    """Area, or volume and intensity statistics, straight from decoded voxels."""
+    mask = decoded[box] == measurement.number
+    if not volume.has_geometry:
+        pixels = np.count_nonzero(decoded[measurement.key_slice] == measurement.number)
+        row_mm, column_mm = volume.pixel_spacing_at(measurement.key_slice) or (1.0, 1.0)
+        unit = PIXELS if volume.pixel_spacing_at(measurement.key_slice) is None else "mm2"
+        return {key(AREA): Quantity(pixels * row_mm * column_mm, unit)}
+    found = {key(VOLUME): Quantity(np.count_nonzero(mask) * volume.voxel_volume_mm3, "mm3")}
+    if isinstance(measurement.mean, Quantity):
+        found |= _statistics(volume.voxels[box][mask].astype(np.float64), measurement.mean.unit, volume)
+    return found
+
+
+def _statistics(values: npt.NDArray[np.float64], unit: str, volume: Volume) -> dict[CodeKey, Quantity]:
+    mean, deviation, minimum, maximum = (key(code) for code in intensity_codes(volume))
     found = {
-        key(VOLUME): values.size * volume.voxel_volume_mm3,
-        mean: float(values.mean()),
-        minimum: float(values.min()),
-        maximum: float(values.max()),
+        mean: Quantity(float(values.mean()), unit),
+        minimum: Quantity(float(values.min()), unit),
+        maximum: Quantity(float(values.max()), unit),
     }
     if values.size > 1:
-        found[deviation] = float(values.std(ddof=1))
+        found[deviation] = Quantity(float(values.std(ddof=1)), unit)
     return found
 
 
@@ -167,12 +182,11 @@ def _numbers(group: Dataset, place: str) -> Numbers:
 
 def _check_numbers(
     numbers: Numbers,
+    concepts: Sequence[Concept],
     measurement: LesionMeasurement,
-    recomputed: dict[CodeKey, float],
+    recomputed: dict[CodeKey, Quantity],
     place: str,
-    context: ResultContext,
 ) -> None:
-    concepts = volume_concepts(UCUM_OF_INTENSITY[context.source.volume.intensity_unit])
     strange = set(numbers) - {key(concept.code) for concept in concepts}
     if strange:
         raise ResultRejected(f"{place}: unknown measurement {sorted(strange)[0][0]}")
@@ -184,7 +198,7 @@ def _check_concept(
     concept: Concept,
     numbers: Numbers,
     measurement: LesionMeasurement,
-    recomputed: dict[CodeKey, float],
+    recomputed: dict[CodeKey, Quantity],
     place: str,
 ) -> None:
     name, measured = key(concept.code), concept.value(measurement)
@@ -197,8 +211,7 @@ def _check_concept(
     value, unit = numbers[name]
     _check_value(value, unit, measured, f"{place} against the measurement")
     if name in recomputed:
-        from_seg = Quantity(recomputed[name], measured.unit)
-        _check_value(value, unit, from_seg, f"{place} against the decoded SEG")
+        _check_value(value, unit, recomputed[name], f"{place} against the decoded SEG")
 
 
 def _check_value(value: float, unit: CodeKey, expected: Quantity, place: str) -> None:

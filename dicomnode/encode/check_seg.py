@@ -1,7 +1,7 @@
 """Compares a segmentation, read back, with the lesion map: in patient space and by source reference.
 
 Both ways matter: OHIF places frames by source reference, dcmqi and 3D Slicer by position, and no
-validator notices when the two disagree.
+validator notices when the two disagree. Images without a place in the patient have the reference only.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from dicomnode.encode.context import ResultContext
 from dicomnode.encode.decode import SegmentFrame, read_frames
 from dicomnode.encode.sources import frame_position_mm
 from dicomnode.encode.uids import tracking_uid
+from dicomnode.encode.unplaced import ORIENTATION
 from dicomnode.errors import ResultRejected
 from dicomnode.study import text
 from inference.labelmap import LesionMap
+from inference.volume import Volume
 
 SAME_PLACE_MM = 1e-3
 """Between a frame and its source image, whose position is copied."""
@@ -35,9 +37,10 @@ def check_seg(seg: Dataset, lesion_map: LesionMap, context: ResultContext) -> np
     """The lesion numbers that `seg` holds on the source grid; raises ResultRejected if they differ."""
     _check_segments(seg, lesion_map, context)
     _check_references(seg, context)
+    slice_of = _slice_by_place if context.source.volume.has_geometry else _slice_by_reference
     decoded = np.zeros(lesion_map.values.shape, dtype=np.uint16)
     for frame in read_frames(seg):
-        index = _slice_of(frame, context)
+        index = slice_of(frame, context)
         target = decoded[index]
         if frame.mask.shape != target.shape:
             raise ResultRejected(f"SEG frame {frame.number}: size {frame.mask.shape}, source {target.shape}")
@@ -79,7 +82,9 @@ def _check_segments(seg: Dataset, lesion_map: LesionMap, context: ResultContext)
 def _check_references(seg: Dataset, context: ResultContext) -> None:
     source = context.source
     known = {frame.instance.sop_instance_uid for frame in source.frames}
-    if text(seg, "FrameOfReferenceUID") != text(source.frames[0].instance.header, "FrameOfReferenceUID"):
+    header = source.frames[0].instance.header
+    expected = text(header, "FrameOfReferenceUID") if source.volume.has_geometry else ""
+    if text(seg, "FrameOfReferenceUID") != expected:
         raise ResultRejected("SEG has another frame of reference than its source")
     for series in seg.ReferencedSeriesSequence:
         if str(series.SeriesInstanceUID) != source.series.series_instance_uid:
@@ -89,10 +94,35 @@ def _check_references(seg: Dataset, context: ResultContext) -> None:
                 raise ResultRejected(f"SEG refers to foreign instance {item.ReferencedSOPInstanceUID}")
 
 
-def _slice_of(frame: SegmentFrame, context: ResultContext) -> int:
+def _slice_by_reference(frame: SegmentFrame, context: ResultContext) -> int:
+    """Slice whose image the frame names; raises ResultRejected for a place that the image does not have."""
+    images = [(f.instance.sop_instance_uid, f.frame_number) for f in context.source.frames]
+    image = frame.source_sop_instance_uid, frame.source_frame_number
+    if images.count(image) != 1:
+        raise ResultRejected(f"SEG frame {frame.number} names a source image that is no slice: {image}")
+    index = images.index(image)
+    orientation = [*frame.along_row, *frame.along_column]
+    if frame.position_mm is not None or orientation != ORIENTATION:
+        raise ResultRejected(
+            f"SEG frame {frame.number} has a place in the patient, its source image has none"
+        )
+    _check_spacing(frame, context.source.volume.pixel_spacing_at(index))
+    return index
+
+
+def _check_spacing(frame: SegmentFrame, expected: tuple[float, float] | None) -> None:
+    found = None if frame.spacing_mm is None else tuple(float(value) for value in frame.spacing_mm)
+    same = found == expected if found is None or expected is None else np.allclose(found, expected, rtol=1e-6)
+    if not same:
+        raise ResultRejected(f"SEG frame {frame.number}: pixel spacing {found}, source {expected}")
+
+
+def _slice_by_place(frame: SegmentFrame, context: ResultContext) -> int:
     """Slice of the volume at the frame's position; raises ResultRejected unless its source image is there."""
     volume = context.source.volume
-    _check_steps(frame, volume.affine, (volume.shape[1], volume.shape[2]))
+    if frame.position_mm is None or frame.spacing_mm is None:
+        raise ResultRejected(f"SEG frame {frame.number} has no place in the patient")
+    _check_steps(frame, frame.spacing_mm, volume)
     inverse: npt.NDArray[Any] = np.linalg.inv(volume.affine)
     slice_at, row_at, column_at = (inverse @ np.append(frame.position_mm, 1.0))[:3]
     index = round(float(slice_at))
@@ -112,14 +142,15 @@ def _slice_of(frame: SegmentFrame, context: ResultContext) -> int:
     return index
 
 
-def _check_steps(frame: SegmentFrame, affine: npt.NDArray[Any], shape: tuple[int, int]) -> None:
+def _check_steps(frame: SegmentFrame, spacing_mm: npt.NDArray[np.float64], volume: Volume) -> None:
     """Row and column steps, which also catches mirrored and transposed frames."""
-    rows, columns = shape
+    _, rows, columns = volume.shape
+    row_spacing_mm, column_spacing_mm = spacing_mm
     for name, step, expected, count in (
-        ("rows", frame.along_column * frame.row_spacing_mm, affine[:3, 1], rows),
-        ("columns", frame.along_row * frame.column_spacing_mm, affine[:3, 2], columns),
+        ("rows", frame.along_column * row_spacing_mm, volume.affine[:3, 1], rows),
+        ("columns", frame.along_row * column_spacing_mm, volume.affine[:3, 2], columns),
     ):
         off_mm = float(np.linalg.norm(step - expected)) * count
-        spacing_mm = float(np.linalg.norm(expected))
-        if off_mm > max(STEP_TOLERANCE_MM, 0.5 * spacing_mm):
+        expected_mm = float(np.linalg.norm(expected))
+        if off_mm > max(STEP_TOLERANCE_MM, 0.5 * expected_mm):
             raise ResultRejected(f"SEG frame {frame.number}: {name} run {off_mm:.2f} mm off the source grid")

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from pydicom.sr.coding import Code
 
-from inference.measure import PIXELS, Absent, LesionMeasurement, Quantity
+from inference.measure import PIXELS, UCUM_OF_INTENSITY, Absent, LesionMeasurement, Quantity
+from inference.volume import Volume
 
 # Meanings exactly as viewers compare them (cornerstone adapters match the words, not the codes).
 LONG_AXIS = Code("103339001", "SCT", "Long Axis")
@@ -31,6 +32,7 @@ NOT_SEEN = Code("47492008", "SCT", "Not seen")
 VOLUME = Code("118565006", "SCT", "Volume")
 SUM_OF_VOXELS = Code("126030", "DCM", "Sum of segmented voxel method for volume")
 DIAMETER = Code("81827009", "SCT", "Diameter")
+AREA = Code("42798000", "SCT", "Area")
 MAXIMUM = Code("56851009", "SCT", "Maximum")
 SURFACE = Code("C0JK", "IBSI", "Surface Area of Mesh")
 
@@ -42,7 +44,6 @@ UNITS = {
     "1": Code("1", "UCUM", "no units"),
     PIXELS: Code(PIXELS, "UCUM", "Pixels"),
 }
-INTENSITY_UNITS = frozenset({"[hnsf'U]", "1"})
 
 ATTENUATION = (
     Code("112181", "DCM", "Mean Attenuation Coefficient"),
@@ -71,34 +72,54 @@ PROCEDURES = {
     ("DX", ""): Code("43468-8", "LN", "XR unspecified body region"),
     ("CR", ""): Code("43468-8", "LN", "XR unspecified body region"),
 }
-"""CID 100 by modality and, where it names one, body part (it knows no chest CT)."""
+"""CID 100 by modality and, where it names one, body part (it knows no chest CT, and no ultrasound: there
+LOINC itself)."""
 ANY_PROCEDURE = Code("363679005", "SCT", "Imaging procedure")
 
 
 @dataclass(frozen=True)
 class Concept:
-    """One number of the volume report: name, unit, and where it comes from."""
+    """One number of the volume report: its name, and where it comes from."""
 
     code: Code
-    unit: str
     value: Callable[[LesionMeasurement], Quantity | Absent]
     words: str
     method: Code | None = None
     derivation: Code | None = None
 
 
-def volume_concepts(intensity_unit: str) -> tuple[Concept, ...]:
-    """The numbers of TID 1419 in reading order; `intensity_unit` is UCUM."""
-    mean, deviation, minimum, maximum = ATTENUATION if intensity_unit == "[hnsf'U]" else STATISTICS
-    return (
-        Concept(VOLUME, "mm3", lambda m: m.volume, "volume", method=SUM_OF_VOXELS),
-        Concept(DIAMETER, "mm", lambda m: m.largest_diameter, "3-D diameter", derivation=MAXIMUM),
-        Concept(SURFACE, "mm2", lambda m: m.surface, "surface"),
-        Concept(mean, intensity_unit, lambda m: m.mean, "mean"),
-        Concept(deviation, intensity_unit, lambda m: m.standard_deviation, "standard deviation"),
-        Concept(minimum, intensity_unit, lambda m: m.minimum, "minimum"),
-        Concept(maximum, intensity_unit, lambda m: m.maximum, "maximum"),
+@dataclass(frozen=True)
+class Repertoire:
+    """The numbers that are reported of each lesion, in reading order."""
+
+    of_contour: tuple[Concept, ...]
+    """With the contour on the key slice (TID 1410)."""
+    of_segment: tuple[Concept, ...]
+    """With the segment (TID 1411)."""
+
+
+def repertoire(volume: Volume) -> Repertoire:
+    """What can be measured on images of this kind: volumes in space, else areas in the image."""
+    if not volume.has_geometry:
+        return Repertoire((Concept(AREA, lambda m: m.area, "area"),), ())
+    mean, deviation, minimum, maximum = intensity_codes(volume)
+    return Repertoire(
+        (),
+        (
+            Concept(VOLUME, lambda m: m.volume, "volume", method=SUM_OF_VOXELS),
+            Concept(DIAMETER, lambda m: m.largest_diameter, "3-D diameter", derivation=MAXIMUM),
+            Concept(SURFACE, lambda m: m.surface, "surface"),
+            Concept(mean, lambda m: m.mean, "mean"),
+            Concept(deviation, lambda m: m.standard_deviation, "standard deviation"),
+            Concept(minimum, lambda m: m.minimum, "minimum"),
+            Concept(maximum, lambda m: m.maximum, "maximum"),
+        ),
     )
+
+
+def intensity_codes(volume: Volume) -> tuple[Code, Code, Code, Code]:
+    """Mean, standard deviation, minimum, maximum."""
+    return ATTENUATION if UCUM_OF_INTENSITY[volume.intensity_unit] == "[hnsf'U]" else STATISTICS
 
 
 def procedure_reported(modality: str, body_part: str) -> Code:

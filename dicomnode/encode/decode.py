@@ -15,15 +15,18 @@ Vector = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class SegmentFrame:
-    """One frame of a segmentation. Position and directions are LPS; lengths in mm."""
+    """One frame of a segmentation. Position and directions are LPS; lengths in mm.
+
+    Images without a place in the patient have no position, and perhaps no spacing.
+    """
 
     number: int
     segment_number: int
-    position_mm: Vector
+    position_mm: Vector | None
     along_row: Vector
     along_column: Vector
-    row_spacing_mm: float
-    column_spacing_mm: float
+    spacing_mm: Vector | None
+    """(between rows, between columns)."""
     source_sop_instance_uid: str
     source_frame_number: int | None
     mask: npt.NDArray[np.bool_]
@@ -53,18 +56,16 @@ def _unpack(bits: npt.NDArray[np.uint8], first: int, size: int) -> npt.NDArray[n
 
 def _frame(number: int, group: Dataset, shared: Dataset, mask: npt.NDArray[np.bool_]) -> SegmentFrame:
     orientation = _vector(_macro("PlaneOrientationSequence", group, shared).ImageOrientationPatient)
-    row_spacing_mm, column_spacing_mm = _vector(_macro("PixelMeasuresSequence", group, shared).PixelSpacing)
     image = _macro("DerivationImageSequence", group, shared).SourceImageSequence[0]
     frame_number = image.get("ReferencedFrameNumber")
     segment = _macro("SegmentIdentificationSequence", group, shared)
     return SegmentFrame(
         number=number,
         segment_number=int(segment.ReferencedSegmentNumber),
-        position_mm=_vector(_macro("PlanePositionSequence", group, shared).ImagePositionPatient),
+        position_mm=_optional("PlanePositionSequence", "ImagePositionPatient", group, shared),
         along_row=orientation[:3],
         along_column=orientation[3:],
-        row_spacing_mm=float(row_spacing_mm),
-        column_spacing_mm=float(column_spacing_mm),
+        spacing_mm=_optional("PixelMeasuresSequence", "PixelSpacing", group, shared),
         source_sop_instance_uid=str(image.ReferencedSOPInstanceUID),
         source_frame_number=None if frame_number is None else int(frame_number),
         mask=mask,
@@ -74,6 +75,12 @@ def _frame(number: int, group: Dataset, shared: Dataset, mask: npt.NDArray[np.bo
 def _macro(keyword: str, group: Dataset, shared: Dataset) -> Dataset:
     found: Dataset = (group if keyword in group else shared)[keyword].value[0]
     return found
+
+
+def _optional(macro: str, keyword: str, group: Dataset, shared: Dataset) -> Vector | None:
+    if macro not in group and macro not in shared:
+        return None
+    return _vector(_macro(macro, group, shared)[keyword].value)
 
 
 def _vector(values: Any) -> Vector:

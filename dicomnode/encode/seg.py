@@ -19,6 +19,7 @@ from dicomnode.encode.dress import finish, identity, plain_text
 from dicomnode.encode.equipment import MANUFACTURER, RESEARCH_ONLY
 from dicomnode.encode.sources import check_encodable, stand_ins
 from dicomnode.encode.uids import dimension_organization_uid, tracking_uid
+from dicomnode.encode.unplaced import take_out_of_space, unplaced_stand_ins
 from dicomnode.errors import PermanentError
 from inference.codes import Code
 from inference.labelmap import Lesion, LesionMap
@@ -33,16 +34,18 @@ def encode_seg(
 ) -> Dataset:
     """The lesions as segments; segment number is lesion number.
 
-    Frame positions are those of the source images, character by character. Raises PermanentError
-    when there is no lesion, or the source has no place in the patient.
+    Frame positions are those of the source images, character by character; frames of images without
+    a place in the patient have none. Raises PermanentError when there is no lesion, or the source
+    cannot carry a segmentation.
     """
     check_encodable(context.source)
     if not lesion_map.lesions:
         raise PermanentError("no lesions: there is no segmentation, only the report that says so")
     if len(measurements) != len(lesion_map.lesions):
         raise ValueError(f"{len(lesion_map.lesions)} lesions but {len(measurements)} measurements")
+    placed = context.source.volume.has_geometry
     seg: Dataset = Segmentation(
-        source_images=stand_ins(context.source),
+        source_images=stand_ins(context.source) if placed else unplaced_stand_ins(context.source),
         pixel_array=_label_values(lesion_map),
         segmentation_type="BINARY",
         segment_descriptions=[_segment(lesion, context) for lesion in lesion_map.lesions],
@@ -52,7 +55,10 @@ def encode_seg(
         **identity(context, "seg"),
     )
     _fix_dimensions(seg, context)
-    _restore_frame_numbers(seg, context)
+    if placed:
+        _restore_frame_numbers(seg, context)
+    else:
+        take_out_of_space(seg, context)
     finish(seg, context)
     return seg
 

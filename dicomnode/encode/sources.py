@@ -46,13 +46,19 @@ def reference(frame: SourceFrame) -> ImageReference:
 
 
 def check_encodable(source: SourceVolume) -> None:
-    """Raise PermanentError when a result on this source could not be placed in the patient."""
+    """Raise PermanentError when a segmentation could not lie on the images of this source."""
     name = f"series {source.series.series_instance_uid}"
     headers = [frame.instance.header for frame in source.frames]
-    if not source.volume.has_geometry or not all(text(h, "FrameOfReferenceUID") for h in headers):
+    if len({(h.Rows, h.Columns) for h in headers}) > 1:
+        raise PermanentError(f"{name} mixes image sizes: not supported")
+    if source.volume.has_geometry:
+        _check_placed(source, headers, name)
+
+
+def _check_placed(source: SourceVolume, headers: list[Dataset], name: str) -> None:
+    if not all(text(header, "FrameOfReferenceUID") for header in headers):
         raise PermanentError(
-            f"{name} has no frame of reference, so a segmentation has no place in the patient; "
-            "results for such images (most ultrasound) are not made yet"
+            f"{name} has positions but no frame of reference: the header must be corrected at its source"
         )
     multi_frame = {frame.frame_number is not None for frame in source.frames}
     if multi_frame == {True} and len({h.SOPInstanceUID for h in headers}) > 1:
@@ -61,8 +67,8 @@ def check_encodable(source: SourceVolume) -> None:
         raise PermanentError(f"{name}: multi-frame images without functional groups are not supported")
     if len(multi_frame) > 1:
         raise PermanentError(f"{name} mixes single-frame and multi-frame instances: not supported")
-    if len({(h.Rows, h.Columns, h.FrameOfReferenceUID) for h in headers}) > 1:
-        raise PermanentError(f"{name} mixes image sizes or frames of reference: not supported")
+    if len({header.FrameOfReferenceUID for header in headers}) > 1:
+        raise PermanentError(f"{name} mixes frames of reference: not supported")
 
 
 def stand_ins(source: SourceVolume) -> list[Dataset]:

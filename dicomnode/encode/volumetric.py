@@ -1,7 +1,8 @@
 """The report of volumes and intensities: per lesion a TID 1410 contour and a TID 1411 group.
 
-The contour on the key slice carries no numbers; it is there because OHIF merges groups by tracking UID
-and cannot show a lesion without coordinates. The TID 1411 group refers to the lesion's segment.
+The contour on the key slice is there because OHIF merges groups by tracking UID and cannot show a lesion
+without coordinates; it carries no numbers but the area, where there is no volume. The TID 1411 group
+refers to the lesion's segment.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from highdicom.sr import (
 )
 from pydicom import Dataset
 
-from dicomnode.encode.concepts import UNITS, rounded, volume_concepts
+from dicomnode.encode.concepts import UNITS, Concept, repertoire, rounded
 from dicomnode.encode.context import ResultContext
 from dicomnode.encode.coordinates import outline
 from dicomnode.encode.document import algorithm, build_report, comment
@@ -31,7 +32,7 @@ from dicomnode.encode.sources import reference
 from dicomnode.encode.uids import tracking_uid
 from dicomnode.encode.words import label_of, remarks_on_volumes, summary
 from inference.labelmap import LesionMap
-from inference.measure import UCUM_OF_INTENSITY, LesionMeasurement, Quantity
+from inference.measure import LesionMeasurement, Quantity
 
 
 def encode_volumetric(
@@ -41,7 +42,7 @@ def encode_volumetric(
     source = context.source
     frames = [source.frames[index] for index in sorted({m.key_slice for m in measurements})]
     images = {frame.instance.sop_instance_uid: frame.instance.header for frame in frames}
-    remarks = (summary(measurements), *remarks_on_volumes(measurements, source.volume.intensity_unit))
+    remarks = (summary(measurements), *remarks_on_volumes(measurements, source.volume))
     return build_report(
         "sr_volumes",
         context,
@@ -69,7 +70,9 @@ def _contour(measurement: LesionMeasurement, lesion_map: LesionMap, context: Res
         ),
     )
     group = PlanarROIMeasurementsAndQualitativeEvaluations(
-        referenced_region=region, **_finding(measurement, context)
+        referenced_region=region,
+        measurements=_numbers(measurement, repertoire(context.source.volume).of_contour),
+        **_finding(measurement, context),
     )
     group[0].ContentSequence.append(comment(label_of(measurement)))
     return group
@@ -84,7 +87,7 @@ def _volume(measurement: LesionMeasurement, seg: Dataset, context: ResultContext
     )
     return VolumetricROIMeasurementsAndQualitativeEvaluations(
         referenced_segment=segment,
-        measurements=_numbers(measurement, context),
+        measurements=_numbers(measurement, repertoire(context.source.volume).of_segment),
         **_finding(measurement, context),
     )
 
@@ -101,10 +104,10 @@ def _finding(measurement: LesionMeasurement, context: ResultContext) -> dict[str
     }
 
 
-def _numbers(measurement: LesionMeasurement, context: ResultContext) -> list[Any]:
+def _numbers(measurement: LesionMeasurement, concepts: Sequence[Concept]) -> list[Any]:
     """What is known of the lesion; an absent value is left out, its reason stands in the remarks."""
     found = []
-    for concept in volume_concepts(UCUM_OF_INTENSITY[context.source.volume.intensity_unit]):
+    for concept in concepts:
         quantity = concept.value(measurement)
         if isinstance(quantity, Quantity):
             found.append(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dicomnode.encode.concepts import volume_concepts
+from dicomnode.encode.concepts import repertoire
 from dicomnode.encode.seg import lesion_name
-from inference.measure import UCUM_OF_INTENSITY, Absent, LesionMeasurement, Quantity, total_volume
-from inference.volume import IntensityUnit
+from inference.measure import PIXELS, Absent, LesionMeasurement, Quantity, total_volume
+from inference.volume import Volume
 
 TRUNCATED = "touches the border of the image, so its size is a lower bound"
+FLAT = "Volume, 3-D diameter and surface are not given: the images have no place in the patient."
+IN_PIXELS = "Lengths and areas are in pixels: the images do not say how large a pixel is."
 
 
 def label_of(measurement: LesionMeasurement) -> str:
@@ -29,8 +31,8 @@ def summary(measurements: Sequence[LesionMeasurement]) -> str:
 
 
 def remarks_on_axes(measurements: Sequence[LesionMeasurement]) -> list[str]:
-    """Sentences on lesions that are cut off, or lack a diameter."""
-    found = _truncated(measurements)
+    """Sentences on lesions that are cut off, lack a diameter, or have one in pixels."""
+    found = [*_truncated(measurements), *_in_pixels(measurements)]
     for m in measurements:
         for words, axis in (("long axis", m.long_axis), ("short axis", m.short_axis)):
             if isinstance(axis, Absent):
@@ -38,11 +40,13 @@ def remarks_on_axes(measurements: Sequence[LesionMeasurement]) -> list[str]:
     return found
 
 
-def remarks_on_volumes(measurements: Sequence[LesionMeasurement], intensity_unit: IntensityUnit) -> list[str]:
+def remarks_on_volumes(measurements: Sequence[LesionMeasurement], volume: Volume) -> list[str]:
     """Sentences on lesions that are cut off, or lack one of the values of the volume report."""
-    found = _truncated(measurements)
+    found = [*_truncated(measurements), *_in_pixels(measurements)]
+    if not volume.has_geometry:
+        found.append(FLAT)
     for m in measurements:
-        for concept in volume_concepts(UCUM_OF_INTENSITY[intensity_unit]):
+        for concept in repertoire(volume).of_segment:
             value = concept.value(m)
             if isinstance(value, Absent):
                 found.append(f"{lesion_name(m.number)} has no {concept.words}: {value.reason}.")
@@ -51,3 +55,16 @@ def remarks_on_volumes(measurements: Sequence[LesionMeasurement], intensity_unit
 
 def _truncated(measurements: Sequence[LesionMeasurement]) -> list[str]:
     return [f"{lesion_name(m.number)} {TRUNCATED}." for m in measurements if m.truncated]
+
+
+def _in_pixels(measurements: Sequence[LesionMeasurement]) -> list[str]:
+    """Which lesions have lengths that are no millimetres, and why."""
+    named = [lesion_name(m.number) for m in measurements if _is_in_pixels(m)]
+    if not named:
+        return []
+    return [IN_PIXELS if len(named) == len(measurements) else f"{', '.join(named)}: {IN_PIXELS}"]
+
+
+def _is_in_pixels(measurement: LesionMeasurement) -> bool:
+    area = measurement.area
+    return isinstance(area, Quantity) and area.unit == PIXELS

@@ -137,7 +137,7 @@ def frame_headers(series: Series) -> tuple[FrameHeader, ...]:
 
 def _frames_of(instance: Instance) -> Iterator[FrameHeader]:
     header, name = instance.header, name_instance(instance)
-    count = _frame_count(header, name)
+    count = frame_count(header, name)
     per_frame = _items(header, "PerFrameFunctionalGroupsSequence", name)
     shared = _items(header, "SharedFunctionalGroupsSequence", name)
     if not per_frame and not shared and count == 1:
@@ -155,7 +155,8 @@ def _frames_of(instance: Instance) -> Iterator[FrameHeader]:
         yield FrameHeader(SourceFrame(instance, number), layers)
 
 
-def _frame_count(header: Dataset, name: str) -> int:
+def frame_count(header: Dataset, name: str) -> int:
+    """NumberOfFrames, 1 where it is absent; raises UnreadableSeries when it is no positive number."""
     value = read_value(header, "NumberOfFrames", name)
     try:
         count = 1 if value in (None, "") else int(value)

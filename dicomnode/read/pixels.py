@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset
-from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_modality_lut
-from pydicom.pixels.utils import iter_pixels
 
 from dicomnode.errors import UnreadableSeries
-from dicomnode.read.frames import FrameHeader, name_instance
-from dicomnode.study import Instance
+from dicomnode.read.frames import FrameHeader
+from dicomnode.read.stored import reason_of, stored_frames
 from inference.volume import IntensityUnit, Voxels
 
 GREYSCALE = ("MONOCHROME1", "MONOCHROME2")
@@ -22,11 +20,6 @@ LARGEST_VOLUME_VOXELS = 2**31
 """4 GiB as int16: 2048 slices of 1024 x 1024. Larger numbers come from broken headers."""
 LOWEST_CT_NUMBER_HU = -1024
 """What padding around a CT becomes where it lies lower: the lowest value of ordinary 12-bit CT."""
-
-
-DECODERS = ("pyjpegls", "pylibjpeg", "pydicom", "pillow")
-"""pydicom's plugins by preference. Not gdcm: it ends the whole process on some broken JPEG files and
-decodes other ones to noise without a word."""
 
 
 def check_greyscale(header: FrameHeader) -> None:
@@ -67,19 +60,11 @@ def read_voxels(headers: Sequence[FrameHeader]) -> Voxels:
     (GE writes -2000 stored), values below -1024 HU become -1024 HU; otherwise all values are kept.
     Raises UnreadableSeries when pixel data are missing, cut off or cannot be decoded.
     """
-    shape = (len(headers), int(headers[0].number("Rows") or 0), int(headers[0].number("Columns") or 0))
-    if np.prod(shape, dtype=np.float64) > LARGEST_VOLUME_VOXELS:
-        raise UnreadableSeries(
-            f"{shape[0]} slices of {shape[1]} x {shape[2]} are more than {LARGEST_VOLUME_VOXELS} voxels; "
-            "send a coarser reconstruction"
-        )
+    shape = volume_shape(headers)
     voxels: Voxels | None = None
     hounsfield = intensity_unit(headers) == "HU"
-    for index, (header, stored, dataset) in enumerate(_stored_frames(headers)):
-        if stored.shape != shape[1:]:
-            raise UnreadableSeries(
-                f"{header.name} decodes to {stored.shape} pixels, not {shape[1:]}; send it again"
-            )
+    for index, (header, stored, dataset) in enumerate(stored_frames(headers)):
+        check_size(header, stored, shape)
         values = _real_world(header, stored, dataset)
         if hounsfield:
             values = _without_padding(header, stored, values)
@@ -92,63 +77,23 @@ def read_voxels(headers: Sequence[FrameHeader]) -> Voxels:
     return voxels
 
 
-def _stored_frames(headers: Sequence[FrameHeader]) -> Iterator[tuple[FrameHeader, Voxels, Dataset]]:
-    """Each frame with its decoded pixels. A multi-frame instance is read once."""
-    if len(headers) > 1 and headers[0].frame.instance is headers[1].frame.instance:
-        instance = headers[0].frame.instance
-        dataset = _load(instance)
-        indices = [(header.frame.frame_number or 1) - 1 for header in headers]
-        decoded = iter_pixels(dataset, indices=indices, decoding_plugin=_decoder(dataset))
-        for header in headers:
-            yield header, _next(decoded, header.name, dataset), dataset
-        return
-    for header in headers:
-        dataset = _load(header.frame.instance)
-        decoded = iter_pixels(dataset, indices=[0], decoding_plugin=_decoder(dataset))
-        yield header, _next(decoded, header.name, dataset), dataset
-
-
-def _load(instance: Instance) -> Dataset:
-    """The data set with pixels. An error of the disk is not one of the input and passes through."""
-    name = name_instance(instance)
-    try:
-        dataset = instance.load()
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise UnreadableSeries(f"{name} cannot be read ({_reason(error)}); send it again") from error
-    if not any(keyword in dataset for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+def volume_shape(headers: Sequence[FrameHeader]) -> tuple[int, int, int]:
+    """(slices, rows, columns) of frames of one size; raises UnreadableSeries for more than fits."""
+    shape = (len(headers), int(headers[0].number("Rows") or 0), int(headers[0].number("Columns") or 0))
+    if np.prod(shape, dtype=np.float64) > LARGEST_VOLUME_VOXELS:
         raise UnreadableSeries(
-            f"{name} has no pixel data (never sent, or the file is cut off); send it again"
+            f"{shape[0]} slices of {shape[1]} x {shape[2]} are more than {LARGEST_VOLUME_VOXELS} voxels; "
+            "send a coarser reconstruction"
         )
-    return dataset
+    return shape
 
 
-def _decoder(dataset: Dataset) -> str:
-    """The preferred plugin for compressed pixels; empty where none is needed, or none is known."""
-    try:
-        available = get_decoder(dataset.file_meta.TransferSyntaxUID).available_plugins
-    except (AttributeError, NotImplementedError):  # decoding says what is wrong
-        return ""
-    return next((plugin for plugin in DECODERS if plugin in available), "")
-
-
-def _next(decoded: Iterator[npt.NDArray[Any]], name: str, dataset: Dataset) -> Voxels:
-    try:
-        return next(decoded)
-    except BaseException as error:  # decoders in C and Rust raise what they like, panics included
-        if isinstance(error, KeyboardInterrupt | SystemExit):
-            raise
-        syntax = dataset.file_meta.get("TransferSyntaxUID") if hasattr(dataset, "file_meta") else None
+def check_size(header: FrameHeader, pixels: Voxels, shape: tuple[int, int, int]) -> None:
+    """Raise UnreadableSeries unless a decoded frame fills its slice of `shape`."""
+    if pixels.shape[:2] != shape[1:]:
         raise UnreadableSeries(
-            f"pixel data of {name} cannot be decoded (transfer syntax {getattr(syntax, 'name', 'absent')}: "
-            f"{_reason(error)}); send it again, or uncompressed"
-        ) from error
-
-
-def _reason(error: BaseException) -> str:
-    first_line = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__} {first_line[:200]}".strip()
+            f"{header.name} decodes to {pixels.shape[:2]} pixels, not {shape[1:]}; send it again"
+        )
 
 
 def _real_world(header: FrameHeader, stored: Voxels, dataset: Dataset) -> npt.NDArray[Any]:
@@ -158,7 +103,7 @@ def _real_world(header: FrameHeader, stored: Voxels, dataset: Dataset) -> npt.ND
             return np.asarray(apply_modality_lut(stored, dataset)).astype(np.int64)
         except Exception as error:
             raise UnreadableSeries(
-                f"{header.name}: ModalityLUTSequence cannot be applied ({_reason(error)}); "
+                f"{header.name}: ModalityLUTSequence cannot be applied ({reason_of(error)}); "
                 "the header must be corrected at its source"
             ) from error
     slope, intercept = header.number("RescaleSlope"), header.number("RescaleIntercept") or 0.0

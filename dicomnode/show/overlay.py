@@ -26,7 +26,7 @@ def draw_lesion(
     plane = measurement.key_slice
     grey = _to_grey(volume.voxels[plane], volume, header)
     rows, columns = grey.shape
-    row_mm, column_mm = volume.pixel_spacing_mm or (1.0, 1.0)
+    row_mm, column_mm = volume.pixel_spacing_at(plane) or (1.0, 1.0)
     scale = PICTURE_PIXELS / columns
     row_scale = scale * row_mm / column_mm
     size = (PICTURE_PIXELS, max(1, round(rows * row_scale)))
@@ -58,6 +58,8 @@ def caption(measurement: LesionMeasurement, volume: Volume) -> list[str]:
         lines.append(", ".join(axes))
     if isinstance(measurement.volume, Quantity):
         lines.append(f"volume {measurement.volume.value:.0f} mm3")
+    elif isinstance(measurement.area, Quantity):
+        lines.append(f"area {measurement.area.value:.0f} {measurement.area.unit}")
     lines.append(f"image {measurement.key_slice + 1} of {volume.shape[0]}")
     lines.append("Research use only")
     return lines
@@ -78,7 +80,9 @@ def _to_grey(plane: npt.NDArray[np.generic], volume: Volume, header: Dataset) ->
 
 
 def _window(values: npt.NDArray[np.float32], volume: Volume, header: Dataset) -> tuple[float, float]:
-    """The window of the source image (CT), or the bulk of the grey values."""
+    """The window of the source image (CT), all of a picture for the screen, or the bulk of the values."""
+    if volume.intensity_unit == "grey":
+        return 0.0, 255.0
     centre, width = header.get("WindowCenter"), header.get("WindowWidth")
     if volume.intensity_unit == "HU" and centre is not None and width is not None:
         first = [float(value[0] if hasattr(value, "__len__") else value) for value in (centre, width)]

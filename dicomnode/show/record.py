@@ -10,6 +10,7 @@ QUANTITIES = (
     "volume",
     "largest_diameter",
     "surface",
+    "area",
     "mean",
     "standard_deviation",
     "minimum",

@@ -17,11 +17,13 @@ NEAREST_MM = 0.01
 def lesions_of(seg: Dataset, source: SourceVolume, labels: tuple[Label, ...]) -> LesionMap:
     """The segments of `seg` as lesions on the grid of `source`; each frame goes where its position says.
 
-    Raises PermanentError when a frame lies on no slice of the source.
+    Raises PermanentError when a frame lies on no slice of the source, or nowhere.
     """
     values = np.zeros(source.volume.shape, np.uint16)
     origins = source.volume.to_lps_mm([(index, 0, 0) for index in range(source.volume.shape[0])])
     for frame in read_frames(seg):
+        if frame.position_mm is None:
+            raise PermanentError(f"frame {frame.number} has no place in the patient")
         distances = np.linalg.norm(origins - frame.position_mm, axis=1)
         nearest = int(np.argmin(distances))
         if distances[nearest] > NEAREST_MM:

@@ -67,7 +67,7 @@ def process_series(assignment: Assignment, stage: StageRecorder) -> Findings:
             model_digest=assignment.model_digest,
             instance_number=assignment.instance_number,
             created_at=assignment.created_at,
-            notes=assignment.notes,
+            notes=(*assignment.notes, *source.notes),
         )
         results = encode_results(lesion_map, measurements, context)
     return Findings(source, lesion_map, measurements, results)

@@ -27,7 +27,6 @@ from tests.phantoms import (
     save,
     write_enhanced,
     write_phantom,
-    write_ultrasound,
 )
 from tests.phantoms.dicom import enhanced_dataset, set_sop_instance_uid
 from tests.phantoms.faults import (
@@ -37,6 +36,7 @@ from tests.phantoms.faults import (
     edit_all,
     slice_paths,
 )
+from tests.phantoms.ultrasound import ultrasound_phantom, write_loop, write_stills
 from tests.phantoms.volumes import voxel_centres
 
 POSITION_MM = 1e-6
@@ -388,18 +388,18 @@ class TestMixedSeries:
 
 
 class TestNoPlaceInThePatient:
-    def test_ultrasound_without_frame_of_reference_is_refused(self, tmp_path: Path) -> None:
-        why = refusal(write_ultrasound(tmp_path / "us.dcm"))
+    def test_images_other_than_ultrasound_are_refused(self, tmp_path: Path) -> None:
+        write_stills(tmp_path, list(ultrasound_phantom(2).grey))
+        why = refusal(edit_all(tmp_path, Modality="XC"))
         assert "no ImagePositionPatient and no frame of reference" in why
 
-    def test_an_ultrasound_loop_is_refused(self, tmp_path: Path) -> None:
-        assert "5 frame(s) without functional groups" in refusal(
-            write_ultrasound(tmp_path / "us.dcm", frames=5)
-        )
+    def test_a_loop_other_than_ultrasound_is_refused(self, tmp_path: Path) -> None:
+        write_loop(tmp_path, ultrasound_phantom(5).grey)
+        assert "5 frame(s) without functional groups" in refusal(edit_all(tmp_path, Modality="XA"))
 
-    def test_colour_is_refused(self, tmp_path: Path) -> None:
-        why = refusal(write_ultrasound(tmp_path / "us.dcm", colour=True))
-        assert "colour image (PhotometricInterpretation RGB)" in why
+    def test_colour_other_than_ultrasound_is_refused(self, tmp_path: Path) -> None:
+        write_stills(tmp_path, [ultrasound_phantom().grey[0]], photometric="RGB")
+        assert "colour image (PhotometricInterpretation RGB)" in refusal(edit_all(tmp_path, Modality="XC"))
 
     @pytest.mark.parametrize("keyword", ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"])
     def test_a_missing_attribute_is_named_with_its_instance(self, folder: Path, keyword: str) -> None:

@@ -2,10 +2,11 @@
 
 `phantom(...)` is a patient with lesions of known place and size, seen by a scanner of your choice;
 `write_phantom` and `write_enhanced` make DICOM of it, `read_series` reads a folder back.
-`faults` breaks series in the ways that hospitals do, `chest` has lungs, `bundles` has models.
+`faults` breaks series in the ways that hospitals do, `chest` has lungs, `ultrasound` has no place in the
+patient, `bundles` has models.
 """
 
-from tests.phantoms.dicom import read_series, save, write_enhanced, write_phantom, write_ultrasound
+from tests.phantoms.dicom import read_series, save, write_enhanced, write_phantom
 from tests.phantoms.shapes import Box, Ellipsoid, Shape, sphere
 from tests.phantoms.volumes import (
     DEFAULT_LESIONS,
@@ -35,5 +36,4 @@ __all__ = [
     "sphere",
     "write_enhanced",
     "write_phantom",
-    "write_ultrasound",
 ]

@@ -1,19 +1,16 @@
-"""Phantoms as DICOM: single-frame series, enhanced multi-frame objects, ultrasound without a place."""
+"""Phantoms as DICOM: single-frame series and enhanced multi-frame objects."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from pydicom import Dataset
 from pydicom.dataset import FileDataset
 from pydicom.uid import (
     UID,
     EnhancedCTImageStorage,
     EnhancedMRImageStorage,
-    UltrasoundImageStorage,
-    UltrasoundMultiFrameImageStorage,
     generate_uid,
 )
 
@@ -144,34 +141,6 @@ def _index_dimensions(dataset: Dataset) -> None:
         index.DimensionIndexPointer = pointer
         index.FunctionalGroupPointer = 0x00209111  # Frame Content Sequence
         dataset.DimensionIndexSequence.append(index)
-
-
-def write_ultrasound(path: Path, frames: int = 1, colour: bool = False) -> Series:
-    """An ultrasound image or loop without frame of reference, as breast or thyroid ultrasound is sent."""
-    rows, columns = 48, 64
-    grey = np.random.default_rng(3).integers(0, 200, (frames, rows, columns), np.uint8)
-    dataset = slice_dataset(
-        Volume(np.zeros((1, rows, columns), np.int16), np.eye(4), "arbitrary"),
-        0,
-        SeriesIdentity(modality="MR"),
-    )
-    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "FrameOfReferenceUID"):
-        delattr(dataset, keyword)
-    sop_class = UltrasoundMultiFrameImageStorage if frames > 1 else UltrasoundImageStorage
-    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = sop_class
-    dataset.Modality = "US"
-    if frames > 1:
-        dataset.NumberOfFrames = frames
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 8, 8, 7, 0
-    pixels = grey
-    if colour:
-        dataset.SamplesPerPixel, dataset.PlanarConfiguration = 3, 0
-        dataset.PhotometricInterpretation = "RGB"
-        pixels = np.repeat(grey[..., None], 3, axis=-1)
-    dataset["PixelData"].VR = "OB"
-    dataset.PixelData = pixels.tobytes()
-    save(dataset, path)
-    return Series((read_instance(path),))
 
 
 def _identity(volume: Volume) -> SeriesIdentity:

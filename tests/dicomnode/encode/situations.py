@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from inference.labelmap import Label, Lesion, LesionMap
 from inference.measure import LesionMeasurement, measure_lesions
 from inference.volume import IntensityUnit
 from tests.phantoms import Orientation, Phantom, phantom, write_phantom
+from tests.phantoms.ultrasound import SPACING_MM, ultrasound_phantom, write_loop, write_stills
 from tests.phantoms.volumes import lesion_map_of, voxel_centres
 
 COARSE_MM = (6.0, 2.0, 3.0)
@@ -124,9 +125,10 @@ def with_lesions(source: SourceVolume, numbers: npt.NDArray[Any]) -> Situation:
     lesions = tuple(Lesion(lesion.number, NODULE, lesion.box) for lesion in plain.lesions)
     found = LesionMap(plain.values, lesions)
     unit = source.volume.intensity_unit
+    modality = source.series.modality
     context = ResultContext(
         source=source,
-        card=card(intensity_unit=unit, modality="CT" if unit == "HU" else "MR"),
+        card=card(intensity_unit=unit, modality=modality),
         model_digest=DIGEST,
         instance_number=1,
         created_at=CREATED_AT,
@@ -142,3 +144,35 @@ def drawn(folder: Path, *lesions: Sequence[tuple[int, int, int]]) -> Situation:
         for voxel in voxels:
             numbers[voxel] = number
     return with_lesions(source, numbers)
+
+
+def scanned(
+    folder: Path,
+    kind: Literal["still", "stills", "loop"],
+    *,
+    spacing_mm: tuple[float, float] | None = SPACING_MM,
+    photometric: str = "MONOCHROME2",
+    none_seen: bool = False,
+) -> Situation:
+    """The ultrasound phantom: one image, three images, or a loop of five frames."""
+    truth = ultrasound_phantom({"still": 1, "stills": 3, "loop": 5}[kind])
+    named = identity("US", BodyPartExamined="BREAST")
+    if kind == "loop":
+        series = write_loop(folder, truth.grey, named, spacing_mm, photometric)
+        numbers = truth.numbers
+    else:
+        images = list(truth.grey)
+        series = write_stills(folder, images, named, [spacing_mm] * len(images), photometric)
+        numbers = each_image_its_own(truth.numbers)
+    return with_lesions(read_volume(series), np.zeros_like(numbers) if none_seen else numbers)
+
+
+def each_image_its_own(numbers: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Lesions of stills, each of which is another lesion in the next still."""
+    found = np.zeros_like(numbers)
+    count = 0
+    for index, image in enumerate(numbers):
+        for number in np.unique(image[image > 0]):
+            count += 1
+            found[index][image == number] = count
+    return found

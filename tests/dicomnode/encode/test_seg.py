@@ -22,9 +22,10 @@ from dicomnode.encode.context import ResultContext
 from dicomnode.encode.decode import read_frames
 from dicomnode.encode.seg import encode_seg
 from dicomnode.errors import PermanentError
+from dicomnode.read.volumes import read_volume
+from dicomnode.series_writer import write_series
 from dicomnode.study import Instance, Series, SourceFrame, SourceVolume
 from inference.labelmap import LesionMap
-from inference.volume import Volume
 from tests.dicomnode.encode.situations import (
     COARSE_MM,
     CREATED_AT,
@@ -38,7 +39,8 @@ from tests.dicomnode.encode.situations import (
     with_lesions,
     written,
 )
-from tests.phantoms import ORIENTATIONS, Box, Orientation, Shape, phantom, write_enhanced, write_ultrasound
+from tests.phantoms import ORIENTATIONS, Box, Orientation, Shape, phantom, write_enhanced
+from tests.phantoms.faults import edit_all
 from tests.phantoms.shapes import Ellipsoid
 
 Points = npt.NDArray[np.float64]
@@ -309,13 +311,11 @@ class TestRefusals:
         with pytest.raises(PermanentError, match="no lesions"):
             encode_seg(situation.lesion_map, (), situation.context)
 
-    def test_an_image_without_frame_of_reference_is_refused_with_the_reason(self, tmp_path: Path) -> None:
-        series = write_ultrasound(tmp_path / "us.dcm")
-        flat = Volume(np.zeros((1, 48, 64), np.int16), None, "arbitrary", (0.2, 0.2))
-        context = ResultContext(
-            SourceVolume(series, flat, (SourceFrame(series.instances[0]),)), card(), DIGEST, 1, CREATED_AT
-        )
-        values = np.zeros((1, 48, 64), np.uint16)
+    def test_positions_without_frame_of_reference_are_refused_with_the_reason(self, tmp_path: Path) -> None:
+        write_series(phantom("axial", COARSE_MM).volume, tmp_path, identity())
+        source = read_volume(edit_all(tmp_path, FrameOfReferenceUID=None))
+        context = ResultContext(source, card(), DIGEST, 1, CREATED_AT)
+        values = np.zeros(source.volume.shape, np.uint16)
         with pytest.raises(PermanentError, match="no frame of reference"):
             encode_seg(LesionMap(values, ()), (), context)
 

@@ -1,0 +1,80 @@
+"""The stored pixels of frames, decoded from whatever transfer syntax they came in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Any
+
+import numpy.typing as npt
+from pydicom import Dataset
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.utils import iter_pixels
+
+from dicomnode.errors import UnreadableSeries
+from dicomnode.read.frames import FrameHeader, name_instance
+from dicomnode.study import Instance
+from inference.volume import Voxels
+
+DECODERS = ("pyjpegls", "pylibjpeg", "pydicom", "pillow")
+"""pydicom's plugins by preference. Not gdcm: it ends the whole process on some broken JPEG files and
+decodes other ones to noise without a word."""
+
+
+def stored_frames(headers: Sequence[FrameHeader]) -> Iterator[tuple[FrameHeader, Voxels, Dataset]]:
+    """Each frame with its pixels (row, column) or, in colour, (row, column, RGB), and its data set.
+
+    Neighbouring frames of one instance are decoded from one reading of its file. Raises
+    UnreadableSeries when pixel data are missing, cut off or cannot be decoded.
+    """
+    for instance, together in groupby(headers, key=lambda header: header.frame.instance):
+        frames = list(together)
+        dataset = _load(instance)
+        indices = [(header.frame.frame_number or 1) - 1 for header in frames]
+        decoded = iter_pixels(dataset, indices=indices, decoding_plugin=_decoder(dataset))
+        for header in frames:
+            yield header, _next(decoded, header.name, dataset), dataset
+
+
+def _load(instance: Instance) -> Dataset:
+    """The data set with pixels. An error of the disk is not one of the input and passes through."""
+    name = name_instance(instance)
+    try:
+        dataset = instance.load()
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise UnreadableSeries(f"{name} cannot be read ({reason_of(error)}); send it again") from error
+    if not any(keyword in dataset for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+        raise UnreadableSeries(
+            f"{name} has no pixel data (never sent, or the file is cut off); send it again"
+        )
+    return dataset
+
+
+def _decoder(dataset: Dataset) -> str:
+    """The preferred plugin for compressed pixels; empty where none is needed, or none is known."""
+    try:
+        available = get_decoder(dataset.file_meta.TransferSyntaxUID).available_plugins
+    except (AttributeError, NotImplementedError):  # decoding says what is wrong
+        return ""
+    return next((plugin for plugin in DECODERS if plugin in available), "")
+
+
+def _next(decoded: Iterator[npt.NDArray[Any]], name: str, dataset: Dataset) -> Voxels:
+    try:
+        return next(decoded)
+    except BaseException as error:  # decoders in C and Rust raise what they like, panics included
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
+        syntax = dataset.file_meta.get("TransferSyntaxUID") if hasattr(dataset, "file_meta") else None
+        raise UnreadableSeries(
+            f"pixel data of {name} cannot be decoded (transfer syntax {getattr(syntax, 'name', 'absent')}: "
+            f"{reason_of(error)}); send it again, or uncompressed"
+        ) from error
+
+
+def reason_of(error: BaseException) -> str:
+    """The kind of an error and the first line of its words."""
+    first_line = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__} {first_line[:200]}".strip()
