@@ -246,8 +246,6 @@ BUNDLED_EXPECTED = {
     "MR_truncated.dcm": "pixel data of instance 1 cannot be decoded",
     "emri_small.dcm": "10 frame(s) without functional groups",
     "rtdose.dcm": "15 frame(s) without functional groups",
-    "examples_palette.dcm": "colour image (PhotometricInterpretation PALETTE COLOR)",
-    "examples_ybr_color.dcm": "30 frame(s) without functional groups",
     "SC_rgb_jpeg.dcm": "colour image",
     "JPEG-LL.dcm": "no ImagePositionPatient",
     "JPEG2000.dcm": "no ImagePositionPatient",
