@@ -11,6 +11,7 @@ from training.commands.console import complaints, console, progress_bar
 from training.compare import Outcome, run_jobs
 from training.comparison import Job, chosen, read_comparison
 from training.errors import RunError
+from training.report.write import REPORT, write_report
 
 PlanFile = Annotated[Path, typer.Argument(metavar="COMPARE.toml", help="Tasks, networks, protocols, budget.")]
 
@@ -36,6 +37,11 @@ def compare(
     """
     comparison = read_comparison(plan_file)
     failed = [] if report_only else run_with_bars(chosen(comparison.jobs, only or ()), out)
+    if only and not report_only:
+        console.print("No report yet: run the command with --report-only when every part is finished.")
+    else:
+        write_report(comparison, out, f"dicomtrain compare {plan_file} --out {out}")
+        console.print(f"The report is in {out / REPORT}: open index.html", soft_wrap=True)
     if failed:
         names = ", ".join(outcome.job.name for outcome in failed)
         raise RunError(f"{len(failed)} of the networks failed, see failed.json in their folders: {names}")

@@ -1,0 +1,1 @@
+"""The report folder of a comparison: tables, pictures, and the page that shows them."""
