@@ -67,7 +67,9 @@ class LoadedCase:
 class DataSet(Protocol):
     """A folder of cases in some layout."""
 
-    folder: Path
+    @property
+    def folder(self) -> Path:
+        """Where the files lie."""
 
     def cases(self) -> list[Case]:
         """Every case; raises DataError when the folder is not laid out as expected."""

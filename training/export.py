@@ -20,7 +20,7 @@ from inference.preprocess import prepare
 from inference.volume import Volume
 from training.calibrate import Calibrated, calibrate
 from training.cases import of_split
-from training.config import Experiment
+from training.config import Experiment, card_content
 from training.errors import RunError
 from training.evaluate import ScanResult, evaluate, evaluate_scan, model_finder
 from training.monai_files import inference_config, metadata
@@ -28,7 +28,7 @@ from training.readme import render
 from training.results import Evaluation
 from training.run import State, best_state, differing, plain, read_record
 from training.scans import read_nrrd, read_nrrd_mask
-from training.train import card_content, in_memory_bundle, load, used_cases
+from training.train import in_memory_bundle, load, used_cases
 
 WEIGHTS = "models/model.pt"
 LARGEST_DIFFERENCE = 1e-5

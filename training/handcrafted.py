@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from scipy import ndimage
 from skimage.filters import rank
 from skimage.morphology import disk
-from sklearn.ensemble import RandomForestClassifier  # type: ignore[import-untyped]
+from sklearn.ensemble import RandomForestClassifier
 
 from inference.bundle import Postprocessing, Preprocessing, Window
 from inference.labelmap import Label

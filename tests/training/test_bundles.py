@@ -14,10 +14,10 @@ from monai.bundle import ConfigParser
 from inference.bundle import ModelBundle, read_bundle
 from inference.engine import Model
 from training.cases import of_split
-from training.config import Experiment, read_experiment
+from training.config import Experiment, card_content, read_experiment
 from training.evaluate import evaluate, model_finder
 from training.readme import evaluation_section
-from training.train import card_content, load, used_cases
+from training.train import load, used_cases
 
 REPOSITORY = Path(__file__).parents[2]
 BUNDLES = sorted(path.parent.parent for path in (REPOSITORY / "config/models").glob("*/configs/dicom.json"))

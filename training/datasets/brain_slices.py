@@ -19,7 +19,7 @@ OTHER_ORIENTATION = "orientation_"
 COLUMNS = ("image", "mask", "tumour", "plane", "split", "nominal_pixel_mm")
 
 
-@dataclass
+@dataclass(frozen=True)
 class BrainSlices:
     """A folder with `manifest.csv`, `images/` and `masks/` in PNG; only slices in `planes` are cases.
 

@@ -12,7 +12,7 @@ from training.datasets.files import read_grey_png, read_mask_png, to_truth, to_v
 from training.datasets.manifest import read_manifest, refuse_contradictions
 
 
-@dataclass
+@dataclass(frozen=True)
 class Busi:
     """A folder with `manifest.csv` (columns case, split, cls, group), `images/` and `masks/` in PNG.
 

@@ -16,7 +16,7 @@ from training.errors import DataError
 COLUMNS = ("patient", "timepoint", "image", "mask", "split", "geometry_known")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Glioblastoma:
     """A folder with `manifest.csv` and NIfTI images and masks; a group is a patient.
 

@@ -15,7 +15,7 @@ LABELS = (1, 2)
 """Anterior and posterior hippocampus."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Hippocampus:
     """A folder with `manifest.csv` (columns case, subject, split), `images/` and `labels/` in NIfTI.
 

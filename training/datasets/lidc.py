@@ -18,7 +18,7 @@ RATERS = "raters.nii.gz"
 MOST_RATERS = 4
 
 
-@dataclass
+@dataclass(frozen=True)
 class LidcCrops:
     """A folder with `manifest.csv` (columns case, split, patient) and one folder per nodule.
 

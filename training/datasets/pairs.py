@@ -37,7 +37,7 @@ NRRD_TYPES = {
 """Names of the whole-number types of NRRD whose values all fit into int16."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Pairs:
     """A folder with `manifest.csv`: columns case, group, image, mask; optional split, stratum, pixel_mm.
 
