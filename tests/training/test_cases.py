@@ -23,9 +23,9 @@ def loaded(truth: np.ndarray, ignored: np.ndarray | None = None) -> LoadedCase:
 
 
 def test_a_truth_or_ignored_voxels_on_another_grid_are_refused() -> None:
-    with pytest.raises(DataError, match="case a: .* one grid"):
+    with pytest.raises(DataError, match=r"case a: .* one grid"):
         loaded(np.zeros((2, 3, 5), np.uint8))
-    with pytest.raises(DataError, match="case a: .* one grid"):
+    with pytest.raises(DataError, match=r"case a: .* one grid"):
         loaded(np.zeros((2, 3, 4), np.uint8), np.zeros((3, 4), np.bool_))
 
 
