@@ -251,7 +251,7 @@ def environment(threads: int) -> Plain:
 
 def commit() -> str | None:
     """The commit of this code, with `-dirty` where files differ from it; None outside a checkout."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
         done = subprocess.run(
             command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=30

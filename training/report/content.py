@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from training.config import Experiment
 from training.report.document import Block, Code, Heading, Picture, Table, Text
 from training.report.entries import Entry, Results
 from training.report.figures import box_plots, learning_curves
+from training.report.numbers import parts_of
 from training.report.overlays import overlays
 from training.report.tables import (
     cost_table,
-    means_table,
-    medians_table,
+    number_tables,
     pairs_table,
     protocols_table,
     strata_table,
 )
-from training.statistics import LEVEL, RESAMPLES
+from training.statistics import LEVEL, RESAMPLES, Summary
 
 PUBLISHED = (("0.85", "0.76", "3.2 mm"), ("0.82", "0.73", "3.8 mm"), ("0.78", "0.69", "4.1 mm"))
 """Dice, IoU and Hausdorff distance of the three published networks."""
@@ -66,8 +67,13 @@ def _how_made(results: Results, command: str) -> list[Block]:
         ),
     ]
     rows = tuple(_environment_row(results, task) for task in results.tasks)
-    columns = ("Task", "Seed", "Test cases (groups)", "Data digest", "Device", "Libraries", "Commit")
-    return [*lines, Table("Where the numbers come from", columns, rows)] if rows else lines
+    columns = ("Task", "Seed", "Test cases (groups)", "SHA-256 of the data", "Device", "Commit")
+    if not rows:
+        return lines
+    table = Table("Where the numbers come from", columns, rows)
+    versions = [entry.stored["environment"]["libraries"] for entry in results.entries]
+    used = _different([", ".join(f"{k} {v}" for k, v in libraries.items()) for libraries in versions])
+    return [*lines, table, Text(f"Libraries: {used}.")]
 
 
 def _environment_row(results: Results, task: str) -> tuple[str, ...]:
@@ -75,14 +81,12 @@ def _environment_row(results: Results, task: str) -> tuple[str, ...]:
     entries = results.of(task)
     places = [entry.stored["environment"] for entry in entries]
     cases = entries[0].evaluation.cases
-    libraries = [", ".join(f"{k} {v}" for k, v in place["libraries"].items()) for place in places]
     return (
         task,
         _different([str(entry.job.experiment.fitting.seed) for entry in entries]),
         f"{len(cases)} ({len({case.group for case in cases})})",
-        _different([entry.stored["data_digest"][:16] for entry in entries]),
+        _different([entry.stored["data_digest"] for entry in entries]),
         _different([place["device"] for place in places]),
-        _different(libraries),
         _different([place["commit"] or "not in a checkout" for place in places]),
     )
 
@@ -123,25 +127,31 @@ def _published(results: Results) -> list[Block]:
     if not entries:
         return []
     rows: list[tuple[str, ...]] = [
-        (f"published, row {number}", "-", *row) for number, row in enumerate(PUBLISHED, 1)
+        (f"published, row {number}", "-", "-", *row) for number, row in enumerate(PUBLISHED, 1)
     ]
-    rows += [_beside(entry) for entry in entries]
+    rows += [row for entry in entries for row in _beside(entry)]
     text = (
         "The publication compares U-Net, FCN and attention U-Net on CT, MR and ultrasound. Its three rows "
-        "are given as published, without saying which network a row is of. Its images are not those used here, "
-        "so the numbers can be set side by side but not subtracted."
+        "are given as published, without saying which network a row is of. Its images are not those used "
+        "here, so the numbers can be set side by side but not subtracted."
     )
-    columns = ("Network", "Task", "Mean Dice", "Mean IoU", "Mean Hausdorff")
+    columns = ("Network", "Task", "Cases", "Mean Dice", "Mean IoU", "Mean Hausdorff")
     caption = "Published, and the protocol paper on the data at hand"
     return [Heading(2, "Beside the published numbers"), Text(text), Table(caption, columns, tuple(rows))]
 
 
-def _beside(entry: Entry) -> tuple[str, ...]:
-    found = entry.evaluation.summaries()
-    dice, iou, distance = (found[metric].mean for metric in ("dice", "iou", "hausdorff"))
-    unit = entry.evaluation.distance_unit
-    overlap = ("-" if value is None else f"{value:.3f}" for value in (dice, iou))
-    return (entry.title, entry.job.task, *overlap, "-" if distance is None else f"{distance:.1f} {unit}")
+def _beside(entry: Entry) -> Iterator[tuple[str, ...]]:
+    """Means over the labels, of all cases and of those with a truth."""
+    for part, evaluation in parts_of(entry.evaluation).items():
+        found = evaluation.summaries()
+        overlap = (mean_of(found[metric], 3) for metric in ("dice", "iou"))
+        distance = f"{mean_of(found['hausdorff'], 1)} {evaluation.distance_unit}"
+        yield (entry.title, entry.job.task, part, *overlap, distance)
+
+
+def mean_of(summary: Summary, digits: int) -> str:
+    """The mean with so many digits; a dash where there is none."""
+    return "-" if summary.mean is None else f"{summary.mean:.{digits}f}"
 
 
 def _of_task(results: Results, task: str, pictures: Path) -> list[Block]:
@@ -176,9 +186,8 @@ def _about(experiment: Experiment, entry: Entry) -> str:
 
 
 def _of_protocol(entries: list[Entry], start: Path) -> list[Block]:
-    tables = (means_table(entries), medians_table(entries), strata_table(entries), pairs_table(entries))
+    tables = (*number_tables(entries), strata_table(entries), pairs_table(entries), cost_table(entries))
     blocks: list[Block] = [table for table in tables if table is not None]
-    blocks.append(cost_table(entries))
     curves = learning_curves(entries, start.with_name(f"{start.name}_curves.png"))
     shown = overlays(entries, start.with_name(f"{start.name}_cases.png"))
     if curves is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from training.report.entries import Entry, Results
@@ -12,6 +12,7 @@ from training.results import METRICS, Evaluation
 from training.statistics import Interval, Summary, summarise
 
 OVER_LABELS = "mean over labels"
+ALL, WITH_TRUTH = "all", "with truth"
 SENSITIVITY, FALSE_FINDINGS = "lesion_sensitivity", "false_findings_per_case"
 DISTANCES = ("hausdorff", "hd95")
 
@@ -24,6 +25,8 @@ class Line:
     protocol: str
     network: str
     label: str
+    cases: str
+    """All of the test split, or those with a truth."""
     metric: str
     unit: str
     mean: float | None
@@ -69,24 +72,36 @@ def labels_of(evaluation: Evaluation) -> list[str | None]:
 def lines(results: Results) -> Iterator[Line]:
     """Every number of every entry."""
     for entry in results.entries:
-        for label in labels_of(entry.evaluation):
-            yield from lines_of(entry, label)
+        for part in parts_of(entry.evaluation):
+            for label in labels_of(entry.evaluation):
+                yield from lines_of(entry, label, part)
 
 
-def lines_of(entry: Entry, label: str | None) -> Iterator[Line]:
-    """The numbers of one label, or (None) of the mean over the labels."""
-    evaluation = entry.evaluation
+def parts_of(evaluation: Evaluation) -> dict[str, Evaluation]:
+    """All cases and, where some have no truth, those that have."""
+    parts = {ALL: evaluation}
+    having = tuple(
+        case for case in evaluation.cases if any(label.agreement.volume_truth for label in case.labels)
+    )
+    if 0 < len(having) < len(evaluation.cases):
+        parts[WITH_TRUTH] = replace(evaluation, cases=having)
+    return parts
+
+
+def lines_of(entry: Entry, label: str | None, part: str = ALL) -> Iterator[Line]:
+    """The numbers of one label, or (None) of the mean over the labels, over a part of the cases."""
+    evaluation = parts_of(entry.evaluation)[part]
     for metric, summary in evaluation.summaries(label).items():
         unit = evaluation.distance_unit if metric in DISTANCES else "share"
-        yield _line(entry, label, metric, unit, summary)
+        yield _line(entry, label, part, metric, unit, summary)
     if label is None:
         return
     totals = evaluation.totals(label)
     if totals.n_lesions is not None:
         interval = totals.sensitivity_interval
         found = Summary(totals.sensitivity, None, interval, None, totals.n_lesions, 0)
-        yield _line(entry, label, SENSITIVITY, "share", found)
-        yield _line(entry, label, FALSE_FINDINGS, "findings", _false_findings(evaluation, label))
+        yield _line(entry, label, part, SENSITIVITY, "share", found)
+        yield _line(entry, label, part, FALSE_FINDINGS, "findings", _false_findings(evaluation, label))
 
 
 def _false_findings(evaluation: Evaluation, label: str) -> Summary:
@@ -95,12 +110,12 @@ def _false_findings(evaluation: Evaluation, label: str) -> Summary:
     return summarise(counts, [case.group for case in evaluation.cases])
 
 
-def _line(entry: Entry, label: str | None, metric: str, unit: str, summary: Summary) -> Line:
+def _line(entry: Entry, label: str | None, part: str, metric: str, unit: str, summary: Summary) -> Line:
     job = entry.job
     name = OVER_LABELS if label is None else label
     mean, median = _ends(summary.mean_interval), _ends(summary.median_interval)
     return Line(
-        job.task, job.protocol, job.network, name, metric, unit,
+        job.task, job.protocol, job.network, name, part, metric, unit,
         summary.mean, *mean, summary.median, *median, summary.n, summary.n_undefined,
     )  # fmt: skip
 

@@ -6,7 +6,7 @@ from itertools import combinations
 
 from training.report.document import Table
 from training.report.entries import Entry, Results
-from training.report.numbers import FALSE_FINDINGS, SENSITIVITY, Line, labels_of, lines_of
+from training.report.numbers import FALSE_FINDINGS, SENSITIVITY, Line, labels_of, lines_of, parts_of
 from training.statistics import PairedTest, holm, paired_test
 
 NONE = "-"
@@ -23,27 +23,31 @@ TITLES = {
 SIGNIFICANT = 0.05
 
 
-def means_table(entries: list[Entry]) -> Table:
-    """Mean with its 95 % interval of every number, per network and label."""
-    return _numbers_table("Mean (95 % interval)", entries, list(TITLES), "mean")
+def number_tables(entries: list[Entry]) -> list[Table]:
+    """Means and medians with their 95 % intervals; of all cases and, where some are empty, without them.
+
+    Lesions are counted over all cases, so that they have no median.
+    """
+    medians = [metric for metric in TITLES if metric not in (SENSITIVITY, FALSE_FINDINGS)]
+    tables = []
+    for part, evaluation in parts_of(entries[0].evaluation).items():
+        for key, metrics in (("mean", list(TITLES)), ("median", medians)):
+            caption = f"{key.capitalize()} (95 % interval), cases: {part}, n = {len(evaluation.cases)}"
+            tables.append(_numbers_table(caption, entries, part, metrics, key))
+    return tables
 
 
-def medians_table(entries: list[Entry]) -> Table:
-    """Median with its 95 % interval; lesions are counted over all cases and have none."""
-    metrics = [metric for metric in TITLES if metric not in (SENSITIVITY, FALSE_FINDINGS)]
-    return _numbers_table("Median (95 % interval)", entries, metrics, "median")
-
-
-def _numbers_table(caption: str, entries: list[Entry], metrics: list[str], key: str) -> Table:
+def _numbers_table(caption: str, entries: list[Entry], part: str, metrics: list[str], key: str) -> Table:
+    """One line per network and label."""
     evaluation = entries[0].evaluation
     several = len(labels_of(evaluation)) > 1
     titles = [_with_unit(metric, evaluation.distance_unit) for metric in metrics]
     rows = []
     for label in labels_of(evaluation):
         for entry in entries:
-            found = {line.metric: line for line in lines_of(entry, label)}
+            found = {line.metric: line for line in lines_of(entry, label, part)}
             cells = [_cell(found.get(metric), key) for metric in metrics]
-            name = (next(iter(found.values())).label,) if several else ()
+            name = (found["dice"].label,) if several else ()
             rows.append((entry.title, *name, *cells, str(found["hausdorff"].undefined)))
     columns = ("Network", *(("Label",) if several else ()), *titles, "Without a distance")
     return Table(caption, columns, tuple(rows))
