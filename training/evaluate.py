@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 
 import cc3d
 import numpy as np
@@ -18,7 +19,7 @@ from inference.preprocess import prepare
 from inference.volume import Volume
 from training.cases import LoadedCase, Mask
 from training.errors import DataError
-from training.metrics import Spacing, agreement
+from training.metrics import Spacing, agreement, dice
 from training.results import CaseResult, DistanceUnit, Evaluation, LabelResult
 
 Finder = Callable[[Volume], npt.NDArray[np.uint8]]
@@ -78,6 +79,17 @@ def evaluate(
     if unit is None:
         raise DataError("there is no case to evaluate: choose a split that has some")
     return Evaluation(tuple(results), tuple(label.name for label in labels), unit, tolerances[unit])
+
+
+def mean_dice(finder: Finder, cases: Iterable[LoadedCase], labels: Sequence[Label]) -> float:
+    """`evaluate(...).mean_dice()` without the distances, which take most of the time."""
+    values = []
+    for loaded in cases:
+        found = finder(loaded.volume)
+        for label in labels:
+            here, truth = (mask == label.number for mask in (found, loaded.truth))
+            values.append(dice(here & ~loaded.ignored, truth & ~loaded.ignored))
+    return fmean(values)
 
 
 def spacing_of(loaded: LoadedCase) -> tuple[Spacing, DistanceUnit]:

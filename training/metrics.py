@@ -78,7 +78,7 @@ def agreement(found: Mask, truth: Mask, spacing: Spacing, tolerance: float = DEF
         hausdorff, hd95 = hausdorff_distances(found[box], truth[box], scale)
         nearby = surface_dice(found[box], truth[box], scale, tolerance)
     return Agreement(
-        dice=2 * both / (n_found + n_truth) if n_found or n_truth else 1.0,
+        dice=dice(found, truth),
         iou=both / (n_found + n_truth - both) if n_found or n_truth else 1.0,
         hausdorff=hausdorff,
         hd95=hd95,
@@ -87,6 +87,12 @@ def agreement(found: Mask, truth: Mask, spacing: Spacing, tolerance: float = DEF
         volume_found=n_found * math.prod(scale),
         volume_truth=n_truth * math.prod(scale),
     )
+
+
+def dice(found: Mask, truth: Mask) -> float:
+    """Twice the common voxels over the sum of both masks; 1 when both are empty (Dice, 1945)."""
+    total = int(np.count_nonzero(found)) + int(np.count_nonzero(truth))
+    return 2 * int(np.count_nonzero(found & truth)) / total if total else 1.0
 
 
 def hausdorff_distances(found: Mask, truth: Mask, spacing: Sequence[float]) -> tuple[float, float]:

@@ -18,7 +18,7 @@ from training.cases import Case, DataSet, LoadedCase, Truth, digest, of_split
 from training.config import UNKNOWN_DIGEST, Augmentation, Experiment, card_content
 from training.datasets.catalogue import open_dataset
 from training.errors import RunError
-from training.evaluate import evaluate, model_finder
+from training.evaluate import mean_dice, model_finder
 from training.losses import segmentation_loss
 from training.parallel import Processes, alone
 from training.run import BOARD, Run, Start, learning_rate, open_run, save, write_record
@@ -170,7 +170,7 @@ def validate(
     """Measure the network that is kept, write it into the history; whether it is the best so far."""
     run.kept.eval()
     model = Model(in_memory_bundle(experiment), best_device(), run.kept)
-    dice = evaluate(model_finder(model), material.val_cases, experiment.target.labels).mean_dice()
+    dice = mean_dice(model_finder(model), material.val_cases, experiment.target.labels)
     loss = validation_loss(run.kept, experiment, material.val)
     value, best = (dice if experiment.fitting.keep == "dice" else -loss), run.record["best"]
     better = best is None or value > best

@@ -27,6 +27,7 @@ from training.evaluate import (
     evaluate,
     evaluate_scan,
     find_in_crop,
+    mean_dice,
     model_finder,
     spacing_of,
 )
@@ -367,3 +368,12 @@ def test_a_file_that_is_no_nrrd_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.nrrd").write_text("hello")
     with pytest.raises(DataError, match="cannot be read as NRRD"):
         read_nrrd(tmp_path / "a.nrrd", "HU")
+
+
+def test_the_quick_mean_dice_is_that_of_the_whole_evaluation() -> None:
+    rng = np.random.default_rng(3)
+    truths, found = (rng.integers(0, 3, (2, 3, 2, 6, 7)).astype(np.uint8) for _ in range(2))
+    ignored = rng.random((2, 6, 7)) < 0.2
+    cases = [loaded(truth, name, ignored) for truth, name in zip(truths[0], "abc", strict=True)]
+    quick = mean_dice(answers(*found[0]), cases, (NODULE, ORGAN))
+    assert quick == pytest.approx(evaluate(answers(*found[0]), cases, (NODULE, ORGAN)).mean_dice())
