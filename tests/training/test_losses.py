@@ -87,7 +87,7 @@ def test_what_is_not_counted_changes_nothing_and_gets_no_gradient(classes: int) 
     for tried, known in ((logits, truth), (other, truth), (logits, otherwise)):
         tried = tried.clone().requires_grad_()
         loss = segmentation_loss(tried, known, counted, BOTH)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         assert tried.grad is not None
         assert (tried.grad.movedim(1, -1)[~counted] == 0).all()
         assert (tried.grad.movedim(1, -1)[counted] != 0).any()
@@ -100,7 +100,7 @@ def test_a_batch_of_which_nothing_counts_costs_nothing_and_has_a_finite_gradient
     logits, truth, counted = random_batch()
     logits.requires_grad_()
     loss = segmentation_loss(logits, truth, torch.zeros_like(counted), BOTH)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     assert loss.item() == pytest.approx(0.0, abs=1e-6)
     assert logits.grad is not None and (logits.grad == 0).all()
 

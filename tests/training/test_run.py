@@ -92,7 +92,7 @@ def test_the_moving_average_follows_slowly(experiment: Experiment) -> None:
     kept = next(run.kept.parameters())
     before = kept.detach().clone()
     with torch.no_grad():
-        weight += 1.0
+        weight.add_(1.0)
     run.average.update_parameters(run.network)
     torch.testing.assert_close(kept, before + 0.25)
 
@@ -101,7 +101,7 @@ def saved(experiment: Experiment, folder: Path, step: int) -> runs.Run:
     run = open_run(experiment, folder, DIGEST)
     with torch.no_grad():
         for weight in run.network.parameters():
-            weight += 0.01 * step
+            weight.add_(0.01 * step)
     run.record["step"] = step
     save(run, folder, better=True)
     return run
@@ -118,7 +118,8 @@ def test_a_run_that_is_killed_while_saving_is_whole_before_or_after_it(
     """Each of the three files is replaced at once; the kill falls between any two of them."""
     before = saved(experiment, tmp_path, 2).network.state_dict()
     before = {key: tensor.clone() for key, tensor in before.items()}
-    replace, done = Path.replace, []
+    replace = Path.replace
+    done: list[str] = []
 
     def replace_until_killed(self: Path, target: Path) -> Path:
         if len(done) == files_written:

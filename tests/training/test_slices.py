@@ -67,7 +67,7 @@ def test_the_truth_of_a_thick_slice_is_what_half_of_its_slices_show() -> None:
     change = Augmentation(thick_slices=1.0, thickest_mm=5.0)
     shown = [stack_slices(stairs(), at, 0, change, np.random.default_rng(0))[1].all() for at in range(5)]
     assert shown == [False, True, True, True, False]
-    thick = Source(*(part[:4] for part in (stairs().image, stairs().truth, stairs().ignored)), slice_mm=1.25)
+    thick = stairs(4, slice_mm=1.25)
     thick.truth[3] = 0
     whole = [stack_slices(thick, 2, 0, change, np.random.default_rng(k)) for k in range(30)]
     by_mean = {float(image.mean()): bool(truth.any()) for image, truth, _ in whole}

@@ -20,15 +20,13 @@ CASE = Case("a", "P1", "train")
 
 def how(*spacing_mm: float | None, **changes: Any) -> Preprocessing:
     slice_mm, row_mm, column_mm = spacing_mm or (None, None, None)
-    return Preprocessing(
-        **{
-            "spatial_dims": 3,
-            "spacing_mm": (slice_mm, row_mm, column_mm),
-            "intensity": Window(low=0.0, high=200.0),
-            "window_size": (16, 16, 16),
-        }
-        | changes
-    )
+    settings: dict[str, Any] = {
+        "spatial_dims": 3,
+        "spacing_mm": (slice_mm, row_mm, column_mm),
+        "intensity": Window(low=0.0, high=200.0),
+        "window_size": (16, 16, 16),
+    } | changes
+    return Preprocessing(**settings)
 
 
 def ball_case(affine: np.ndarray | None = None, labels: int = 1) -> LoadedCase:
@@ -66,7 +64,11 @@ def test_the_image_is_the_very_one_that_inference_prepares(preprocessing: Prepro
     expected = prepare(loaded.volume, preprocessing).image.numpy()
     np.testing.assert_array_equal(source.image, expected)
     assert source.image.shape == source.truth.shape == source.ignored.shape
-    assert (source.image.dtype, source.truth.dtype, source.ignored.dtype) == (np.float32, np.uint8, np.bool_)
+    assert [str(part.dtype) for part in (source.image, source.truth, source.ignored)] == [
+        "float32",
+        "uint8",
+        "bool",
+    ]
 
 
 @pytest.mark.parametrize("spacing_mm", [(2.0, 1.0, 1.0), (3.0, 1.5, 1.5), (1.0, 0.6, 0.8), (2.5, 2.0, 0.9)])
@@ -101,7 +103,9 @@ def test_a_canonical_turn_moves_image_truth_and_ignored_alike(
     order: tuple[int, int, int], signs: tuple[int, int, int]
 ) -> None:
     upright = ball_case(np.array([[0, 0, 1.0, 0], [0, 1.0, 0, 0], [2.0, 0, 0, 0], [0, 0, 0, 1.0]]), labels=2)
-    stored = [part.transpose(order) for part in (upright.volume.voxels, upright.truth, upright.ignored)]
+    stored: list[Any] = [
+        part.transpose(order) for part in (upright.volume.voxels, upright.truth, upright.ignored)
+    ]
     affine = upright.volume.affine[:, [*order, 3]].copy()
     for axis, sign in enumerate(signs):
         if sign < 0:
