@@ -72,6 +72,8 @@ def check_volumes(
             raise ResultRejected(f"{place}: {len(contours)} contours and {len(segments)} segments")
         if segments[0][1] != m.number:
             raise ResultRejected(f"{place}: refers to segment {segments[0][1]}")
+        contour = next(item for item in children(contours[0]) if text(item, "ValueType") == "SCOORD")
+        _check_drawn_on(contour, m.key_slice, f"{place}, contour", context)
         volume = context.source.volume
         recomputed = _recompute(decoded, m, lesion.box, volume)
         said = repertoire(volume)
@@ -108,14 +110,7 @@ def _check_axis(items: list[Dataset], axis: Axis | Absent, place: str, context: 
         raise ResultRejected(f"{place}: reported {len(items)} times")
     value, unit = _value(items[0])
     coordinates = next(item for item in children(items[0]) if text(item, "ValueType") == "SCOORD")
-    image = children(coordinates)[0].ReferencedSOPSequence[0]
-    source = reference(context.source.frames[axis.slice_index])
-    frame = text(image, "ReferencedFrameNumber")
-    if (str(image.ReferencedSOPInstanceUID), int(frame) if frame else None) != (
-        source.sop_instance_uid,
-        source.frame_number,
-    ):
-        raise ResultRejected(f"{place}: drawn on another image than slice {axis.slice_index}")
+    _check_drawn_on(coordinates, axis.slice_index, place, context)
     columns_rows = np.array([float(number) for number in coordinates.GraphicData]).reshape(-1, 2)
     spacing_mm = context.source.volume.pixel_spacing_at(axis.slice_index)
     if (axis.length.unit == PIXELS) != (spacing_mm is None):
@@ -128,6 +123,18 @@ def _check_axis(items: list[Dataset], axis: Axis | Absent, place: str, context: 
     expected_points = np.array([axis.start, axis.end])[:, ::-1] + 0.5
     if not np.allclose(columns_rows, expected_points, atol=1e-3):
         raise ResultRejected(f"{place}: drawn elsewhere than measured")
+
+
+def _check_drawn_on(coordinates: Dataset, slice_index: int, place: str, context: ResultContext) -> None:
+    """Raise ResultRejected unless the coordinates are on the image, and frame, behind a slice."""
+    image = children(coordinates)[0].ReferencedSOPSequence[0]
+    source = reference(context.source.frames[slice_index])
+    frame = text(image, "ReferencedFrameNumber")
+    if (str(image.ReferencedSOPInstanceUID), int(frame) if frame else None) != (
+        source.sop_instance_uid,
+        source.frame_number,
+    ):
+        raise ResultRejected(f"{place}: drawn on another image than slice {slice_index}")
 
 
 def _split(groups: list[Dataset]) -> tuple[list[tuple[Dataset, int]], list[Dataset]]:

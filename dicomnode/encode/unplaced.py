@@ -27,7 +27,7 @@ STAND_IN_UID = "2.25."
 
 
 def unplaced_stand_ins(source: SourceVolume) -> list[Dataset]:
-    """A single-frame header for each slice, one millimetre from the next."""
+    """A single-frame header for each slice, placed in the order in which highdicom writes frames."""
     headers = []
     for index, frame in enumerate(source.frames):
         header = patient_stand_in(frame.instance.header) if index == 0 else Dataset()
@@ -42,7 +42,7 @@ def _made_up(index: int, source: Dataset) -> Dataset:
     header.StudyInstanceUID, header.SeriesInstanceUID = source.StudyInstanceUID, source.SeriesInstanceUID
     header.Modality, header.FrameOfReferenceUID = "US", f"{STAND_IN_UID}0"
     header.Rows, header.Columns = source.Rows, source.Columns
-    header.ImagePositionPatient, header.ImageOrientationPatient = [0.0, 0.0, float(index)], ORIENTATION
+    header.ImagePositionPatient, header.ImageOrientationPatient = [0.0, 0.0, -float(index)], ORIENTATION
     header.PixelSpacing, header.SliceThickness = [1.0, 1.0], 1.0
     return header
 

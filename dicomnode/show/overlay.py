@@ -50,7 +50,7 @@ def caption(measurement: LesionMeasurement, volume: Volume) -> list[str]:
     """The numbers of a lesion in a few lines; what is absent is left out."""
     lines = [f"{measurement.label.name} {measurement.number}"]
     axes = [
-        f"{name} {axis.length.value:.1f} {axis.length.unit}"
+        f"{name} {axis.length.value:.1f} {_spoken(axis.length)}"
         for name, axis in (("long axis", measurement.long_axis), ("short axis", measurement.short_axis))
         if isinstance(axis, Axis)
     ]
@@ -59,10 +59,15 @@ def caption(measurement: LesionMeasurement, volume: Volume) -> list[str]:
     if isinstance(measurement.volume, Quantity):
         lines.append(f"volume {measurement.volume.value:.0f} mm3")
     elif isinstance(measurement.area, Quantity):
-        lines.append(f"area {measurement.area.value:.0f} {measurement.area.unit}")
+        lines.append(f"area {measurement.area.value:.0f} {_spoken(measurement.area)}")
     lines.append(f"image {measurement.key_slice + 1} of {volume.shape[0]}")
     lines.append("Research use only")
     return lines
+
+
+def _spoken(quantity: Quantity) -> str:
+    """Its unit without the braces of UCUM annotations."""
+    return quantity.unit.strip("{}")
 
 
 def _write(pen: ImageDraw.ImageDraw, lines: list[str]) -> None:

@@ -6,12 +6,15 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from pydicom import Dataset
 
 from dicomnode.show.overlay import OUTLINE_RGB, PICTURE_PIXELS, caption, draw_lesion
 from dicomnode.show.record import QUANTITIES, measurement_record
 from inference.measure import Absent, LesionMeasurement, measure_lesions
-from tests.phantoms import Phantom, phantom
+from inference.volume import Volume
+from tests.phantoms import Phantom, lesion_map_of, phantom
+from tests.phantoms.ultrasound import COLUMNS, ROWS, ultrasound_phantom
 
 SPACING_MM = (8.0, 2.0, 3.0)
 
@@ -61,3 +64,23 @@ def test_a_record_holds_values_with_units_and_reasons_for_what_is_absent() -> No
     record = json.loads(json.dumps(measurement_record(absent)))
     for name in ("long_axis", "short_axis", "centroid_lps_mm", *QUANTITIES):
         assert record[name] == {"absent": "no geometry"}
+
+
+@pytest.mark.parametrize(("spacing_mm", "area"), [((0.25, 0.5), "area 20 mm2"), (None, "area 163 pixels")])
+def test_an_ultrasound_lesion_has_its_picture_with_lengths_and_area(
+    spacing_mm: tuple[float, float] | None, area: str
+) -> None:
+    truth = ultrasound_phantom(3)
+    lesion_map = lesion_map_of(truth.numbers)
+    volume = Volume(truth.grey.astype(np.int16), None, "grey", spacing_mm)
+    assert np.count_nonzero(truth.numbers[2] == 1) == 163
+    first, _ = measure_lesions(lesion_map, volume)
+    picture = draw_lesion(volume, lesion_map, first, Dataset())
+    ratio = 1.0 if spacing_mm is None else spacing_mm[0] / spacing_mm[1]
+    assert picture.height == round(PICTURE_PIXELS * ROWS / COLUMNS * ratio)
+    lines = caption(first, volume)
+    assert area in lines
+    assert ("pixels" in lines[1]) == (spacing_mm is None)
+    corner = np.asarray(picture)[-1, -1]
+    assert abs(int(corner[0]) - 40) <= 6, "grey values are shown as they are"
+    assert measurement_record(first)["volume"] == {"absent": "the images have no place in the patient"}

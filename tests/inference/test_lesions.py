@@ -11,7 +11,7 @@ from inference.labelmap import Label, LabelMap, LesionMap
 from inference.lesions import find_lesions, to_label_map
 from inference.measure import measure_lesions
 from inference.preprocess import ModelInput, prepare
-from inference.volume import Volume
+from inference.volume import Clip, Volume
 from tests.phantoms import LESION_LABEL, ORIENTATIONS, Orientation, phantom, sphere
 
 ORGAN = LESION_LABEL.model_copy(update={"number": 2, "name": "Organ", "kind": "organ"})
@@ -102,6 +102,61 @@ def test_nothing_found_is_an_empty_map() -> None:
     found = find_lesions(LabelMap(values, (LESION_LABEL,)), volume_of(values), Postprocessing())
     assert found.lesions == ()
     assert found.values.shape == (2, 3, 4)
+
+
+class TestWithoutAPlaceInThePatient:
+    def values(self) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+        """Four images of 10 x 10: one lesion that moves through all, of 4 pixels and of 9 in image 2."""
+        values = np.zeros((4, 10, 10), np.uint8)
+        for index in range(4):
+            values[index, 2:4, 1 + index : 3 + index] = 1
+        values[2, 2:5, 3:6] = 1
+        return values
+
+    def found(self, clips: tuple[Clip, ...] = (), **how: float) -> LesionMap:
+        values = self.values()
+        volume = Volume(np.zeros(values.shape, np.int16), None, "grey", clips=clips)
+        return find_lesions(LabelMap(values, (LESION_LABEL,)), volume, Postprocessing(**how))
+
+    def test_a_lesion_is_followed_through_the_frames_of_a_loop(self) -> None:
+        assert sizes(self.found()) == [21]
+
+    def test_no_lesion_reaches_into_another_image(self) -> None:
+        clips = tuple(Clip(index, None) for index in range(4))
+        assert sizes(self.found(clips)) == [9, 4, 4, 4]
+        assert sizes(self.found((Clip(0, None), Clip(2, None)))) == [13, 8]
+
+    def test_an_organ_is_one_piece_in_each_image(self) -> None:
+        values = self.values()
+        values[0, 9, 9] = 1
+        organ = ORGAN.model_copy(update={"number": 1})
+        clips = (Clip(0, None), Clip(2, None))
+        volume = Volume(np.zeros(values.shape, np.int16), None, "grey", clips=clips)
+        found = find_lesions(LabelMap(values, (organ,)), volume, Postprocessing())
+        assert sizes(found) == [13, 9]
+
+    @pytest.mark.parametrize(
+        ("share", "left"), [(0.04, [9, 4, 4, 4]), (0.041, [9]), (0.09, [9]), (0.091, [])]
+    )
+    def test_lesions_below_the_smallest_share_of_an_image_are_dropped(
+        self, share: float, left: list[int]
+    ) -> None:
+        clips = tuple(Clip(index, None) for index in range(4))
+        assert sizes(self.found(clips, smallest_lesion_share=share)) == left
+
+    def test_in_a_loop_the_largest_image_of_a_lesion_counts(self) -> None:
+        assert sizes(self.found(smallest_lesion_share=0.09)) == [21]
+        assert sizes(self.found(smallest_lesion_share=0.091)) == []
+
+    def test_cubic_millimetres_do_not_count(self) -> None:
+        assert sizes(self.found(smallest_lesion_mm3=1e6)) == [21]
+
+    def test_shares_of_an_image_do_not_count_in_space(self) -> None:
+        values = self.values()
+        found = find_lesions(
+            LabelMap(values, (LESION_LABEL,)), volume_of(values), Postprocessing(smallest_lesion_share=0.5)
+        )
+        assert sizes(found) == [21]
 
 
 class TestDecision:

@@ -14,7 +14,7 @@ from scipy.spatial.distance import pdist
 
 from inference.diameters import longest_line, longest_perpendicular
 from inference.measure import Absent, Axis, LesionMeasurement, Quantity, measure_lesions, total_volume
-from inference.volume import Volume
+from inference.volume import Clip, Volume
 from tests.phantoms import (
     DEFAULT_LESIONS,
     ORIENTATIONS,
@@ -211,6 +211,40 @@ class TestWithoutGeometry:
         assert isinstance(measurement.surface, Absent)
         assert isinstance(measurement.centroid_lps_mm, Absent)
         assert isinstance(total_volume((measurement,)), Absent)
+
+    def loop(self, *spacings: tuple[float, float] | None) -> tuple[LesionMeasurement, ...]:
+        """A bar in each of two images of 10 x 10, 4 and 6 pixels wide and 2 high."""
+        numbers = np.zeros((2, 10, 10), np.uint16)
+        numbers[0, 2:4, 2:6] = 1
+        numbers[1, 2:4, 2:8] = 1 if len(spacings) == 1 else 2
+        clips = tuple(Clip(index, spacing) for index, spacing in enumerate(spacings))
+        return measure_lesions(
+            lesion_map_of(numbers), Volume(np.ones((2, 10, 10), np.int16), None, "grey", clips=clips)
+        )
+
+    def test_a_lesion_in_a_loop_is_measured_in_the_frame_where_it_is_longest(self) -> None:
+        (measurement,) = self.loop((0.5, 0.25))
+        assert (measurement.key_slice, measurement.first_slice, measurement.last_slice) == (1, 0, 1)
+        assert length(measurement.long_axis) == pytest.approx(np.hypot(0.5, 5 * 0.25))
+        assert value(measurement.area, "mm2") == pytest.approx(12 * 0.5 * 0.25)
+
+    def test_each_image_has_its_own_spacing(self) -> None:
+        first, second = self.loop((0.5, 0.5), None)
+        assert value(first.area, "mm2") == pytest.approx(8 * 0.25)
+        assert value(second.area, "{pixels}") == 12
+        assert isinstance(second.long_axis, Axis)
+        assert value(second.long_axis.length, "{pixels}") == pytest.approx(np.hypot(1, 5))
+
+    def test_grey_values_for_display_are_not_measured(self) -> None:
+        (measurement,) = self.loop(None)
+        for found in (measurement.mean, measurement.standard_deviation, measurement.minimum):
+            assert found == Absent("grey values for display measure nothing")
+
+    def test_the_first_and_the_last_frame_of_a_loop_cut_nothing(self) -> None:
+        assert not self.loop(None)[0].truncated
+
+    def test_the_total_volume_is_absent_for_the_reason_of_the_lesions(self) -> None:
+        assert total_volume(self.loop(None)) == Absent("the images have no place in the patient")
 
 
 def test_a_lesion_map_of_another_grid_is_refused() -> None:

@@ -18,7 +18,7 @@ import SimpleITK as sitk  # noqa: N813
 from dicomnode.encode.context import ResultKind
 from dicomnode.encode.dress import to_bytes
 from inference.measure import Axis, Quantity
-from tests.dicomnode.encode.situations import COARSE_MM, Situation, drawn, identity, seen, written
+from tests.dicomnode.encode.situations import COARSE_MM, Situation, drawn, identity, scanned, seen, written
 from tests.phantoms import Orientation, Shape, phantom, write_enhanced
 from tests.phantoms.shapes import Box, Ellipsoid
 from tests.real_parts import require_program
@@ -37,6 +37,19 @@ SITUATIONS = (
     "straight-line",
     "none-seen",
     "cut-off",
+    "still-us",
+    "stills-us-in-pixels",
+    "loop-us",
+    "loop-us-none-seen",
+)
+PIXELMED_SITUATIONS = (
+    "oblique-mr",
+    "multi-frame-mr",
+    "straight-line",
+    "none-seen",
+    "stills-us-in-pixels",
+    "loop-us",
+    "loop-us-none-seen",
 )
 
 
@@ -46,6 +59,12 @@ def situation(name: str, folder: Path) -> Situation:
     if name == "multi-frame-mr":
         truth = phantom("oblique", COARSE_MM, intensity_unit="arbitrary")
         return seen(write_enhanced(truth.volume, folder / "e.dcm", identity("MR")), truth)
+    if name == "still-us":
+        return scanned(folder, "still", photometric="RGB")
+    if name == "stills-us-in-pixels":
+        return scanned(folder, "stills", spacing_mm=None)
+    if name.startswith("loop-us"):
+        return scanned(folder, "loop", none_seen=name.endswith("none-seen"))
     if name == "single-slice":
         return written(folder, spacing_mm=(96.0, 2.0, 3.0))
     if name == "straight-line":
@@ -98,7 +117,7 @@ def test_dcmtk_reads_every_report_and_shows_its_values(tmp_path: Path, name: str
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["oblique-mr", "multi-frame-mr", "straight-line", "none-seen"])
+@pytest.mark.parametrize("name", PIXELMED_SITUATIONS)
 def test_pixelmed_finds_no_error_in_the_templates(tmp_path: Path, name: str) -> None:
     java = require_program("java")
     if not PIXELMED_JAR.exists():
