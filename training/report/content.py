@@ -18,7 +18,7 @@ from training.report.tables import (
     protocols_table,
     strata_table,
 )
-from training.statistics import LEVEL, RESAMPLES, Summary
+from training.statistics import LEVEL, RESAMPLES
 
 PUBLISHED = (("0.85", "0.76", "3.2 mm"), ("0.82", "0.73", "3.8 mm"), ("0.78", "0.69", "4.1 mm"))
 """Dice, IoU and Hausdorff distance of the three published networks."""
@@ -144,14 +144,10 @@ def _beside(entry: Entry) -> Iterator[tuple[str, ...]]:
     """Means over the labels, of all cases and of those with a truth."""
     for part, evaluation in parts_of(entry.evaluation).items():
         found = evaluation.summaries()
-        overlap = (mean_of(found[metric], 3) for metric in ("dice", "iou"))
-        distance = f"{mean_of(found['hausdorff'], 1)} {evaluation.distance_unit}"
+        overlap = (f"{found[metric].mean:.3f}" for metric in ("dice", "iou"))
+        far = found["hausdorff"].mean
+        distance = "-" if far is None else f"{far:.1f} {evaluation.distance_unit}"
         yield (entry.title, entry.job.task, part, *overlap, distance)
-
-
-def mean_of(summary: Summary, digits: int) -> str:
-    """The mean with so many digits; a dash where there is none."""
-    return "-" if summary.mean is None else f"{summary.mean:.{digits}f}"
 
 
 def _of_task(results: Results, task: str, pictures: Path) -> list[Block]:
