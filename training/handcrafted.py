@@ -49,10 +49,10 @@ class ForestSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     seed: int = Field(ge=0)
-    trees: int = Field(default=80, ge=1)
+    trees: int = Field(default=50, ge=1)
     depth: int = Field(default=18, ge=1)
     smallest_leaf: int = Field(default=4, ge=1)
-    voxels_per_case: int = Field(default=600, ge=2)
+    voxels_per_case: int = Field(default=300, ge=2)
     """Drawn from each case, as many of each label that it has as of background."""
     scales_px: tuple[float, ...] = Field(default=(1.0, 2.0, 4.0, 8.0, 16.0), min_length=1)
     smoothing_px: float = Field(default=2.0, ge=0.0)

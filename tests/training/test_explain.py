@@ -67,6 +67,15 @@ def test_grad_cam_peaks_where_the_known_filter_finds_the_lesion() -> None:
     assert found[DARK] == 0.0
 
 
+def test_grad_cam_explains_the_region_and_no_other_lesion() -> None:
+    network = TwoDetectors()
+    with torch.no_grad():
+        network.decide.weight[1] = 6.0  # now either detector makes a lesion
+    image, region = two_spots()
+    found = seg_grad_cam(network, image, region, layer="look")
+    assert (found[BRIGHT], found[DARK]) == (1.0, 0.0)
+
+
 def test_grad_cam_for_the_background_does_not_show_the_lesion() -> None:
     image, region = two_spots()
     found = seg_grad_cam(TwoDetectors(), image, region, label=0, layer="look")

@@ -44,6 +44,12 @@ def test_the_peak_drops_a_piece_that_is_nowhere_certain() -> None:
     assert (point.peak_probability, point.dice) == (0.9, 1.0)
 
 
+def test_a_lesion_whose_piece_is_dropped_is_not_hit() -> None:
+    case = scored((6, 0.6, (3, 3), True), (6, 0.95, (20, 20), True))
+    (point,) = operating_points([case], Choices(thresholds=(0.5,), peaks=(0.9,)))
+    assert point.sensitivity == 0.5
+
+
 def test_a_bound_on_false_findings_is_kept_at_the_price_of_dice() -> None:
     good = scored((6, 0.6, (3, 3), True))
     bad = scored((6, 0.6, (3, 3), True), (1, 0.6, (20, 20), False), (1, 0.6, (30, 30), False))

@@ -87,11 +87,13 @@ def test_the_lesion_that_comes_is_as_bright_as_its_donor_and_as_large_as_its_sca
 
 def test_a_lesion_takes_the_grey_level_of_its_new_surroundings() -> None:
     image, truth = scene(lesion=False, seed=9)
-    image += 0.05
-    new_image, _, came = inserted(image, truth, donor())
-    ring = ndimage.binary_dilation(came, iterations=2) & ~ndimage.binary_dilation(came)
-    outside = ~ndimage.binary_dilation(came, iterations=6)
-    assert new_image[0][ring].mean() == pytest.approx(image[0][outside].mean(), abs=0.12)
+    image[:, :, 50:] += 5.0  # far from alike; it widens what counts as alike on the left
+    patch = donor()
+    brighter = LesionPatch(patch.image + 0.8, patch.mask, patch.label)
+    new_image, _, came = inserted(image, truth, brighter)
+    ring = ndimage.binary_dilation(came, iterations=3) & ~ndimage.binary_dilation(came)
+    assert new_image[0][ring].mean() == pytest.approx(0.0, abs=0.12)
+    assert new_image[0][ndimage.binary_erosion(came, iterations=2)].mean() == pytest.approx(1.0, rel=0.2)
 
 
 def test_a_lesion_goes_where_the_tissue_is_like_that_around_the_donor() -> None:
@@ -157,6 +159,7 @@ def test_a_lesion_that_may_not_be_turned_keeps_its_upper_side() -> None:
     wide = np.zeros((25, 35), np.bool_)
     wide[8:17, 8:27] = True
     sides = np.where(wide, np.where(np.arange(25)[:, None] < 12, 1.0, 2.0), 0.0).astype(np.float32)
+    sides += image[0, :25, :35]
     patch = LesionPatch(np.stack([sides, 2 * sides]), wide, 1)
     for seed in range(6):
         rng = np.random.default_rng(seed)
