@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 from skimage.measure import marching_cubes, mesh_surface_area
 
 from inference.diameters import Mask, Points, longest_line, longest_perpendicular
@@ -195,7 +196,9 @@ def _axes(mask: Mask, lesion: Lesion, volume: Volume) -> tuple[int, Axis | Absen
     Returns the slice that shows the lesion best, the long axis and the short axis.
     """
     to_mm = np.diag(volume.pixel_spacing_at(lesion.box[0].start) or (1.0, 1.0))
-    lines = {int(index): longest_line(mask[index], to_mm) for index in np.flatnonzero(mask.any(axis=(1, 2)))}
+    occupied = np.flatnonzero(mask.any(axis=(1, 2)))
+    planes = {int(i): mask[i] if volume.has_geometry else _largest_piece(mask[i]) for i in occupied}
+    lines = {index: longest_line(plane, to_mm) for index, plane in planes.items()}
     lengths = {i: _length(line) for i, line in lines.items() if line is not None}
     if not lengths:
         widest = int(np.argmax(mask.sum(axis=(1, 2))))
@@ -204,7 +207,7 @@ def _axes(mask: Mask, lesion: Lesion, volume: Volume) -> tuple[int, Axis | Absen
     best = max(lengths, key=lambda index: round(lengths[index], 6))
     long_line = lines[best]
     assert long_line is not None
-    short_line = longest_perpendicular(mask[best], to_mm, long_line)
+    short_line = longest_perpendicular(planes[best], to_mm, long_line)
     return (
         best + lesion.box[0].start,
         _axis(long_line, best, lesion, volume),
@@ -212,6 +215,13 @@ def _axes(mask: Mask, lesion: Lesion, volume: Volume) -> tuple[int, Axis | Absen
         if short_line is None
         else _axis(short_line, best, lesion, volume),
     )
+
+
+def _largest_piece(plane: Mask) -> Mask:
+    """What is apart in an image and meets only at another time is not measured as one."""
+    pieces, _ = ndimage.label(plane, np.ones((3, 3)))
+    largest: Mask = pieces == np.argmax(np.bincount(pieces.ravel())[1:]) + 1
+    return largest
 
 
 def _length(line: Points) -> float:

@@ -116,7 +116,7 @@ class TestWithoutAPlaceInThePatient:
     def found(self, clips: tuple[Clip, ...] = (), **how: float) -> LesionMap:
         values = self.values()
         volume = Volume(np.zeros(values.shape, np.int16), None, "grey", clips=clips)
-        return find_lesions(LabelMap(values, (LESION_LABEL,)), volume, Postprocessing(**how))
+        return find_lesions(LabelMap(values, (LESION_LABEL,)), volume, Postprocessing.model_validate(how))
 
     def test_a_lesion_is_followed_through_the_frames_of_a_loop(self) -> None:
         assert sizes(self.found()) == [21]

@@ -228,6 +228,16 @@ class TestWithoutGeometry:
         assert length(measurement.long_axis) == pytest.approx(np.hypot(0.5, 5 * 0.25))
         assert value(measurement.area, "mm2") == pytest.approx(12 * 0.5 * 0.25)
 
+    def test_pieces_that_meet_only_at_another_time_are_not_measured_as_one(self) -> None:
+        numbers = np.zeros((2, 10, 20), np.uint16)
+        numbers[0, 2, 6:11] = 1
+        numbers[1, 2, 2:8] = numbers[1, 2, 10:12] = 1
+        volume = Volume(np.ones((2, 10, 20), np.int16), None, "grey")
+        (measurement,) = measure_lesions(lesion_map_of(numbers), volume)
+        assert value(measurement.area, "{pixels}") == 8
+        assert isinstance(measurement.long_axis, Axis)
+        assert value(measurement.long_axis.length, "{pixels}") == 5, "not 9, over the gap"
+
     def test_each_image_has_its_own_spacing(self) -> None:
         first, second = self.loop((0.5, 0.5), None)
         assert value(first.area, "mm2") == pytest.approx(8 * 0.25)

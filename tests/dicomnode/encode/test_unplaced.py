@@ -173,7 +173,7 @@ class TestReports:
     def test_pixels_are_said_to_be_pixels(self, tmp_path: Path) -> None:
         made = scanned(tmp_path, "still", spacing_mm=None).encode()
         for kind in ("sr_measurements", "sr_volumes"):
-            words = sentences(made[kind].dataset)  # type: ignore[index]
+            words = sentences(made[kind].dataset)
             assert words.count("Lengths and areas are in pixels") == 1
 
     def test_where_only_some_are_in_pixels_they_are_named(self, mixed: Situation) -> None:
