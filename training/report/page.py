@@ -16,6 +16,7 @@ body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(
   max-width: 80rem; margin: 2rem auto; padding: 0 1rem; }
 h2 { margin-top: 3rem; border-bottom: 2px solid var(--line); }
 p { max-width: 48rem; }
+figure { margin: 1rem 0 2rem; }
 .wide { overflow-x: auto; margin: 1rem 0 2rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 caption { text-align: left; font-weight: 600; padding: 0.4rem 0; }
@@ -47,7 +48,7 @@ def _html(block: Block) -> str:
             return f"<pre>{escape(text)}</pre>"
         case Picture(path, text):
             content = b64encode(path.read_bytes()).decode()
-            return f'<p class="wide"><img src="data:image/png;base64,{content}" alt="{escape(text)}"></p>'
+            return f'<figure><img src="data:image/png;base64,{content}" alt="{escape(text)}"></figure>'
         case Table():
             return _table(block)
 
