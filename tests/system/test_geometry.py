@@ -81,18 +81,20 @@ def _lesions_in_space(seg: Dataset) -> dict[int, tuple[np.ndarray, float]]:
     origins: set[tuple[float, ...]] = set()
     frames = list(read_frames(seg))
     for frame in frames:
+        assert frame.position_mm is not None and frame.spacing_mm is not None
         rows, columns = np.nonzero(frame.mask)
         places = (
             frame.position_mm
-            + np.outer(columns, frame.along_row) * frame.column_spacing_mm
-            + np.outer(rows, frame.along_column) * frame.row_spacing_mm
+            + np.outer(columns, frame.along_row) * frame.spacing_mm[1]
+            + np.outer(rows, frame.along_column) * frame.spacing_mm[0]
         )
         points.setdefault(frame.segment_number, []).append(places)
         origins.add(tuple(np.round(frame.position_mm, 3)))
     normal = np.cross(frames[0].along_row, frames[0].along_column)
     heights = np.unique(np.round(np.array(sorted(origins)) @ normal, 3))
     step_mm = float(np.diff(heights).min())
-    area_mm2 = frames[0].row_spacing_mm * frames[0].column_spacing_mm
+    assert frames[0].spacing_mm is not None
+    area_mm2 = float(np.prod(frames[0].spacing_mm))
     return {
         number: (np.concatenate(parts).mean(axis=0), sum(map(len, parts)) * area_mm2 * step_mm)
         for number, parts in points.items()

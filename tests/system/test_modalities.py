@@ -70,10 +70,13 @@ def head() -> Volume:
 def study(modality: str, folder: Path) -> tuple[SeriesIdentity, list[Path]]:
     if modality == "CT":
         identity = SeriesIdentity(attributes={"ImageType": ["ORIGINAL", "PRIMARY", "AXIAL"]})
-        return identity, write_series(chest(spacing_mm=(2.5, 1.0, 1.0)).volume, folder, identity)
+        write_series(chest(spacing_mm=(2.5, 1.0, 1.0)).volume, folder, identity)
+        return identity, sorted(folder.iterdir())
     if modality == "MR":
-        return MR, write_series(head(), folder, MR)
-    return US, write_stills(folder, list(ultrasound_phantom(2).grey), US)
+        write_series(head(), folder, MR)
+        return MR, sorted(folder.iterdir())
+    write_stills(folder, list(ultrasound_phantom(2).grey), US)
+    return US, sorted(folder.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -85,7 +88,7 @@ def test_a_study_of_each_modality_comes_back_with_results_of_its_model(
     identity, paths = study(modality, tmp_path)
     forward(shipped, pacs, paths)
     jobs = shipped.wait_until_delivered(identity.study_instance_uid)
-    assert {job.model_name for job in jobs} == {model}
+    assert {job.model for job in jobs} == {model}
     results = received(pacs, identity.study_instance_uid)
     assert {dataset.Modality for dataset in results} <= {"SEG", "SR"}
     assert any(dataset.Modality == "SR" for dataset in results)
@@ -104,6 +107,7 @@ def test_the_glioblastoma_of_a_real_series_is_found(shipped: Node, pacs: Archive
     )
     found = np.zeros((len(paths), seg.Rows, seg.Columns), bool)
     for frame in read_frames(seg):
+        assert frame.position_mm is not None
         found[heights.index(round(float(frame.position_mm[2]), 1))] |= frame.mask
     assert dice(found, expert_tumour(found.shape)) > 0.5
 
@@ -122,7 +126,8 @@ def test_the_lesion_of_a_real_ultrasound_image_is_outlined(
     tests = [case for case in data.cases() if case.split == "test" and case.stratum == "benign"]
     loaded = max(map(data.load, tests), key=lambda one: int(one.truth.sum()))
     identity = SeriesIdentity(modality="US", body_part_examined="BREAST")
-    forward(shipped, pacs, write_stills(tmp_path, [loaded.volume.voxels[0].astype(np.uint8)], identity))
+    write_stills(tmp_path, [loaded.volume.voxels[0].astype(np.uint8)], identity)
+    forward(shipped, pacs, sorted(tmp_path.iterdir()))
     shipped.wait_until_delivered(identity.study_instance_uid)
     segs = [d for d in received(pacs, identity.study_instance_uid) if d.Modality == "SEG"]
     found = np.logical_or.reduce([frame.mask for frame in read_frames(segs[0])])

@@ -11,7 +11,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
-from inference.bundle import ModelBundle, read_bundle
+from inference.bundle import read_bundle
 from inference.engine import Model
 from training.cases import of_split
 from training.config import Experiment, card_content, read_experiment

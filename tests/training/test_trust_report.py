@@ -137,7 +137,7 @@ def write_project(folder: Path, dims: int = 2, context: int = 0) -> tuple[Path, 
     return bundle, experiment
 
 
-def report(*arguments: str | Path) -> str:
+def report(*arguments: str | Path | int) -> str:
     app = typer.Typer()
     app.command()(trust)
     result = CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=False)
