@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from inference.bundle import ModelBundle, Postprocessing
+from inference.bundle import Postprocessing
 from inference.engine import Model
 from inference.labelmap import Label
 from inference.lesions import to_label_map
@@ -23,6 +23,8 @@ from training.trust.operating_point import Choices, OperatingPoint, Scored, choo
 MARGIN_VOXELS = 8.0
 """Voxels of the model's grid around truth and findings whose probabilities are calibrated."""
 MOST_VOXELS_PER_CASE = 20_000
+CHOICES = Choices(peaks=(0.0, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95), smallest=(1.0,))
+"""What is tried. The smallest lesion is the experiment's, a clinical choice: it is the unit of sizes here."""
 UNCALIBRATED = 1.0
 
 Floats = npt.NDArray[np.floating]
@@ -64,7 +66,7 @@ def calibrate(
     if all(label.kind == "lesion" for label in labels):
         warm = with_limits(model, temperature=temperature)
         scored = (score(warm, loaded, labels, tick) for loaded in cases)
-        point = choose_operating_point(scored, choices(model.bundle), most_false_per_case)
+        point = choose_operating_point(scored, CHOICES, most_false_per_case)
         limits |= {
             "probability_threshold": point.probability_threshold,
             "peak_probability": point.peak_probability,
@@ -81,15 +83,6 @@ def with_limits(model: Model, **limits: float) -> Model:
     how = card.postprocessing.model_copy(update=limits)
     bundle = replace(model.bundle, card=card.model_copy(update={"postprocessing": how}))
     return Model(bundle, model.device, model.network)
-
-
-def choices(bundle: ModelBundle) -> Choices:
-    """What is tried. The smallest lesion is the experiment's: that is a clinical choice."""
-    how = bundle.card.postprocessing
-    return Choices(
-        peaks=(0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98),
-        smallest=(how.smallest_lesion_mm3 or how.smallest_lesion_share,),
-    )
 
 
 def sample(model: Model, loaded: LoadedCase, tick: Tick) -> tuple[Floats, npt.NDArray[np.uint8]]:
@@ -115,14 +108,17 @@ def score(model: Model, loaded: LoadedCase, labels: Sequence[Label], tick: Tick)
     card = model.bundle.card
     _, certainty = to_label_map(model.probabilities(image), image, tuple(labels), card.postprocessing)
     tick()
-    return Scored(certainty, loaded.truth > 0, loaded.ignored, _voxel_size(loaded.volume))
+    size = _voxel_size(loaded.volume, card.postprocessing)
+    return Scored(certainty, loaded.truth > 0, loaded.ignored, size)
 
 
-def _voxel_size(volume: Volume) -> float:
-    """In mm3, or as the share of one image where millimetres are not known."""
+def _voxel_size(volume: Volume, how: Postprocessing) -> float:
+    """As a share of the smallest lesion, which is in mm3 or, without a place in the patient, of one image."""
     if volume.has_geometry:
-        return volume.voxel_volume_mm3
-    return 1.0 / (volume.shape[1] * volume.shape[2])
+        size, smallest = volume.voxel_volume_mm3, how.smallest_lesion_mm3
+    else:
+        size, smallest = 1.0 / (volume.shape[1] * volume.shape[2]), how.smallest_lesion_share
+    return size / smallest if smallest else np.inf
 
 
 def _lesion(log_probabilities: Floats) -> Floats:

@@ -25,8 +25,8 @@ Floats = npt.NDArray[np.floating]
 class Scored:
     """A validation case with the joint probability of all its labels; arrays (slice, row, column).
 
-    `voxel_size` is the size of one voxel in the unit of `Choices.smallest`: mm3, or the share of
-    one image.
+    `voxel_size` is the size of one voxel in the unit of `Choices.smallest`: mm3, say, or the model's
+    smallest lesion.
     """
 
     certainty: Floats
@@ -82,9 +82,11 @@ def choose_operating_point(
     """The choice with the highest mean Dice, among those with at most `most_false_per_case` false findings.
 
     Of equal choices the one with the lower peak and smaller smallest lesion wins. Raises RunError
-    without cases, or when no choice keeps the bound.
+    without cases, or when no choice keeps the bound, or when none finds any lesion.
     """
     points = operating_points(cases, choices)
+    if all(point.sensitivity == 0.0 for point in points):
+        raise RunError("no threshold finds a lesion of the validation cases: train further")
     kept = [p for p in points if most_false_per_case is None or p.false_per_case <= most_false_per_case]
     if not kept:
         fewest = min(point.false_per_case for point in points)

@@ -48,7 +48,9 @@ def write_report(model: Model, data: DataSet, asked: Asked, folder: Path, tick: 
     explained = explanations(model, data, asked, trust, tick)
     folder.mkdir(parents=True, exist_ok=True)
     content = numbers(model, data, asked, trust, explained)
-    (folder / NUMBERS).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    (folder / NUMBERS).write_text(
+        json.dumps(content, indent=2, default=_plain_number) + "\n", encoding="utf-8"
+    )
     draw(folder, trust, explained)
     blocks = page.blocks(content, folder, trust, explained)
     (folder / README).write_text(to_markdown(blocks, folder), encoding="utf-8")
@@ -99,6 +101,11 @@ def numbers(
         **trust.to_plain(),
         "explained": [one.to_plain() for one in explained],
     }
+
+
+def _plain_number(value: np.generic) -> Any:
+    """A scalar of numpy as one of Python."""
+    return value.item()
 
 
 def draw(folder: Path, trust: Trust, explained: Sequence[Explained]) -> None:
