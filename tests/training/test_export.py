@@ -1,4 +1,4 @@
-"""A bundle is what the training made of it: the same predictions, the promised files, nothing of this machine."""
+"""A bundle is what the training made of it: the same predictions, the promised files, no local path."""
 
 from __future__ import annotations
 
