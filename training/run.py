@@ -11,11 +11,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from inference.engine import best_device
@@ -28,6 +30,7 @@ LEARNT_FROM = ("data", "preprocessing", "network", "augmentation", "fitting", "l
 """Sections of the experiment that decide the weights; the others may change before the export."""
 
 State = dict[str, torch.Tensor]
+Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 @dataclass
@@ -126,8 +129,20 @@ def optimiser_of(network: torch.nn.Module, how: Fitting) -> torch.optim.Optimize
 def _average(network: torch.nn.Module, how: Fitting) -> AveragedModel | None:
     if not how.average_decay:
         return None
-    moving_average = get_ema_multi_avg_fn(how.average_decay)  # type: ignore[no-untyped-call]
-    return AveragedModel(network, multi_avg_fn=moving_average, use_buffers=True)
+    return AveragedModel(network, multi_avg_fn=moving_average(how.average_decay), use_buffers=True)
+
+
+def moving_average(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
+    """Follows quickly at first: a decay of (1 + n) / (10 + n) after n steps until it reaches `decay`.
+
+    Otherwise a short run would keep little but its random start. As in TensorFlow's ExponentialMovingAverage.
+    """
+
+    def follow(averages: Tensors, current: Tensors, n: Tensor | int) -> None:
+        early = (1 + int(n)) / (10 + int(n))
+        get_ema_multi_avg_fn(min(decay, early))(averages, current, n)  # type: ignore[no-untyped-call]
+
+    return follow
 
 
 def open_run(experiment: Experiment, folder: Path, data_digest: str, start: Start | None = None) -> Run:

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pydicom import Dataset, dcmread
 from sqlalchemy import select
 
 from dicomnode.config import PeerSettings, Settings, load_settings
-from dicomnode.deliver.sender import echo
+from dicomnode.deliver.sender import Fate, echo, send
 from dicomnode.demo.archive import Archive
 from dicomnode.errors import TransientError
 from dicomnode.records.db import Database
@@ -26,6 +27,7 @@ T = TypeVar("T")
 
 START_TIMEOUT_S = 60.0
 RESULT_TIMEOUT_S = 90.0
+RESPONSE_TIMEOUT_S = 30.0
 AE_TITLE = "TESTNODE"
 
 ROUTE = """
@@ -222,3 +224,16 @@ first_delay_s = 0.3
             return None if open_jobs else found[0]
 
         return wait_for(ended, f"study {study_instance_uid} has ended")
+
+
+def forward(node: Node, pacs: Archive, paths: list[Path]) -> None:
+    """Put the images into the archive and send them to the node, as a forwarding rule does."""
+    pacs.add(paths)
+    responses = list(send(pacs.ae_title, node.peer, paths, RESPONSE_TIMEOUT_S))
+    assert {response.fate for response in responses} == {Fate.ACCEPTED}
+
+
+def received(pacs: Archive, study_instance_uid: str) -> list[Dataset]:
+    """The results of one study that the archive has been sent."""
+    objects = [dcmread(path) for path in pacs.results()]
+    return [dataset for dataset in objects if dataset.StudyInstanceUID == study_instance_uid]

@@ -10,18 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
 
-from dicomnode.deliver.sender import Fate, send
 from dicomnode.demo.archive import Archive
 from dicomnode.encode.decode import read_frames
 from dicomnode.series_writer import SeriesIdentity, write_series
 from inference.measure import Axis, measure_lesions
 from tests.phantoms import Orientation, Phantom, phantom
-from tests.system.node import Node
+from tests.system.node import Node, forward, received
 
 SPACING_MM = (3.0, 1.0, 1.5)
-RESPONSE_TIMEOUT_S = 30.0
 
 SITUATIONS: list[tuple[Orientation, bool, float]] = [
     ("axial", False, 0.0),
@@ -48,10 +46,10 @@ def test_lesions_return_to_their_place_with_their_size(
 ) -> None:
     truth = phantom(orientation, SPACING_MM, reversed_slices=reversed_slices, tilt_degrees=tilt_degrees)
     identity = SeriesIdentity(series_description="Phantom of shapes".replace("Phantom", "Set"))
-    _forward(node, pacs, write_series(truth.volume, tmp_path, identity))
+    forward(node, pacs, write_series(truth.volume, tmp_path, identity))
     node.wait_until_delivered(identity.study_instance_uid)
 
-    seg, reports = _received(pacs, identity.study_instance_uid)
+    seg, reports = _by_kind(received(pacs, identity.study_instance_uid))
     found = _lesions_in_space(seg)
     assert len(found) == len(truth.shapes)
     for number, (centroid, volume_mm3) in found.items():
@@ -62,17 +60,9 @@ def test_lesions_return_to_their_place_with_their_size(
     _compare_diameters(truth, reports)
 
 
-def _forward(node: Node, pacs: Archive, paths: list[Path]) -> None:
-    pacs.add(paths)
-    responses = list(send(pacs.ae_title, node.peer, paths, RESPONSE_TIMEOUT_S))
-    assert {response.fate for response in responses} == {Fate.ACCEPTED}
-
-
-def _received(pacs: Archive, study_instance_uid: str) -> tuple[Dataset, list[Dataset]]:
-    objects = [dcmread(path) for path in pacs.results()]
-    mine = [dataset for dataset in objects if dataset.StudyInstanceUID == study_instance_uid]
-    (seg,) = [dataset for dataset in mine if dataset.Modality == "SEG"]
-    return seg, [dataset for dataset in mine if dataset.Modality == "SR"]
+def _by_kind(objects: list[Dataset]) -> tuple[Dataset, list[Dataset]]:
+    (seg,) = [dataset for dataset in objects if dataset.Modality == "SEG"]
+    return seg, [dataset for dataset in objects if dataset.Modality == "SR"]
 
 
 def _lesions_in_space(seg: Dataset) -> dict[int, tuple[np.ndarray, float]]:

@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from pydicom import Dataset, dcmread
+from pydicom import dcmread
 
-from dicomnode.deliver.sender import Fate, send
 from dicomnode.demo.archive import Archive
 from dicomnode.encode.decode import read_frames
 from dicomnode.series_writer import SeriesIdentity, write_series
@@ -24,7 +23,7 @@ from inference.predict import segment
 from inference.volume import Volume
 from tests.phantoms.chest import chest
 from tests.phantoms.ultrasound import ultrasound_phantom, write_stills
-from tests.system.node import Node
+from tests.system.node import Node, forward, received
 from training.datasets.busi import Busi
 from training.datasets.files import read_nifti
 
@@ -34,7 +33,6 @@ SHARED = REPOSITORY.parent / "shared/data"
 REAL_MR = SHARED / "dicom_mr_gbm_PGBM-006_T1post"
 REAL_MR_MASK = SHARED / "mr_glioblastoma_t1post_3d/PGBM-006/t2_mask_on_dicom_grid.nii.gz"
 REAL_US = SHARED / "us_breast_busi"
-RESPONSE_TIMEOUT_S = 30.0
 
 MR = SeriesIdentity(
     modality="MR",
@@ -139,17 +137,6 @@ def test_the_lesion_of_a_real_ultrasound_image_is_outlined(
     segs = [d for d in received(pacs, identity.study_instance_uid) if d.Modality == "SEG"]
     found = np.logical_or.reduce([frame.mask for frame in read_frames(segs[0])])
     assert np.array_equal(found, expected)
-
-
-def forward(node: Node, pacs: Archive, paths: list[Path]) -> None:
-    pacs.add(paths)
-    responses = list(send(pacs.ae_title, node.peer, paths, RESPONSE_TIMEOUT_S))
-    assert {response.fate for response in responses} == {Fate.ACCEPTED}
-
-
-def received(pacs: Archive, study_instance_uid: str) -> list[Dataset]:
-    objects = [dcmread(path) for path in pacs.results()]
-    return [dataset for dataset in objects if dataset.StudyInstanceUID == study_instance_uid]
 
 
 def dice(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> float:

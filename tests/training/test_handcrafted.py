@@ -90,10 +90,10 @@ def test_the_operating_point_is_that_of_the_highest_dice(forest: Forest) -> None
         with_operating_point(forest, [], choices)
 
 
-def test_a_peak_that_nothing_reaches_leaves_nothing(forest: Forest) -> None:
-    loaded = balls(100)
+def test_a_peak_that_nothing_reaches_is_refused(forest: Forest) -> None:
     choices = Choices(thresholds=(0.5,), peaks=(0.999999,))
-    assert not with_operating_point(forest, [loaded], choices).find(loaded.volume).any()
+    with pytest.raises(RunError, match="no threshold finds a lesion"):
+        with_operating_point(forest, [balls(100)], choices)
 
 
 def test_ignored_voxels_teach_nothing() -> None:

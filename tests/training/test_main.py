@@ -32,8 +32,8 @@ def test_fit_export_and_evaluate_follow_each_other(
     assert "bundle holds ball 0.1.0" in capsys.readouterr().out
     assert call(monkeypatch, "evaluate", tmp_path / "bundle", experiment, "--json") == 0
     content = json.loads(capsys.readouterr().out)
-    assert content["summary"]["n_cases"] == 1
-    assert content["cases"][0]["case"] == "CASE_4"
+    assert content["figures"]["n_cases"] == 1
+    assert [case["case"] for case in content["evaluation"]["cases"]] == ["CASE_4"]
 
 
 def test_a_whole_scan_is_segmented_and_compared_with_the_mask_beside_it(

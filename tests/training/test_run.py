@@ -84,17 +84,32 @@ def test_the_network_that_is_kept_is_the_moving_average_where_one_is_made(experi
     assert plain.average is None and plain.kept is plain.network
 
 
-def test_the_moving_average_follows_slowly(experiment: Experiment) -> None:
-    run = new_run(fitted(experiment, average_decay=0.75), DIGEST)
+def steps_of_one(run: runs.Run, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Move the weights by 1 `count` times; the kept weights before the last step and after it."""
     assert run.average is not None
     run.average.update_parameters(run.network)
+    weight, kept = next(run.network.parameters()), next(run.kept.parameters())
+    for _ in range(count):
+        before = kept.detach().clone()
+        with torch.no_grad():
+            weight.add_(1.0)
+        run.average.update_parameters(run.network)
+    return before, kept
+
+
+def test_the_moving_average_follows_slowly_once_it_runs(experiment: Experiment) -> None:
+    run = new_run(fitted(experiment, average_decay=0.5), DIGEST)
+    before, kept = steps_of_one(run, 20)
+    torch.testing.assert_close(kept - before, torch.full_like(kept, 1.0), rtol=1e-3, atol=1e-3)
     weight = next(run.network.parameters())
-    kept = next(run.kept.parameters())
-    before = kept.detach().clone()
-    with torch.no_grad():
-        weight.add_(1.0)
-    run.average.update_parameters(run.network)
-    torch.testing.assert_close(kept, before + 0.25)
+    torch.testing.assert_close(weight - kept, torch.full_like(kept, 1.0), rtol=1e-3, atol=1e-3)
+
+
+def test_the_moving_average_of_a_short_run_keeps_little_of_its_start(experiment: Experiment) -> None:
+    run = new_run(fitted(experiment, average_decay=0.995), DIGEST)
+    _, kept = steps_of_one(run, 100)
+    behind = next(run.network.parameters()) - kept
+    assert behind.max() < 15.0  # a decay of 0.995 from the start would be 78 behind
 
 
 def saved(experiment: Experiment, folder: Path, step: int) -> runs.Run:

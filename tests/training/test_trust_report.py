@@ -296,9 +296,10 @@ def test_maps_lie_on_the_found_lesion_and_show_no_padding(tmp_path: Path) -> Non
     assert one.truth.sum() == 48
     assert one.image[one.found].min() == pytest.approx(0.6)
     assert one.occlusion[one.found].min() > 0.0
-    rows, columns = np.nonzero(np.abs(one.occlusion) > 1e-5)  # a patch of 2 and its resampling reach 2 beyond
-    assert rows.min() >= BALL[1].start - 2
-    assert columns.max() <= BALL[2].stop + 1
+    rows, columns = np.nonzero(np.abs(one.occlusion) > 1e-5)
+    reach = [size - 1 for size in one.patch]  # of a patch that hides just the edge of the lesion
+    assert rows.min() == BALL[1].start - reach[0]
+    assert columns.max() == BALL[2].stop - 1 + reach[1]
 
 
 def test_where_nothing_is_found_the_truth_is_explained(tmp_path: Path) -> None:
