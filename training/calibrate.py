@@ -79,10 +79,13 @@ def calibrate(
 
 def with_limits(model: Model, **limits: float) -> Model:
     """The same network under other decision limits."""
-    card = model.bundle.card
-    how = card.postprocessing.model_copy(update=limits)
-    bundle = replace(model.bundle, card=card.model_copy(update={"postprocessing": how}))
-    return Model(bundle, model.device, model.network)
+    return with_postprocessing(model, model.bundle.card.postprocessing.model_copy(update=limits))
+
+
+def with_postprocessing(model: Model, how: Postprocessing) -> Model:
+    """The same network, and what comes after it replaced."""
+    card = model.bundle.card.model_copy(update={"postprocessing": how})
+    return Model(replace(model.bundle, card=card), model.device, model.network)
 
 
 def sample(model: Model, loaded: LoadedCase, tick: Tick) -> tuple[Floats, npt.NDArray[np.uint8]]:

@@ -26,14 +26,16 @@ import torch
 from inference.engine import Model, best_device
 from inference.networks.build import build_network
 from inference.volume import Volume
+from training.calibrate import calibrate, with_postprocessing
 from training.cases import digest, of_split
 from training.comparison import Job
+from training.config import Experiment
 from training.evaluate import Finder, evaluate, model_finder
 from training.handcrafted import ForestSettings, fit_forest, with_operating_point
 from training.networks import count_flops, count_parameters
 from training.results import Evaluation
 from training.run import best_state, plain, read_record
-from training.train import Progress, fit, in_memory_bundle, load, used_cases
+from training.train import Progress, fit, in_memory_bundle, load, merit, used_cases
 
 RUNS, TEST, FOUND, FAILED = "runs", "test.json", "found.npz", "failed.json"
 LIBRARIES = ("torch", "monai", "numpy", "scipy", "scikit-learn", "scikit-image")
@@ -187,9 +189,7 @@ def _fit_network(job: Job, folder: Path, watch: Watch) -> Fitted:
     window = experiment.preprocessing.window_size
     shape = (1, experiment.preprocessing.channels, *window)
     record = read_record(folder)
-    sign = -1.0 if experiment.fitting.keep == "loss" else 1.0
-    key = "val_loss" if experiment.fitting.keep == "loss" else "val_dice"
-    best = max(record["history"], key=lambda entry: sign * entry[key])
+    best = max(record["history"], key=lambda entry: merit(entry, experiment.fitting.keep))
     cost = {
         "parameters": count_parameters(network),
         "multiply_adds": count_flops(network, shape),
@@ -199,7 +199,17 @@ def _fit_network(job: Job, folder: Path, watch: Watch) -> Fitted:
         "best_step": best["step"],
     }
     model = Model(in_memory_bundle(experiment), best_device(), network)
+    if job.protocol == "best":
+        model = _at_operating_point(model, experiment, watch)
     return Fitted(model_finder(model), cost)
+
+
+def _at_operating_point(model: Model, experiment: Experiment, watch: Watch) -> Model:
+    """`model` with the limits that an export would choose for it on the validation cases."""
+    data, cases = used_cases(experiment)
+    val = list(load(data, of_split(cases, "val")))
+    watch("choosing the limits on validation cases", 0, 1)
+    return with_postprocessing(model, calibrate(model, val).postprocessing)
 
 
 def _fit_forest(job: Job, watch: Watch) -> Fitted:

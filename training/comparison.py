@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from training.config import Experiment, Strict, complaint, read_toml, to_experiment
+from training.config import Experiment, Strict, complaint, read_toml, to_experiment, untuned
 from training.errors import ExperimentError
 from training.networks import CATALOGUE
 from training.protocols import Protocol
@@ -161,7 +161,7 @@ def _job(plan: Plan, beside: Path, task: Path, protocol: Protocol, network: str)
     content["network"] = CARRIER if CATALOGUE[network].traditional else network
     data = plan.data.get(name)
     experiment = to_experiment(content, path, None if data is None else beside / data, protocol)
-    return Job(name, protocol, network, experiment)
+    return Job(name, protocol, network, untuned(experiment))
 
 
 def _overridden(content: Content, sections: Content) -> Content:

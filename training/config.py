@@ -26,6 +26,8 @@ from training.protocols import PROTOCOLS, Protocol, merged
 
 NATIVE = "native"
 UNKNOWN_DIGEST = "0" * 64
+SIZES_AND_PLACE = {"region", "smallest_lesion_mm3", "smallest_lesion_share"}
+"""What of the postprocessing is a clinical choice and depends on no network."""
 Axis = Literal["slice", "row", "column"]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Pixels = Annotated[int, Field(ge=1)]
@@ -272,6 +274,16 @@ def with_network(experiment: Experiment, name: str) -> Experiment:
     classes = len(experiment.target.labels) + 1
     network = network_def(name, how.spatial_dims, how.channels, classes, experiment.fitting.window_size)
     return Experiment.model_validate(experiment.model_dump() | {"network": network})
+
+
+def untuned(experiment: Experiment) -> Experiment:
+    """The same experiment with decision limits that were fitted to no network.
+
+    A file may hold the limits of the network that is shipped; they would mislead about any other.
+    """
+    how = experiment.postprocessing
+    limits = Postprocessing(**how.model_dump(include=SIZES_AND_PLACE))
+    return experiment.model_copy(update={"postprocessing": limits})
 
 
 def card_content(experiment: Experiment) -> dict[str, Any]:

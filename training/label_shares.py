@@ -19,7 +19,7 @@ from inference.networks.build import build_network
 from training.adjust import with_values
 from training.cases import digest, of_split
 from training.compare import TEST, environment, read_result, write_json
-from training.config import Experiment
+from training.config import Experiment, untuned
 from training.errors import ExperimentError
 from training.evaluate import evaluate, model_finder
 from training.results import Evaluation
@@ -136,7 +136,7 @@ def _measure(part: Part, folder: Path, watch: Watch) -> Evaluation:
     experiment = part.experiment
     network = build_network(experiment.network)
     network.load_state_dict(best_state(folder))
-    model = Model(in_memory_bundle(experiment), best_device(), network)
+    model = Model(in_memory_bundle(untuned(experiment)), best_device(), network)
     data, cases = used_cases(experiment)
     test = of_split(cases, "test")
     done = 0

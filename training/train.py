@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from inference.bundle import ModelBundle, ModelCard, Preprocessing
 from inference.engine import Model, best_device
 from inference.preprocess import stack_context
 from training.cases import Case, DataSet, LoadedCase, Truth, digest, of_split
-from training.config import UNKNOWN_DIGEST, Augmentation, Experiment, card_content
+from training.config import UNKNOWN_DIGEST, Augmentation, Experiment, card_content, untuned
 from training.datasets.catalogue import open_dataset
 from training.errors import RunError
 from training.evaluate import mean_dice, model_finder
@@ -167,20 +168,29 @@ def loss_of(network: torch.nn.Module, batch: Batch, experiment: Experiment) -> t
 def validate(
     run: Run, experiment: Experiment, material: Material, step: int, losses: Sequence[float]
 ) -> bool:
-    """Measure the network that is kept, write it into the history; whether it is the best so far."""
+    """Measure the network that is kept, write it into the history; whether it is the best so far.
+
+    Of two with the same Dice the one with the lower loss is better: early on, no probability may reach
+    the threshold, and the loss alone tells how far the network has come.
+    """
     run.kept.eval()
-    model = Model(in_memory_bundle(experiment), best_device(), run.kept)
+    model = Model(in_memory_bundle(untuned(experiment)), best_device(), run.kept)
     dice = mean_dice(model_finder(model), material.val_cases, experiment.target.labels)
     loss = validation_loss(run.kept, experiment, material.val)
-    value, best = (dice if experiment.fitting.keep == "dice" else -loss), run.record["best"]
-    better = best is None or value > best
-    run.record["history"].append(
-        {"step": step, "loss": sum(losses) / len(losses), "val_loss": loss, "val_dice": dice}
-    )
+    entry = {"step": step, "loss": sum(losses) / len(losses), "val_loss": loss, "val_dice": dice}
+    keep = experiment.fitting.keep
+    better = all(merit(entry, keep) > merit(earlier, keep) for earlier in run.record["history"])
+    run.record["history"].append(entry)
     run.record["step"] = step
-    run.record["best"] = value if better else best
+    if better:
+        run.record["best"] = merit(entry, keep)[0]
     run.record["without_better"] = 0 if better else run.record["without_better"] + 1
     return better
+
+
+def merit(entry: Mapping[str, float], keep: Literal["dice", "loss"]) -> tuple[float, ...]:
+    """What ranks the validations of a run: higher is better."""
+    return (entry["val_dice"], -entry["val_loss"]) if keep == "dice" else (-entry["val_loss"],)
 
 
 @torch.no_grad()

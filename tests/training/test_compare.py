@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +12,12 @@ import torch
 import typer
 from typer.testing import CliRunner
 
+from inference.bundle import Postprocessing
+from inference.engine import Model
 from tests.training.comparisons import PLAN, write_comparison
 from training import compare as runner
+from training.calibrate import Calibrated, calibrate
+from training.cases import LoadedCase
 from training.commands.compare import compare
 from training.commands.networks import networks
 from training.comparison import Comparison, Job, chosen, read_comparison
@@ -218,3 +223,42 @@ def call_networks(*arguments: str) -> str:
     app = typer.Typer()
     app.command()(networks)
     return CliRunner().invoke(app, list(arguments)).output
+
+
+def test_the_limits_of_the_shipped_network_judge_no_other(tmp_path: Path) -> None:
+    path = write_comparison(tmp_path)
+    file = tmp_path / "square.toml"
+    shipped = (
+        "probability_threshold = 0.7\npeak_probability = 0.9\ntemperature = 3.0\nsmallest_lesion_share = 0.01"
+    )
+    file.write_text(file.read_text().replace("probability_threshold = 0.5", shipped), encoding="utf-8")
+    for job in read_comparison(path).jobs:
+        how = job.experiment.postprocessing
+        assert (how.probability_threshold, how.peak_probability, how.temperature) == (0.5, 0.0, 1.0)
+        assert how.smallest_lesion_share == 0.01, "a clinical choice, and not of the network"
+
+
+def test_best_chooses_its_limits_on_the_validation_cases(
+    few: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the choice is a threshold that every probability passes, everything is found."""
+    splits: set[str] = set()
+
+    def any_probability(model: Model, cases: Sequence[LoadedCase]) -> Calibrated:
+        splits.update(loaded.case.split for loaded in cases)
+        return replace(calibrate(model, cases), postprocessing=Postprocessing(probability_threshold=1e-4))
+
+    monkeypatch.setattr(runner, "calibrate", any_probability)
+    (outcome,) = run(few, tmp_path / "out")
+    assert outcome.state == "done", outcome.message
+    assert splits == {"val"}
+    assert runner.read_found(runner.folder_of(tmp_path / "out", outcome.job), 0).all()
+
+
+def test_paper_keeps_the_published_threshold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object) -> Calibrated:
+        raise AssertionError("paper chooses no limits")
+
+    monkeypatch.setattr(runner, "calibrate", never)
+    plan = write_comparison(tmp_path, FEW.replace('["best"]', '["paper"]'))
+    assert [outcome.state for outcome in run(read_comparison(plan), tmp_path / "out")] == ["done"]

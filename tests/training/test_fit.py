@@ -19,7 +19,7 @@ from training.config import Experiment
 from training.errors import DataError, RunError
 from training.run import BEST, BOARD, LAST, RUN, Start, best_state, new_run, read_record
 from training.synthetic import insert
-from training.train import Progress, fit, used_cases
+from training.train import Progress, fit, merit, used_cases
 
 
 class Interrupted(Exception):
@@ -120,6 +120,24 @@ def test_the_history_and_the_curves_are_written_at_every_validation_and_the_last
     events = list((tmp_path / "run" / BOARD).glob("events.out.tfevents.*"))
     assert len(events) == 2 and all(path.stat().st_size for path in events)
     assert {path.name for path in (tmp_path / "run").iterdir()} == {RUN, LAST, BEST, BOARD}
+
+
+def test_of_two_validations_with_the_same_dice_the_lower_loss_is_kept() -> None:
+    early, later = ({"val_dice": 0.1, "val_loss": loss} for loss in (1.3, 0.8))
+    assert merit(later, "dice") > merit(early, "dice")
+    assert merit(early | {"val_dice": 0.2}, "dice") > merit(later, "dice")
+    assert merit(later, "loss") > merit(early | {"val_dice": 0.2}, "loss")
+
+
+def test_validation_ignores_the_limits_of_the_shipped_network(experiment: Experiment, tmp_path: Path) -> None:
+    """A limit that no probability reaches, as a file may hold for a network of other temperature."""
+    limits = experiment.postprocessing.model_copy(update={"peak_probability": 0.999999})
+    for name, postprocessing in (("plain", experiment.postprocessing), ("limited", limits)):
+        run = fitted(experiment, steps=30, validate_every=10, average_decay=0.5)
+        fit(run.model_copy(update={"postprocessing": postprocessing}), tmp_path / name, quiet)
+    plain, limited = (read_record(tmp_path / name)["history"] for name in ("plain", "limited"))
+    assert [entry["val_dice"] for entry in limited] == [entry["val_dice"] for entry in plain]
+    assert max(entry["val_dice"] for entry in plain) > 0
 
 
 class Scores:
