@@ -16,7 +16,7 @@ from dicomnode.encode.context import ResultContext
 from dicomnode.encode.decode import SegmentFrame, read_frames
 from dicomnode.encode.sources import frame_position_mm
 from dicomnode.encode.uids import tracking_uid
-from dicomnode.encode.unplaced import ORIENTATION
+from dicomnode.encode.unplaced import ORIENTATION, common_spacing_mm
 from dicomnode.errors import ResultRejected
 from dicomnode.study import text
 from inference.labelmap import LesionMap
@@ -37,16 +37,21 @@ def check_seg(seg: Dataset, lesion_map: LesionMap, context: ResultContext) -> np
     """The lesion numbers that `seg` holds on the source grid; raises ResultRejected if they differ."""
     _check_segments(seg, lesion_map, context)
     _check_references(seg, context)
-    slice_of = _slice_by_place if context.source.volume.has_geometry else _slice_by_reference
+    placed = context.source.volume.has_geometry
+    slice_of = _slice_by_place if placed else _slice_by_reference
     decoded = np.zeros(lesion_map.values.shape, dtype=np.uint16)
+    spacings_mm = {}
     for frame in read_frames(seg):
         index = slice_of(frame, context)
+        spacings_mm[index] = frame.spacing_mm
         target = decoded[index]
         if frame.mask.shape != target.shape:
             raise ResultRejected(f"SEG frame {frame.number}: size {frame.mask.shape}, source {target.shape}")
         if target[frame.mask].any():
             raise ResultRejected(f"SEG frame {frame.number} overlaps another segment in slice {index}")
         target[frame.mask] = frame.segment_number
+    if not placed:
+        _check_spacings(spacings_mm, context)
     _compare(decoded, lesion_map.values)
     return decoded
 
@@ -106,15 +111,20 @@ def _slice_by_reference(frame: SegmentFrame, context: ResultContext) -> int:
         raise ResultRejected(
             f"SEG frame {frame.number} has a place in the patient, its source image has none"
         )
-    _check_spacing(frame, context.source.volume.pixel_spacing_at(index))
     return index
 
 
-def _check_spacing(frame: SegmentFrame, expected: tuple[float, float] | None) -> None:
-    found = None if frame.spacing_mm is None else tuple(float(value) for value in frame.spacing_mm)
-    same = found == expected if found is None or expected is None else np.allclose(found, expected, rtol=1e-6)
-    if not same:
-        raise ResultRejected(f"SEG frame {frame.number}: pixel spacing {found}, source {expected}")
+def _check_spacings(found: dict[int, npt.NDArray[np.float64] | None], context: ResultContext) -> None:
+    """Pixel spacing of unplaced frames by slice; raises ResultRejected unless it is what `seg` may claim."""
+    expected = common_spacing_mm(context.source.volume, found)
+    for index, spacing_mm in found.items():
+        claimed = None if spacing_mm is None else tuple(float(value) for value in spacing_mm)
+        if claimed is None or expected is None:
+            same = claimed is None and expected is None
+        else:
+            same = np.allclose(claimed, expected, rtol=1e-6)
+        if not same:
+            raise ResultRejected(f"SEG on slice {index}: pixel spacing {claimed}, source {expected}")
 
 
 def _slice_by_place(frame: SegmentFrame, context: ResultContext) -> int:

@@ -80,7 +80,8 @@ def _macro(keyword: str, group: Dataset, shared: Dataset) -> Dataset:
 def _optional(macro: str, keyword: str, group: Dataset, shared: Dataset) -> Vector | None:
     if macro not in group and macro not in shared:
         return None
-    return _vector(_macro(macro, group, shared)[keyword].value)
+    values = _macro(macro, group, shared).get(keyword)
+    return None if values is None else _vector(values)
 
 
 def _vector(values: Any) -> Vector:

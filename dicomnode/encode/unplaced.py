@@ -8,6 +8,8 @@ frame of the segmentation lies on.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from pydicom import Dataset
 from pydicom.datadict import tag_for_keyword
 from pydicom.sequence import Sequence
@@ -16,6 +18,7 @@ from pydicom.uid import CTImageStorage
 from dicomnode.encode.context import ResultContext
 from dicomnode.encode.sources import patient_stand_in, reference
 from dicomnode.study import SourceVolume
+from inference.volume import Volume
 
 ORIENTATION = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
 """Rows run to the right and columns down: the image as it is shown, of which viewers ask a direction."""
@@ -106,20 +109,20 @@ def _index_by_time(seg: Dataset, slices: list[int]) -> None:
 
 
 def _measure_pixels(seg: Dataset, slices: list[int], context: ResultContext) -> None:
-    """Pixel measures where the pixel size is known: for all frames, or for each its own."""
-    del seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
-    volume = context.source.volume
-    if volume.in_plane_spacing_mm is not None:
-        _set_measures(seg.SharedFunctionalGroupsSequence[0], volume.in_plane_spacing_mm)
-        return
-    for group, index in zip(seg.PerFrameFunctionalGroupsSequence, slices, strict=True):
-        spacing_mm = volume.pixel_spacing_at(index)
-        if spacing_mm is not None:
-            _set_measures(group, spacing_mm)
+    """Pixel measures that hold for all frames, without a pixel size where it is unknown or differs.
 
-
-def _set_measures(group: Dataset, spacing_mm: tuple[float, float]) -> None:
+    OHIF 3.13.2 goes blank over a segmentation whose shared groups lack them. The images themselves say
+    what each pixel measures.
+    """
+    spacing_mm = common_spacing_mm(context.source.volume, slices)
     measures = Dataset()
-    measures.PixelSpacing = [f"{value:.10g}" for value in spacing_mm]
+    if spacing_mm is not None:
+        measures.PixelSpacing = [f"{value:.10g}" for value in spacing_mm]
     measures.SliceThickness = NEXT_TO_NOTHING_MM
-    group.PixelMeasuresSequence = Sequence([measures])
+    seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence = Sequence([measures])
+
+
+def common_spacing_mm(volume: Volume, slices: Iterable[int]) -> tuple[float, float] | None:
+    """Distance between rows and between columns in these slices, None where unknown or different."""
+    spacings_mm = {volume.pixel_spacing_at(index) for index in slices}
+    return spacings_mm.pop() if len(spacings_mm) == 1 else None
