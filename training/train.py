@@ -30,6 +30,8 @@ from training.windows import Batch, Sampler
 LARGEST_GRADIENT = 5.0
 LOSS_BATCHES = 6
 """Batches of unchanged windows over which the validation loss is the mean."""
+DICE_DIGITS = 2
+"""Smaller differences of the validation Dice are noise."""
 UNCHANGED = Augmentation(rotate_degrees=0.0, scale=0.0, shift=0.0, noise=0.0)
 
 
@@ -170,8 +172,8 @@ def validate(
 ) -> bool:
     """Measure the network that is kept, write it into the history; whether it is the best so far.
 
-    Of two with the same Dice the one with the lower loss is better: early on, no probability may reach
-    the threshold, and the loss alone tells how far the network has come.
+    Of two with about the same Dice the one with the lower loss is better: early on, hardly a probability
+    reaches the threshold, and the loss alone tells how far the network has come.
     """
     run.kept.eval()
     model = Model(in_memory_bundle(untuned(experiment)), best_device(), run.kept)
@@ -183,14 +185,16 @@ def validate(
     run.record["history"].append(entry)
     run.record["step"] = step
     if better:
-        run.record["best"] = merit(entry, keep)[0]
+        run.record["best"] = dice if keep == "dice" else -loss
     run.record["without_better"] = 0 if better else run.record["without_better"] + 1
     return better
 
 
 def merit(entry: Mapping[str, float], keep: Literal["dice", "loss"]) -> tuple[float, ...]:
     """What ranks the validations of a run: higher is better."""
-    return (entry["val_dice"], -entry["val_loss"]) if keep == "dice" else (-entry["val_loss"],)
+    if keep == "loss":
+        return (-entry["val_loss"],)
+    return round(entry["val_dice"], DICE_DIGITS), -entry["val_loss"]
 
 
 @torch.no_grad()

@@ -102,7 +102,7 @@ def test_training_lowers_the_loss_and_keeps_the_best_weights(experiment: Experim
     assert [entry["step"] for entry in record["history"]] == [10, 20, 30]
     assert record["history"][-1]["loss"] < 0.8 * record["history"][0]["loss"]
     assert record["history"][-1]["val_loss"] < record["history"][0]["val_loss"]
-    assert record["best"] == max(entry["val_dice"] for entry in record["history"])
+    assert record["best"] == pytest.approx(max(e["val_dice"] for e in record["history"]), abs=0.01)
     steps = [progress for progress in told if progress.val_dice is None]
     assert [progress.step for progress in steps] == list(range(1, 31))
     assert record["history"][0]["loss"] == pytest.approx(math.fsum(p.loss for p in steps[:10]) / 10)
@@ -122,8 +122,8 @@ def test_the_history_and_the_curves_are_written_at_every_validation_and_the_last
     assert {path.name for path in (tmp_path / "run").iterdir()} == {RUN, LAST, BEST, BOARD}
 
 
-def test_of_two_validations_with_the_same_dice_the_lower_loss_is_kept() -> None:
-    early, later = ({"val_dice": 0.1, "val_loss": loss} for loss in (1.3, 0.8))
+def test_of_two_validations_with_about_the_same_dice_the_lower_loss_is_kept() -> None:
+    early, later = {"val_dice": 0.104, "val_loss": 1.3}, {"val_dice": 0.1, "val_loss": 0.8}
     assert merit(later, "dice") > merit(early, "dice")
     assert merit(early | {"val_dice": 0.2}, "dice") > merit(later, "dice")
     assert merit(later, "loss") > merit(early | {"val_dice": 0.2}, "loss")
