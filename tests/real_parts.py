@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -17,8 +18,15 @@ def require_program(name: str) -> str:
     """Path of an installed program; skips the test where it is missing, and fails it in CI."""
     outside = [place for place in os.environ["PATH"].split(os.pathsep) if Path(place) != ENVIRONMENT]
     path = shutil.which(name, path=os.pathsep.join(outside)) or shutil.which(name, path=ENVIRONMENT)
-    if path is None and os.environ.get("CI"):
+    return path or _missing(name)
+
+
+def require_file(path: Path) -> str:
+    """Path of an installed file; skips the test where it is missing, and fails it in CI."""
+    return str(path) if path.exists() else _missing(path.name)
+
+
+def _missing(name: str) -> NoReturn:
+    if os.environ.get("CI"):
         pytest.fail(f"{name} is not installed; CI must install it", pytrace=False)
-    if path is None:
-        pytest.skip(f"{name} is not installed")
-    return path
+    pytest.skip(f"{name} is not installed")

@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.real_parts import require_program
+from tests.real_parts import require_file, require_program
 from tests.system.node import AE_TITLE, free_port, wait_for
 
 AE = "ORTHANC"
+DICOMWEB_PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+"""Where Debian's orthanc-dicomweb puts it."""
 
 FORWARD_STABLE_STUDIES = """
 function OnStableStudy(studyId, tags, metadata)
@@ -33,6 +35,7 @@ class Orthanc:
     node_port: int
     stable_age_s: int = 1
     forward: bool = True
+    dicomweb: bool = False
     dicom_port: int = field(default_factory=free_port)
     http_port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
@@ -43,7 +46,8 @@ class Orthanc:
         configuration: dict[str, Any] = {
             "StorageDirectory": str(self.folder / "storage"),
             "IndexDirectory": str(self.folder / "storage"),
-            "Plugins": [],
+            "Plugins": [require_file(DICOMWEB_PLUGIN)] if self.dicomweb else [],
+            "DicomWeb": {"Enable": self.dicomweb, "StudiesMetadata": "Full", "SeriesMetadata": "Full"},
             "DicomAet": AE,
             "DicomPort": self.dicom_port,
             "HttpPort": self.http_port,

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dicomnode.encode.context import Result, ResultContext, ResultKind
+from dicomnode.encode.dress import to_bytes
 from dicomnode.encode.results import encode_results
 from dicomnode.read.volumes import read_volume
 from dicomnode.series_writer import SeriesIdentity
@@ -21,7 +22,7 @@ from inference.codes import Code
 from inference.labelmap import Label, Lesion, LesionMap
 from inference.measure import LesionMeasurement, measure_lesions
 from inference.volume import IntensityUnit
-from tests.phantoms import Orientation, Phantom, phantom, write_phantom
+from tests.phantoms import Orientation, Phantom, phantom, write_enhanced, write_phantom
 from tests.phantoms.ultrasound import SPACING_MM, ultrasound_phantom, write_loop, write_stills
 from tests.phantoms.volumes import lesion_map_of, voxel_centres
 
@@ -176,3 +177,36 @@ def each_image_its_own(numbers: npt.NDArray[Any]) -> npt.NDArray[Any]:
             count += 1
             found[index][image == number] = count
     return found
+
+
+def situation(name: str, folder: Path) -> Situation:
+    """The situation of this name, its images written into `folder`."""
+    if name == "oblique-mr":
+        return written(folder, "oblique", modality="MR")
+    if name == "multi-frame-mr":
+        truth = phantom("oblique", COARSE_MM, intensity_unit="arbitrary")
+        return seen(write_enhanced(truth.volume, folder / "e.dcm", identity("MR")), truth)
+    if name == "still-us":
+        return scanned(folder, "still", photometric="RGB")
+    if name == "stills-us-in-pixels":
+        return scanned(folder, "stills", spacing_mm=None)
+    if name.startswith("loop-us"):
+        return scanned(folder, "loop", none_seen=name.endswith("none-seen"))
+    if name == "single-slice":
+        return written(folder, spacing_mm=(96.0, 2.0, 3.0))
+    if name == "straight-line":
+        return drawn(folder, [(3, 12, c) for c in range(10, 15)], [(7, 20, 20)])
+    if name == "none-seen":
+        return drawn(folder)
+    if name == "cut-off":
+        return drawn(folder, [(z, y, x) for z in range(2) for y in range(4) for x in range(6)])
+    return written(folder, "sagittal")
+
+
+def saved(made: Situation, folder: Path) -> dict[ResultKind, Path]:
+    """The encoded objects as files."""
+    paths = {}
+    for kind, result in made.encode().items():
+        paths[kind] = folder / f"{kind}.dcm"
+        paths[kind].write_bytes(to_bytes(result.dataset))
+    return paths

@@ -1,7 +1,7 @@
 """Programs of others read our objects: dciodvfy, DCMTK, PixelMed, dcmqi.
 
-Not covered: viewers. OHIF opens these layouts (measured by hand); Weasis and 3D Slicer windows were not
-tried. dcentvfy is left out, its messages on reports are noise.
+OHIF is in tests/viewers. Not covered: the windows of Weasis and 3D Slicer. dcentvfy is left out, its
+messages on reports are noise.
 """
 
 from __future__ import annotations
@@ -15,11 +15,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 
-from dicomnode.encode.context import ResultKind
-from dicomnode.encode.dress import to_bytes
 from inference.measure import Axis, Quantity
-from tests.dicomnode.encode.situations import COARSE_MM, Situation, drawn, identity, scanned, seen, written
-from tests.phantoms import Orientation, Shape, phantom, write_enhanced
+from tests.dicomnode.encode.situations import saved, situation, written
+from tests.phantoms import Orientation, Shape, phantom
 from tests.phantoms.shapes import Box, Ellipsoid
 from tests.real_parts import require_program
 
@@ -51,38 +49,6 @@ PIXELMED_SITUATIONS = (
     "loop-us",
     "loop-us-none-seen",
 )
-
-
-def situation(name: str, folder: Path) -> Situation:
-    if name == "oblique-mr":
-        return written(folder, "oblique", modality="MR")
-    if name == "multi-frame-mr":
-        truth = phantom("oblique", COARSE_MM, intensity_unit="arbitrary")
-        return seen(write_enhanced(truth.volume, folder / "e.dcm", identity("MR")), truth)
-    if name == "still-us":
-        return scanned(folder, "still", photometric="RGB")
-    if name == "stills-us-in-pixels":
-        return scanned(folder, "stills", spacing_mm=None)
-    if name.startswith("loop-us"):
-        return scanned(folder, "loop", none_seen=name.endswith("none-seen"))
-    if name == "single-slice":
-        return written(folder, spacing_mm=(96.0, 2.0, 3.0))
-    if name == "straight-line":
-        return drawn(folder, [(3, 12, c) for c in range(10, 15)], [(7, 20, 20)])
-    if name == "none-seen":
-        return drawn(folder)
-    if name == "cut-off":
-        return drawn(folder, [(z, y, x) for z in range(2) for y in range(4) for x in range(6)])
-    return written(folder, "sagittal")
-
-
-def saved(made: Situation, folder: Path) -> dict[ResultKind, Path]:
-    """The encoded objects as files."""
-    paths = {}
-    for kind, result in made.encode().items():
-        paths[kind] = folder / f"{kind}.dcm"
-        paths[kind].write_bytes(to_bytes(result.dataset))
-    return paths
 
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:

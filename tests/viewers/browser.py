@@ -1,0 +1,148 @@
+"""A page of OHIF in a headless browser, asked what it has loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from tests.real_parts import require_program
+
+OPEN_TIMEOUT_MS = 120_000
+STEP_TIMEOUT_MS = 60_000
+SETTLE_MS = 1_500
+"""For animations and the last picture: there is no event to wait for."""
+SIZE = {"width": 1600, "height": 1000}
+
+ARGUMENTS = [
+    "--no-sandbox",
+    "--use-gl=angle",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+NO_TOUR = "localStorage.setItem('shownTours', '[\"basicViewerTour\"]')"
+
+RESULT = "[data-cy=study-browser-thumbnail-no-image]"
+LOAD = "[data-cy=yes-hydrate-btn]"
+
+DISPLAY_SETS = """() => window.services.displaySetService.activeDisplaySets.map(
+    d => ({modality: d.Modality, description: d.SeriesDescription, loaded: !!d.isLoaded,
+           measurements: (d.measurements || []).map(m => ({
+               loaded: m.loaded, uid: m.TrackingUniqueIdentifier,
+               labels: (m.labels || []).map(l => [l.label, l.value])}))}))"""
+
+SEGMENTS = """() => window.services.segmentationService.getSegmentations().flatMap(
+    s => Object.values(s.segments).map(x => [x.segmentIndex, x.label]))"""
+
+LABEL_MAPS = """() => {
+    const found = {};
+    for (const s of window.services.segmentationService.getSegmentations())
+        for (const id of s.representationData.Labelmap.imageIds) {
+            const image = window.cornerstone.cache.getImage(id);
+            const data = image.voxelManager.getScalarData();
+            const voxels = [];
+            data.forEach((value, at) => { if (value) voxels.push([at, value]); });
+            found[image.referencedImageId] = voxels;
+        }
+    return found;
+}"""
+
+MEASUREMENTS = """() => window.services.measurementService.getMeasurements().map(
+    m => ({label: m.label, tool: m.toolName, sop: m.SOPInstanceUID, frame: m.frameNumber,
+           shown: m.displayText.primary}))"""
+
+
+@contextmanager
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium without a screen, drawing in software."""
+    chromium = require_program("chromium")
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+        yield started
+        started.close()
+
+
+@dataclass
+class Viewer:
+    """One study, open."""
+
+    page: Page
+    pictures: Path
+    """Screenshots are written to PICTURES-STEP.png."""
+    problems: list[str] = field(default_factory=list)
+    """Errors of the page, its console and its requests."""
+
+    @classmethod
+    def open(cls, running: Browser, address: str, study_instance_uid: str, pictures: Path) -> Viewer:
+        """Open the study and wait until its results are listed."""
+        context = running.new_context(viewport=SIZE)  # type: ignore[arg-type]
+        context.add_init_script(NO_TOUR)
+        viewer = cls(context.new_page(), pictures)
+        page, problems = viewer.page, viewer.problems
+        page.set_default_timeout(STEP_TIMEOUT_MS)
+        page.on("pageerror", lambda error: problems.append(f"page: {error}"))
+        page.on("console", lambda said: problems.append(said.text) if said.type == "error" else None)
+        page.on(
+            "response", lambda r: problems.append(f"HTTP {r.status} {r.url}") if r.status >= 400 else None
+        )
+        page.goto(f"{address}/viewer?StudyInstanceUIDs={study_instance_uid}")
+        page.wait_for_selector(RESULT, timeout=OPEN_TIMEOUT_MS)
+        return viewer
+
+    def close(self) -> None:
+        self.page.context.close()
+
+    def show(self, description: str) -> dict[str, Any]:
+        """Double-click a result in the list, agree to load it and wait; returns what OHIF knows of it."""
+        self.page.locator(RESULT, has_text=description).dblclick()
+        self.page.wait_for_function(
+            f"() => ({DISPLAY_SETS})().some(d => d.description === {json.dumps(description)} && d.loaded)"
+        )
+        self.page.wait_for_timeout(SETTLE_MS)
+        prompt = self.page.locator(LOAD)
+        if prompt.count():
+            prompt.click()
+            prompt.wait_for(state="detached")
+            self.page.wait_for_timeout(SETTLE_MS)
+        (found,) = [d for d in self.page.evaluate(DISPLAY_SETS) if d["description"] == description]
+        return dict(found)
+
+    def descriptions(self, modality: str) -> list[str]:
+        """Series descriptions of one modality, in the order of the list."""
+        found = {d["description"] for d in self.page.evaluate(DISPLAY_SETS) if d["modality"] == modality}
+        listed = self.page.locator(RESULT).all_inner_texts()
+        return sorted(found, key=lambda name: next(i for i, text in enumerate(listed) if name in text))
+
+    def segments(self) -> dict[int, str]:
+        """Label of each segment by its number."""
+        return {int(number): label for number, label in self.page.evaluate(SEGMENTS)}
+
+    def label_maps(self) -> dict[tuple[str, int], dict[int, int]]:
+        """Of each image and frame: segment number by pixel, counted row by row."""
+        maps = {}
+        for image_id, voxels in self.page.evaluate(LABEL_MAPS).items():
+            parts = image_id.split("/")
+            image = parts[parts.index("instances") + 1], int(parts[parts.index("frames") + 1])
+            maps[image] = {int(at): int(number) for at, number in voxels}
+        return maps
+
+    def measurements(self) -> list[dict[str, Any]]:
+        """What the radiologist finds in the panel of measurements, to correct."""
+        return list(self.page.evaluate(MEASUREMENTS))
+
+    def picture(self, step: str) -> Path:
+        """A screenshot of what is shown now."""
+        path = self.pictures.with_name(f"{self.pictures.name}-{step}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=path)
+        return path

@@ -1,0 +1,199 @@
+"""OHIF opens what the node sends: every voxel, every label and every length as they left it.
+
+The results of known lesions go into an Orthanc with DICOMweb, and a browser loads them from there as a
+radiologist would. Screenshots stay in `.cache/viewers` to be looked at. Square pixels throughout:
+with others OHIF 3.13.2 draws measurements of a report in the wrong place (docs/viewers.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser
+
+from inference.measure import Axis
+from tests.dicomnode.encode.situations import STUDY_UID, Situation, drawn, saved, scanned, seen, written
+from tests.dicomnode.encode.situations import identity as identity_of
+from tests.phantoms import phantom, write_enhanced
+from tests.real_parts import require_file
+from tests.system.node import free_port
+from tests.system.orthanc import Orthanc
+from tests.viewers import table
+from tests.viewers.browser import Viewer, browser
+from tests.viewers.ohif import BUILT, served
+from tests.viewers.table import Cells
+
+pytestmark = [pytest.mark.slow, pytest.mark.real_parts]
+
+PICTURES = Path(__file__).parents[2] / ".cache" / "viewers"
+SQUARE_MM = (6.0, 2.0, 2.0)
+LESIONS = ("axial-ct", "sagittal-ct", "oblique-mr", "multi-frame-mr", "single-slice", "still-us",
+           "stills-us", "stills-us-in-pixels", "loop-us", "loop-us-in-pixels")  # fmt: skip
+WITHOUT = ("none-seen", "loop-us-none-seen")
+LENGTH_TOLERANCE = 0.006
+"""OHIF shows three figures."""
+
+
+def situation(name: str, folder: Path) -> Situation:
+    if name == "axial-ct":
+        return written(folder, spacing_mm=SQUARE_MM)
+    if name == "sagittal-ct":
+        return written(folder, "sagittal", spacing_mm=SQUARE_MM)
+    if name == "oblique-mr":
+        return written(folder, "oblique", modality="MR", spacing_mm=SQUARE_MM)
+    if name == "multi-frame-mr":
+        truth = phantom("oblique", SQUARE_MM, intensity_unit="arbitrary")
+        return seen(write_enhanced(truth.volume, folder / "e.dcm", identity_of("MR")), truth)
+    if name == "single-slice":
+        return written(folder, spacing_mm=(96.0, 2.0, 2.0))
+    if name == "none-seen":
+        return drawn(folder)
+    kind, *rest = name.split("-us")
+    in_pixels, none_seen = "-in-pixels" in rest, "-none-seen" in rest
+    spacing_mm = None if in_pixels else (0.1, 0.1)
+    assert kind in ("still", "stills", "loop")
+    return scanned(folder, kind, spacing_mm=spacing_mm, none_seen=none_seen)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Browser]:
+    require_file(BUILT / "index.html")
+    with browser() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def opened() -> dict[str, Cells]:
+    """What the viewer showed, by the name of the situation."""
+    return {}
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest) -> str:
+    chosen: str = request.node.callspec.params["made"]
+    return chosen
+
+
+@pytest.fixture
+def made(request: pytest.FixtureRequest, tmp_path: Path) -> Situation:
+    return situation(request.param, tmp_path / "source")
+
+
+@pytest.fixture
+def viewer(name: str, running: Browser, made: Situation, tmp_path: Path) -> Iterator[Viewer]:
+    """The situation's images and results in a PACS, opened in OHIF."""
+    orthanc = Orthanc(tmp_path / "orthanc", node_port=free_port(), forward=False, dicomweb=True).start()
+    try:
+        orthanc.upload(sorted(path for path in (tmp_path / "source").rglob("*") if path.is_file()))
+        orthanc.upload(list(saved(made, tmp_path).values()))
+        with served(orthanc.http_port, free_port()) as address:
+            opened = Viewer.open(running, address, STUDY_UID, PICTURES / name)
+            yield opened
+            opened.close()
+    finally:
+        orthanc.stop()
+
+
+@pytest.mark.parametrize("made", LESIONS, indirect=True)
+def test_results_open_as_they_left(
+    name: str, viewer: Viewer, made: Situation, opened: dict[str, Cells]
+) -> None:
+    cells = (
+        check_segmentation(viewer, made),
+        check_measurements(viewer, made),
+        check_volumes(viewer, made),
+    )
+    assert viewer.problems == []
+    opened[name] = cells
+
+
+@pytest.mark.parametrize("made", ["oblique-mr"], indirect=True)
+def test_a_mirrored_segmentation_is_noticed(viewer: Viewer, made: Situation) -> None:
+    mirrored = replace(made.lesion_map, values=np.flip(made.lesion_map.values, axis=2))
+    with pytest.raises(AssertionError, match="Arrays are not equal"):
+        check_segmentation(viewer, replace(made, lesion_map=mirrored))
+
+
+def check_segmentation(viewer: Viewer, made: Situation) -> str:
+    """Every pixel of every image, every label."""
+    (description,) = viewer.descriptions("SEG")
+    before = viewer.picture("images")
+    viewer.show(description)
+    after = viewer.picture("seg")
+    shown = viewer.label_maps()
+    for frame, expected in zip(made.source.frames, made.lesion_map.values, strict=True):
+        found = np.zeros(expected.size, int)
+        for at, number in shown[frame.instance.sop_instance_uid, frame.frame_number or 1].items():
+            found[at] = number
+        np.testing.assert_array_equal(found.reshape(expected.shape), expected)
+    assert viewer.segments() == {m.number: label_of(m.number) for m in made.measurements}
+    assert differing_pixels(before, after) > 200, "nothing was drawn"
+    pixels, images = sum(map(len, shown.values())), sum(map(bool, shown.values()))
+    return f"{len(viewer.segments())} segments, {pixels} pixels on {images} images, all in place"
+
+
+def check_measurements(viewer: Viewer, made: Situation) -> str:
+    """The report of diameters becomes measurements that a radiologist can correct."""
+    (description,) = [name for name in viewer.descriptions("SR") if "measurements" in name]
+    known = viewer.show(description)
+    viewer.picture("sr-a")
+    lengths = {m.number: m.long_axis.length for m in made.measurements if isinstance(m.long_axis, Axis)}
+    in_report = {dict(m["labels"])["Long Axis"] for m in known["measurements"]}
+    assert in_report == {f"{length.value:.2f} {length.unit}" for length in lengths.values()}
+    taken = {item["label"]: item for item in viewer.measurements()}
+    assert {item["tool"] for item in taken.values()} == {"Bidirectional"}
+    assert taken.keys() == {label_of(number) for number in lengths}
+    for number, length in lengths.items():
+        found = shown_length(taken[label_of(number)]["shown"][0], length.unit)
+        assert found == pytest.approx(length.value, rel=LENGTH_TOLERANCE)
+    return f"{len(taken)} measurements taken over, lengths as sent"
+
+
+def check_volumes(viewer: Viewer, made: Situation) -> str:
+    """The report of volumes draws every lesion."""
+    (description,) = [name for name in viewer.descriptions("SR") if "volumes" in name]
+    known = viewer.show(description)
+    viewer.picture("sr-b")
+    assert len(known["measurements"]) == len(made.measurements)
+    assert all(item["loaded"] for item in known["measurements"])
+    return f"{len(known['measurements'])} lesions drawn"
+
+
+@pytest.mark.parametrize("made", WITHOUT, indirect=True)
+def test_the_report_that_nothing_was_seen_opens(name: str, viewer: Viewer, opened: dict[str, Cells]) -> None:
+    assert viewer.descriptions("SEG") == []
+    (description,) = viewer.descriptions("SR")
+    viewer.show(description)
+    viewer.picture("not-seen")
+    assert viewer.measurements() == []
+    assert viewer.problems == []
+    opened[name] = ("none, rightly", "opens, without lesions", "none, rightly")
+
+
+def test_the_documented_table_is_what_was_seen(opened: dict[str, Cells]) -> None:
+    if set(opened) != {*LESIONS, *WITHOUT}:
+        pytest.skip("not every result was opened in this run")
+    if table.is_written():
+        table.write(table.table(opened))
+    assert table.documented() == table.table(opened), "run `make viewers` and look at the difference"
+
+
+def label_of(number: int) -> str:
+    return f"Lesion {number}: Lung nodule"
+
+
+def differing_pixels(one: Path, other: Path) -> int:
+    """Pixels of two screenshots that differ clearly in some colour."""
+    first, second = (np.asarray(Image.open(path).convert("RGB"), np.int16) for path in (one, other))
+    return int((np.abs(first - second).max(axis=2) > 30).sum())
+
+
+def shown_length(text: str, unit: str) -> float:
+    """The figure of "L: 26.4 mm"; centimetres of an ultrasound region become millimetres."""
+    _, figure, shown_unit, *_ = text.split()
+    return float(figure) * (10.0 if (shown_unit, unit) == ("cm", "mm") else 1.0)
