@@ -94,6 +94,17 @@ def test_grad_cam_leaves_no_hook_gradient_or_mode_behind() -> None:
     assert not image.requires_grad
 
 
+def test_a_network_in_a_wrapper_that_is_not_in_evaluation_mode_stays_in_it() -> None:
+    inner = TwoDetectors().eval()
+    wrapped = nn.Sequential(inner)
+    image = torch.rand(1, 32, 32)
+    region = torch.ones(32, 32, dtype=torch.bool)
+    seg_grad_cam(wrapped, image, region, layer="0.look")
+    occlusion_map(wrapped, image, region)
+    assert wrapped.training
+    assert not any(module.training for module in inner.modules())
+
+
 def test_the_deepest_convolution_is_the_coarsest_with_the_most_channels() -> None:
     network = nn.Sequential(
         nn.Conv2d(1, 9, 3, padding=1),

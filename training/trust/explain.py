@@ -178,10 +178,11 @@ def _check(image: torch.Tensor, region: torch.Tensor) -> None:
 
 @contextmanager
 def _evaluating(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode for the time being."""
-    training = network.training
+    """Evaluation mode for the time being; then every module is as it was, a wrapper and what it holds."""
+    modes = {module: module.training for module in network.modules()}
     network.eval()
     try:
         yield
     finally:
-        network.train(training)
+        for module, training in modes.items():
+            module.training = training
