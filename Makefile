@@ -5,11 +5,12 @@ BIN := .venv/bin
 CI ?=
 export TCP_NODELAY := 1
 
-.PHONY: help setup demo test viewers check fix real-parts clean
+.PHONY: help setup demo test viewer viewers check fix real-parts clean
 
 help:
 	@echo "make demo     send a real chest CT through a node and show what comes back"
 	@echo "make test     install what the tests need and run all of them"
+	@echo "make viewer   open what the demo made in OHIF, in your browser"
 	@echo "make viewers  open every kind of result in OHIF and write docs/viewers.md"
 	@echo "make check    lint, types, import rules and the quick tests"
 	@echo "make fix      format, and mend what the linter can"
@@ -34,6 +35,9 @@ real-parts:
 
 test: .venv/ready real-parts
 	$(BIN)/python -m pytest $(ARGS)
+
+viewer: .venv/ready real-parts
+	$(BIN)/python -m tests.viewers $(ARGS)
 
 viewers: .venv/ready real-parts
 	WRITE_VIEWER_TABLE=1 $(BIN)/python -m pytest tests/viewers $(ARGS)
