@@ -22,7 +22,7 @@ app = typer.Typer(
 PANELS: dict[str, list[Callable[..., None]]] = {
     "Run the node": [run.serve, run.receive, run.housekeep, run.work],
     "Look after it": [peers.check, admin.status, admin.jobs, admin.replay],
-    "Work on files": [files.explain, files.segment],
+    "Work on files": [files.explain, files.segment, files.verify],
     "Talk to peers": [peers.echo, peers.send],
 }
 for panel, functions in PANELS.items():

@@ -6,12 +6,15 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydicom import dcmread
+from pydicom.errors import InvalidDicomError
 from rich.markup import escape
 from rich.status import Status
 from rich.table import Table
@@ -24,6 +27,7 @@ from dicomnode.read.folder import FolderContent, read_folder
 from dicomnode.records.audit import Stage
 from dicomnode.route.exclusions import exclusion
 from dicomnode.route.routing import Decision, route_study
+from dicomnode.show.validators import Verdict, judge
 from dicomnode.spool import is_uid
 from dicomnode.study import Series
 from inference.bundle import ModelBundle
@@ -91,6 +95,49 @@ def segment(
         _print_summaries(summaries)
     if any("error" in summary for summary in summaries):
         raise typer.Exit(1)
+
+
+def verify(folder: FolderArgument, as_json: JsonOption = False) -> None:
+    """Have installed validators judge every segmentation and report in FOLDER.
+
+    Runs dciodvfy, DCMTK, PixelMed and dcmqi, those that are there. Exit code 1 when one finds an error,
+    or when nothing could be judged.
+    """
+    results = {path: modality for path in sorted(folder.rglob("*")) if (modality := _result_modality(path))}
+    verdicts: list[Verdict] = []
+    with console.status("") as status:
+        for path, modality in results.items():
+            status.update(f"judging {escape(path.name)}")
+            verdicts += judge(path, modality)
+    if as_json:
+        print_json([asdict(verdict) for verdict in verdicts])
+    else:
+        _print_verdicts(folder, verdicts)
+    states = {verdict.state for verdict in verdicts}
+    if "passed" not in states or "failed" in states:
+        raise typer.Exit(1)
+
+
+def _result_modality(path: Path) -> str | None:
+    """SEG or SR; None for any other file."""
+    if not path.is_file():
+        return None
+    try:
+        modality = str(dcmread(path, specific_tags=["Modality"]).get("Modality", ""))
+    except (InvalidDicomError, OSError):
+        return None
+    return modality if modality in ("SEG", "SR") else None
+
+
+def _print_verdicts(folder: Path, verdicts: list[Verdict]) -> None:
+    if not verdicts:
+        console.print(f"no segmentation or report in {escape(str(folder))}")
+        return
+    table = Table("File", "Validator", "Verdict", title=f"Validators on {folder}")
+    for verdict in verdicts:
+        text = "\n".join((verdict.state, *verdict.complaints))
+        table.add_row(escape(str(verdict.path.relative_to(folder))), verdict.validator, escape(text))
+    console.print(table)
 
 
 def _series_for(bundle: ModelBundle, content: FolderContent) -> list[tuple[Series, ModelBundle]]:

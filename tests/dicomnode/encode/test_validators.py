@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 
+from dicomnode.show.validators import NO_XPATH_LIMITS, PIXELMED_CLASS, PIXELMED_JAR
 from inference.measure import Axis, Quantity
 from tests.dicomnode.encode.situations import saved, situation, written
 from tests.phantoms import Orientation, Shape, phantom
@@ -22,10 +23,6 @@ from tests.phantoms.shapes import Box, Ellipsoid
 from tests.real_parts import require_program
 
 pytestmark = pytest.mark.real_parts
-
-PIXELMED_JAR = Path("/usr/share/java/pixelmed.jar")
-"""Where Debian's libpixelmed-java puts it."""
-NO_XPATH_LIMITS = [f"-Djdk.xml.xpath{limit}Limit=0" for limit in ("ExprOp", "TotalOp", "ExprGrp")]
 
 SITUATIONS = (
     "sagittal-ct",
@@ -92,9 +89,7 @@ def test_pixelmed_finds_no_error_in_the_templates(tmp_path: Path, name: str) -> 
     for kind, path in saved(situation(name, tmp_path / "source"), tmp_path).items():
         if kind == "seg":
             continue
-        said = run(
-            java, *NO_XPATH_LIMITS, "-cp", PIXELMED_JAR, "com.pixelmed.validate.DicomSRValidator", path
-        )
+        said = run(java, *NO_XPATH_LIMITS, "-cp", PIXELMED_JAR, PIXELMED_CLASS, path)
         lines = (said.stdout + said.stderr).splitlines()
         assert "Root Template Validation Complete" in lines
         assert "IOD validation complete" in lines
