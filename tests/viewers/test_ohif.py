@@ -8,8 +8,10 @@ with others OHIF 3.13.2 draws measurements of a report in the wrong place (docs/
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -17,7 +19,16 @@ from PIL import Image
 from playwright.sync_api import Browser
 
 from inference.measure import Axis
-from tests.dicomnode.encode.situations import STUDY_UID, Situation, drawn, saved, scanned, seen, written
+from tests.dicomnode.encode.situations import (
+    STUDY_UID,
+    Situation,
+    drawn,
+    saved,
+    scanned,
+    seen,
+    with_lesions,
+    written,
+)
 from tests.dicomnode.encode.situations import identity as identity_of
 from tests.phantoms import phantom, write_enhanced
 from tests.real_parts import require_file
@@ -87,16 +98,24 @@ def made(request: pytest.FixtureRequest, tmp_path: Path) -> Situation:
 @pytest.fixture
 def viewer(name: str, running: Browser, made: Situation, tmp_path: Path) -> Iterator[Viewer]:
     """The situation's images and results in a PACS, opened in OHIF."""
-    orthanc = Orthanc(tmp_path / "orthanc", node_port=free_port(), forward=False, dicomweb=True).start()
-    try:
-        orthanc.upload(sorted(path for path in (tmp_path / "source").rglob("*") if path.is_file()))
-        orthanc.upload(list(saved(made, tmp_path).values()))
-        with served(orthanc.http_port, free_port()) as address:
-            opened = Viewer.open(running, address, STUDY_UID, PICTURES / name)
-            yield opened
-            opened.close()
-    finally:
-        orthanc.stop()
+    with shown(running, [tmp_path / "source", *saved(made, tmp_path).values()], PICTURES / name) as opened:
+        yield opened
+
+
+@contextmanager
+def shown(running: Browser, files: list[Path], pictures: Path) -> Iterator[Viewer]:
+    """DICOM files, and those in folders, in a PACS of their own, their study opened in OHIF."""
+    paths = sorted(path for file in files for path in (file.rglob("*") if file.is_dir() else (file,)))
+    with TemporaryDirectory() as storage:
+        orthanc = Orthanc(Path(storage), node_port=free_port(), forward=False, dicomweb=True).start()
+        try:
+            orthanc.upload([path for path in paths if path.is_file()])
+            with served(orthanc.http_port, free_port()) as address:
+                opened = Viewer.open(running, address, STUDY_UID, pictures)
+                yield opened
+                opened.close()
+        finally:
+            orthanc.stop()
 
 
 @pytest.mark.parametrize("made", LESIONS, indirect=True)
@@ -162,6 +181,21 @@ def check_volumes(viewer: Viewer, made: Situation) -> str:
     assert len(known["measurements"]) == len(made.measurements)
     assert all(item["loaded"] for item in known["measurements"])
     return f"{len(known['measurements'])} lesions drawn"
+
+
+def test_of_two_results_of_one_series_the_later_is_shown(running: Browser, tmp_path: Path) -> None:
+    """A late image or, as here, a new model makes the next instance; it has lost a lesion."""
+    first = situation("oblique-mr", tmp_path / "source")
+    fewer = with_lesions(first.source, np.where(first.lesion_map.values == 3, 0, first.lesion_map.values))
+    second = replace(fewer, context=replace(fewer.context, instance_number=2, model_digest="d" * 64))
+    for made, folder in ((first, tmp_path / "first"), (second, tmp_path / "second")):
+        folder.mkdir()
+        saved(made, folder)
+    files = [tmp_path / name for name in ("source", "first", "second")]
+    with shown(running, files, PICTURES / "superseded") as viewer:
+        check_segmentation(viewer, second)
+        viewer.picture("list")
+        assert viewer.problems == []
 
 
 @pytest.mark.parametrize("made", WITHOUT, indirect=True)
