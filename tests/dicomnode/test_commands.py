@@ -39,6 +39,7 @@ COMMANDS = {
     "replay": ["--job", "--study", "--dead"],
     "explain": ["FOLDER", "--json"],
     "segment": ["FOLDER", "--out", "--model"],
+    "verify": ["FOLDER", "--json"],
     "echo": ["PEER"],
     "send": ["FOLDER", "PEER"],
     "audit show": ["STUDY_UID", "--json"],
