@@ -15,6 +15,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydicom.datadict import tag_for_keyword
 
 from dicomnode.errors import ConfigurationError
+from dicomnode.forms import DEFAULT_FORMS, Form, Wanted, kinds_of
+from dicomnode.profiles import Profile, profile_path, read_profile
 from inference.bundle import ModelCard, ModelState
 
 WORKING_STATES = frozenset({"live", "shadow"})
@@ -86,6 +88,8 @@ class PeerSettings(_Section):
     """Addresses it may send from, as IP addresses or CIDR; empty means `host` alone."""
     count_instances: bool = False
     """Ask it by C-FIND how many instances a study has, so that nothing needs waiting for."""
+    forms: tuple[Form, ...] = ()
+    """Forms of the results that it gets. Empty: those of its profile, else "seg" and "reports"."""
 
 
 class AssemblySettings(_Section):
@@ -130,6 +134,8 @@ class DeliverySettings(_Section):
     longest_delay_s: float = Field(default=900.0, gt=0.0)
     maximum_attempts: int = Field(default=200, ge=1)
     response_timeout_s: float = Field(default=30.0, gt=0.0)
+    profiles: Path = Path("profiles")
+    """Folder of what `dicomnode probe` found; relative to the configuration file."""
 
 
 class Range(_Section):
@@ -195,6 +201,24 @@ class Settings(_Section):
         """Peers by name."""
         return {peer.name: peer for peer in self.peer}
 
+    @cached_property
+    def wanted(self) -> Wanted:
+        """The kinds of object that each peer gets: its own word, else its profile's, else the default.
+
+        Raises ConfigurationError for a profile that cannot be read.
+        """
+        return {name: kinds_of(self.forms_of(peer)) for name, peer in self.peers.items()}
+
+    def forms_of(self, peer: PeerSettings) -> tuple[Form, ...]:
+        """The forms of the results that a peer gets, best first."""
+        profile = self.profile_of(peer)
+        return peer.forms or (profile.forms if profile else DEFAULT_FORMS)
+
+    def profile_of(self, peer: PeerSettings) -> Profile | None:
+        """What was found when the peer was probed; None when it never was."""
+        path = profile_path(self.delivery.profiles, peer.name)
+        return read_profile(path) if path and path.exists() else None
+
     def model_state(self, card: ModelCard) -> ModelState:
         """The state of a model here: the administrator's word, else the bundle's own."""
         return self.models.states.get(card.name, card.state)
@@ -232,12 +256,15 @@ def load_settings(path: Path) -> Settings:
     if contradictions:
         raise _all_problems(path, contradictions)
     base = path.resolve().parent
-    return settings.model_copy(
+    settings = settings.model_copy(
         update={
             "node": settings.node.model_copy(update={"data": base / settings.node.data}),
             "models": settings.models.model_copy(update={"folder": base / settings.models.folder}),
+            "delivery": settings.delivery.model_copy(update={"profiles": base / settings.delivery.profiles}),
         }
     )
+    _ = settings.wanted  # a broken profile is found before anything starts
+    return settings
 
 
 def _all_problems(path: Path, problems: list[str]) -> ConfigurationError:

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from typing import Literal
 
 from pydicom import Dataset
 
 from dicomnode.encode.equipment import RESEARCH_ONLY
+from dicomnode.forms import KINDS, ResultKind
 from dicomnode.study import SourceVolume, text
 from inference.bundle import ModelCard
 
-ResultKind = Literal["seg", "sr_measurements", "sr_volumes", "sr_not_seen"]
-
-KINDS: tuple[ResultKind, ...] = ("seg", "sr_measurements", "sr_volumes", "sr_not_seen")
-
 TITLES: dict[ResultKind, str] = {
-    "seg": "SEG",
-    "sr_measurements": "measurements",
-    "sr_volumes": "volumes",
-    "sr_not_seen": "no lesion seen",
+    "seg": "Lesions",
+    "sr_measurements": "Diameters",
+    "sr_volumes": "Volumes",
+    "sr_not_seen": "No lesion seen",
+    "labelmap": "Lesions",
+    "sr_labelmap_volumes": "Volumes",
+    "contours": "Outlines",
+    "pictures": "Pictures",
+    "pdf": "PDF",
+    "rtstruct": "Structures",
 }
+"""What a series is called first, because viewers show only the beginning of a name."""
 
 LONG_STRING = 64
 LARGEST_SOURCE_SERIES_NUMBER = 2_000_000
@@ -60,12 +63,12 @@ class ResultContext:
         return self.created_at.astimezone(zone) if zone else self.created_at
 
     def series_description(self, kind: ResultKind) -> str:
-        """SeriesDescription (0008,103E): model, kind of object, and that it is for research; at most 64."""
-        ending = f" {TITLES[kind]} ({RESEARCH_ONLY})"
-        return self.card.title[: LONG_STRING - len(ending)].rstrip() + ending
+        """SeriesDescription (0008,103E): kind of object, model, and that it is for research; at most 64."""
+        ending = f" ({RESEARCH_ONLY})"
+        return f"{TITLES[kind]}: {self.card.title}"[: LONG_STRING - len(ending)].rstrip() + ending
 
     def series_number(self, kind: ResultKind) -> int:
-        """SeriesNumber (0020,0011), the same on every run: 3 becomes 3901 to 3904."""
+        """SeriesNumber (0020,0011), the same on every run: 3 becomes 3901, 3902, ..."""
         number = text(self.source.series.header, "SeriesNumber")
         source = int(number) if number.isdigit() else 0
         if source > LARGEST_SOURCE_SERIES_NUMBER:

@@ -33,11 +33,12 @@ from dicomnode.encode.concepts import (
     REPORT_TITLE,
     procedure_reported,
 )
-from dicomnode.encode.context import ResultContext, ResultKind
+from dicomnode.encode.context import ResultContext
 from dicomnode.encode.dress import finish, identity, plain_text
 from dicomnode.encode.equipment import MANUFACTURER, RESEARCH_ONLY, serial_number, software_version
 from dicomnode.encode.sources import patient_stand_in, shallow_copy
 from dicomnode.encode.uids import device_uid
+from dicomnode.forms import ResultKind
 from dicomnode.study import text
 
 LIBRARY_NEEDS = ("PixelSpacing", "SliceThickness", "ImagePositionPatient", "ImageOrientationPatient")

@@ -11,7 +11,7 @@ from highdicom import ContributingEquipment
 from pydicom import Dataset
 from pydicom.sr.coding import Code as SrCode
 
-from dicomnode.encode.context import ResultContext, ResultKind
+from dicomnode.encode.context import ResultContext
 from dicomnode.encode.equipment import (
     MANUFACTURER,
     PROCESSING_EQUIPMENT,
@@ -22,6 +22,7 @@ from dicomnode.encode.equipment import (
 )
 from dicomnode.encode.sources import MAY_BE_EMPTY
 from dicomnode.encode.uids import device_uid, series_instance_uid, sop_instance_uid
+from dicomnode.forms import ResultKind
 from dicomnode.study import text
 
 COPIED_WHEN_FILLED = ("SpecificCharacterSet", "IssuerOfPatientID", "BodyPartExamined")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dicomnode.encode.context import KINDS, Result, ResultContext
+from dicomnode.encode.context import Result, ResultContext
 from dicomnode.encode.report import encode_reports
 from dicomnode.encode.seg import encode_seg
 from dicomnode.encode.uids import sop_instance_uid
 from dicomnode.encode.verify import verify_results
+from dicomnode.forms import DEFAULT_KINDS, KINDS, ResultKind
 from inference.labelmap import LesionMap
 from inference.measure import LesionMeasurement
 
@@ -16,7 +17,10 @@ __all__ = ["Result", "encode_results"]
 
 
 def encode_results(
-    lesion_map: LesionMap, measurements: Sequence[LesionMeasurement], context: ResultContext
+    lesion_map: LesionMap,
+    measurements: Sequence[LesionMeasurement],
+    context: ResultContext,
+    kinds: frozenset[ResultKind] = DEFAULT_KINDS,
 ) -> tuple[Result, ...]:
     """The segmentation (first) and its reports, or the one report that no lesion was seen.
 
@@ -25,8 +29,8 @@ def encode_results(
     """
     seg = encode_seg(lesion_map, measurements, context) if lesion_map.lesions else None
     reports = encode_reports(seg, lesion_map, measurements, context)
-    kinds = {sop_instance_uid(context, kind): kind for kind in KINDS}
+    names = {sop_instance_uid(context, kind): kind for kind in KINDS}
     objects = reports if seg is None else (seg, *reports)
-    results = tuple(Result(kinds[str(made.SOPInstanceUID)], made) for made in objects)
+    results = tuple(Result(names[str(made.SOPInstanceUID)], made) for made in objects)
     verify_results(results, lesion_map, measurements, context)
     return results

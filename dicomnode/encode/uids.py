@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 
-from dicomnode.encode.context import ResultContext, ResultKind
+from dicomnode.encode.context import ResultContext
+from dicomnode.forms import ResultKind
 
 
 def derived_uid(*parts: str) -> str:
@@ -16,9 +17,10 @@ def derived_uid(*parts: str) -> str:
     return f"2.25.{int.from_bytes(digest[:16], 'big')}"
 
 
-def sop_instance_uid(context: ResultContext, kind: ResultKind) -> str:
-    """SOP Instance UID (0008,0018): one per input set, model and kind of object."""
-    return derived_uid("instance", context.source.series.digest, context.model_digest, kind)
+def sop_instance_uid(context: ResultContext, kind: ResultKind, page: int = 1) -> str:
+    """SOP Instance UID (0008,0018): one per input set, model and kind of object, and page of it."""
+    pages = () if page == 1 else (str(page),)
+    return derived_uid("instance", context.source.series.digest, context.model_digest, kind, *pages)
 
 
 def series_instance_uid(context: ResultContext, kind: ResultKind) -> str:

@@ -15,12 +15,13 @@ from pydicom import Dataset, dcmread
 from dicomnode.encode.check_numbers import check_axes, check_volumes
 from dicomnode.encode.check_report import check_not_seen, check_report, referable
 from dicomnode.encode.check_seg import check_seg
-from dicomnode.encode.context import Result, ResultContext, ResultKind
+from dicomnode.encode.context import Result, ResultContext
 from dicomnode.encode.dress import to_bytes
 from dicomnode.encode.equipment import RESEARCH_ONLY
 from dicomnode.encode.recognise import is_own_result
 from dicomnode.encode.uids import series_instance_uid, sop_instance_uid
 from dicomnode.errors import ResultRejected
+from dicomnode.forms import ResultKind
 from dicomnode.study import text
 from inference.labelmap import LesionMap
 from inference.measure import Axis, LesionMeasurement

@@ -127,6 +127,7 @@ class Dispatch:
             bundle=bundle,
             send=state in SENDING_STATES,
             notes=tuple(completeness_notes(study)),
+            wanted=self.settings.wanted,
         )
         job, new = create_job(session, self.audit, order)
         return True, f"job {job.id}" if new else f"unchanged, so job {job.id} ({job.state}) stands"

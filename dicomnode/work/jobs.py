@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from dicomnode.config import WorkerSettings
 from dicomnode.errors import StaleLease
+from dicomnode.forms import Wanted
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.states import JobState, moved
@@ -47,11 +48,14 @@ class Lease:
 class JobQueue:
     """The queue as one worker sees it."""
 
-    def __init__(self, database: Database, audit: Audit, rules: WorkerSettings, worker: str) -> None:
+    def __init__(
+        self, database: Database, audit: Audit, rules: WorkerSettings, worker: str, wanted: Wanted
+    ) -> None:
         self._database = database
         self._audit = audit
         self._rules = rules
         self._worker = worker
+        self._wanted = wanted
 
     def lease_next(self) -> tuple[Lease, JobRow] | None:
         """Lease the most urgent job that is due, or None when there is nothing to do."""
@@ -111,24 +115,27 @@ class JobQueue:
 
     def _publish(self, session: Session, job: JobRow, result: NewResult) -> None:
         subject = Subject(job.study_instance_uid, result.series_instance_uid, result.sop_instance_uid, job.id)
+        superseded = _superseded_by(session, job, result)
         if session.get(ResultRow, result.sop_instance_uid) is None:
-            session.add(
-                ResultRow(
-                    sop_instance_uid=result.sop_instance_uid,
-                    job_id=job.id,
-                    kind=result.kind,
-                    sop_class_uid=result.sop_class_uid,
-                    study_instance_uid=job.study_instance_uid,
-                    series_instance_uid=result.series_instance_uid,
-                    instance_number=result.instance_number,
-                    sha256=result.sha256,
-                    path=str(result.path),
-                    created_at=utc_now(),
-                )
+            row = ResultRow(
+                sop_instance_uid=result.sop_instance_uid,
+                job_id=job.id,
+                kind=result.kind,
+                sop_class_uid=result.sop_class_uid,
+                study_instance_uid=job.study_instance_uid,
+                series_instance_uid=result.series_instance_uid,
+                instance_number=result.instance_number,
+                sha256=result.sha256,
+                path=str(result.path),
+                created_at=utc_now(),
             )
+            session.add(row)
             session.flush()
-            post(session, job, result.sop_instance_uid, job.destinations["names"])
-        self._audit.record(session, Event.RESULT_CREATED, subject, kind=result.kind, sha256=result.sha256)
+            post(session, job, row, job.destinations["names"], self._wanted)
+        link = {"supersedes": superseded} if superseded else {}
+        self._audit.record(
+            session, Event.RESULT_CREATED, subject, kind=result.kind, sha256=result.sha256, **link
+        )
 
     def fail(self, lease: Lease, reason: str) -> None:
         """The job will not be tried again unless an administrator replays it. Raises StaleLease."""
@@ -154,6 +161,21 @@ class JobQueue:
         if job is None:
             raise StaleLease(f"job {lease.job_id} belongs to another worker now; nothing is published")
         return job
+
+
+def _superseded_by(session: Session, job: JobRow, result: NewResult) -> str | None:
+    """SOP Instance UID of the object of the same series and kind that readers had before this one."""
+    return session.scalar(
+        select(ResultRow.sop_instance_uid)
+        .where(
+            ResultRow.series_instance_uid == result.series_instance_uid,
+            ResultRow.kind == result.kind,
+            ResultRow.instance_number < result.instance_number,
+            ResultRow.job_id < job.id,
+        )
+        .order_by(ResultRow.job_id.desc(), ResultRow.instance_number.desc())
+        .limit(1)
+    )
 
 
 def _due(now: Any) -> Any:

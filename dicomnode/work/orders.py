@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from dicomnode.config import RouteSettings
+from dicomnode.forms import Wanted, wants
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import utc_now
 from dicomnode.records.states import DeliveryState, JobState, moved
@@ -27,6 +28,7 @@ class Order:
     send: bool
     """False for a model in shadow: its results are stored, never sent."""
     notes: tuple[str, ...] = ()
+    wanted: Wanted = field(default_factory=dict)
 
     @property
     def destinations(self) -> tuple[str, ...]:
@@ -47,7 +49,7 @@ def create_job(session: Session, audit: Audit, order: Order) -> tuple[JobRow, bo
         )
     )
     if existing is not None:
-        _add_destinations(session, existing, order.destinations)
+        _add_destinations(session, existing, order)
         return existing, False
     _supersede_waiting(session, audit, order)
     now = utc_now()
@@ -80,22 +82,24 @@ def create_job(session: Session, audit: Audit, order: Order) -> tuple[JobRow, bo
     return job, True
 
 
-def _add_destinations(session: Session, job: JobRow, destinations: tuple[str, ...]) -> None:
+def _add_destinations(session: Session, job: JobRow, order: Order) -> None:
     """A route gained a destination, or a model went live: what is there is sent there too."""
-    missing = [name for name in destinations if name not in job.destinations["names"]]
+    missing = [name for name in order.destinations if name not in job.destinations["names"]]
     if not missing:
         return
     job.destinations = {"names": [*job.destinations["names"], *missing]}
     for result in session.scalars(select(ResultRow).where(ResultRow.job_id == job.id)):
-        post(session, job, result.sop_instance_uid, missing)
+        post(session, job, result, missing, order.wanted)
 
 
-def post(session: Session, job: JobRow, sop_instance_uid: str, destinations: list[str]) -> None:
-    """Put one result into the outbox for every destination."""
+def post(session: Session, job: JobRow, result: ResultRow, destinations: list[str], wanted: Wanted) -> None:
+    """Put one result into the outbox for every destination that wants its kind."""
     for destination in destinations:
+        if not wants(wanted, destination, result.kind):
+            continue
         session.add(
             DeliveryRow(
-                sop_instance_uid=sop_instance_uid,
+                sop_instance_uid=result.sop_instance_uid,
                 job_id=job.id,
                 destination=destination,
                 state=DeliveryState.WAITING.value,

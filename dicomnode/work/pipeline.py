@@ -14,6 +14,7 @@ from pydicom import Dataset
 from dicomnode.encode.context import ResultContext
 from dicomnode.encode.dress import to_bytes
 from dicomnode.encode.results import Result, encode_results
+from dicomnode.forms import DEFAULT_KINDS, ResultKind
 from dicomnode.read.volumes import read_volume
 from dicomnode.records.audit import Stage
 from dicomnode.study import Series, SourceVolume
@@ -37,6 +38,7 @@ class Assignment:
     instance_number: int
     created_at: datetime
     notes: tuple[str, ...] = ()
+    kinds: frozenset[ResultKind] = DEFAULT_KINDS
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +71,7 @@ def process_series(assignment: Assignment, stage: StageRecorder) -> Findings:
             created_at=assignment.created_at,
             notes=(*assignment.notes, *source.notes),
         )
-        results = encode_results(lesion_map, measurements, context)
+        results = encode_results(lesion_map, measurements, context, assignment.kinds)
     return Findings(source, lesion_map, measurements, results)
 
 

@@ -18,6 +18,7 @@ from structlog.contextvars import bound_contextvars
 
 from dicomnode.config import WORKING_STATES, Settings
 from dicomnode.errors import InputChanged, PermanentError, StaleLease, TransientError
+from dicomnode.forms import all_kinds
 from dicomnode.records.audit import Audit, Stage, Subject
 from dicomnode.records.db import Database
 from dicomnode.records.instances import stored_instances
@@ -48,7 +49,7 @@ class Worker:
         self._device = best_device() if device == "auto" else torch.device(device)
         self._name = f"{self._device} pid {os.getpid()}"
         self._audit = Audit(f"worker {self._device}")
-        self._queue = JobQueue(database, self._audit, settings.worker, self._name)
+        self._queue = JobQueue(database, self._audit, settings.worker, self._name, settings.wanted)
         self._models: dict[str, Model] = {}
 
     def run(self, stopping: threading.Event) -> None:
@@ -116,6 +117,7 @@ class Worker:
             instance_number=self._instance_number(job),
             created_at=job.created_at.astimezone(),
             notes=tuple(job.notes["lines"]),
+            kinds=all_kinds(self._settings.wanted, job.destinations["names"]),
         )
         return process_series(assignment, partial(self._stage, job))
 

@@ -75,7 +75,7 @@ def change(database: Database, job_id: int = 1, **values: object) -> None:
 
 
 def queue(database: Database, worker: str = "w") -> JobQueue:
-    return JobQueue(database, AUDIT, RULES, worker)
+    return JobQueue(database, AUDIT, RULES, worker, {})
 
 
 def leased(database: Database, worker: str = "w") -> Lease:

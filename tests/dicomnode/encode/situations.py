@@ -11,9 +11,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from dicomnode.encode.context import Result, ResultContext, ResultKind
+from dicomnode.encode.context import Result, ResultContext
 from dicomnode.encode.dress import to_bytes
 from dicomnode.encode.results import encode_results
+from dicomnode.forms import ResultKind
 from dicomnode.read.volumes import read_volume
 from dicomnode.series_writer import SeriesIdentity
 from dicomnode.study import Series, SourceVolume

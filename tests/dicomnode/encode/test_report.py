@@ -23,8 +23,8 @@ from dicomnode.encode.concepts import (
     VOLUME,
 )
 from dicomnode.encode.content import child, children, walk
-from dicomnode.encode.context import ResultKind
 from dicomnode.encode.report import encode_reports
+from dicomnode.forms import ResultKind
 from inference.measure import Axis, Quantity
 from tests.dicomnode.encode.situations import COARSE_MM, DIGEST, Situation, drawn, identity, seen, written
 from tests.phantoms import phantom, write_enhanced

@@ -19,11 +19,12 @@ from pydicom import Dataset, dcmread
 from dicomnode.encode.check_report import measurement_groups
 from dicomnode.encode.concepts import AREA, LONG_AXIS
 from dicomnode.encode.content import child, children, walk
-from dicomnode.encode.context import Result, ResultKind
+from dicomnode.encode.context import Result
 from dicomnode.encode.dress import to_bytes
 from dicomnode.encode.unplaced import STAND_IN_UID
 from dicomnode.encode.verify import verify_results
 from dicomnode.errors import ResultRejected
+from dicomnode.forms import ResultKind
 from dicomnode.read.volumes import read_volume
 from inference.measure import Axis, Quantity
 from tests.dicomnode.encode.situations import (

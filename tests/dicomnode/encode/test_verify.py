@@ -30,10 +30,11 @@ from dicomnode.encode.concepts import (
     VOLUME,
 )
 from dicomnode.encode.content import child, children, key, name_of, walk
-from dicomnode.encode.context import Result, ResultKind
+from dicomnode.encode.context import Result
 from dicomnode.encode.dress import to_bytes
 from dicomnode.encode.verify import verify_results
 from dicomnode.errors import ResultRejected
+from dicomnode.forms import ResultKind
 from inference.measure import Quantity
 from tests.dicomnode.encode.situations import Situation, drawn, written
 
