@@ -23,7 +23,7 @@ PANELS: dict[str, list[Callable[..., None]]] = {
     "Run the node": [run.serve, run.receive, run.housekeep, run.work],
     "Look after it": [peers.check, admin.status, admin.jobs, admin.replay],
     "Work on files": [files.explain, files.segment, files.verify],
-    "Talk to peers": [peers.echo, peers.send],
+    "Talk to peers": [peers.echo, peers.probe, peers.send],
 }
 for panel, functions in PANELS.items():
     for function in functions:

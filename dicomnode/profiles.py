@@ -24,7 +24,8 @@ from dicomnode.errors import ConfigurationError
 from dicomnode.forms import Form
 
 LABEL_MAP_SEGMENTATION_STORAGE = "1.2.840.10008.5.1.4.1.1.66.7"
-"""PS3.4 B.5 since 2024d; pydicom 3.0 does not know its name."""
+SOP_CLASS_NAMES = {LABEL_MAP_SEGMENTATION_STORAGE: "Label Map Segmentation Storage"}
+"""Names of classes that pydicom 3.0 does not know (PS3.4 B.5)."""
 
 NEEDS: dict[Form, tuple[str, ...]] = {
     Form.SEG: (SegmentationStorage,),

@@ -23,6 +23,7 @@ from dicomnode.commands.options import DEFAULT_CONFIG, ConfigOption, JsonOption,
 from dicomnode.commands.run import usable_models
 from dicomnode.config import load_settings
 from dicomnode.errors import NodeError, PermanentError
+from dicomnode.forms import DEFAULT_KINDS, Form, ResultKind, kinds_of
 from dicomnode.read.folder import FolderContent, read_folder
 from dicomnode.records.audit import Stage
 from dicomnode.route.exclusions import exclusion
@@ -72,6 +73,10 @@ def segment(
         str | None,
         typer.Option(help="Run this model on every series of its modality, whatever the routes say."),
     ] = None,
+    form: Annotated[
+        list[Form] | None,
+        typer.Option(help="Make this form of the results as well, as a destination may want it. Repeatable."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run the node's pipeline on files: SEG, reports, measurements as JSON, one picture per lesion.
@@ -88,7 +93,9 @@ def segment(
         chosen = [(d.series, registry.get(d.route.model)) for d in decisions if d.route is not None]
     if not chosen:
         raise PermanentError(f"no series in {folder} goes to a model; `dicomnode explain {folder}` says why")
-    summaries = [_segment_one(series, bundle, out) for series, bundle in chosen]
+    summaries = [
+        _segment_one(series, bundle, out, DEFAULT_KINDS | kinds_of(form or ())) for series, bundle in chosen
+    ]
     if as_json:
         print_json(summaries)
     else:
@@ -149,7 +156,9 @@ def _series_for(bundle: ModelBundle, content: FolderContent) -> list[tuple[Serie
     ]
 
 
-def _segment_one(series: Series, bundle: ModelBundle, out: Path) -> dict[str, Any]:
+def _segment_one(
+    series: Series, bundle: ModelBundle, out: Path, kinds: frozenset[ResultKind]
+) -> dict[str, Any]:
     """Process one series and write everything into its own folder below `out`."""
     from dicomnode.show.result_folder import write_results
     from dicomnode.work.pipeline import Assignment, process_series
@@ -168,6 +177,7 @@ def _segment_one(series: Series, bundle: ModelBundle, out: Path) -> dict[str, An
                 model_digest=bundle.digest,
                 instance_number=1,
                 created_at=datetime.now().astimezone().replace(microsecond=0),
+                kinds=kinds,
             )
             findings = process_series(assignment, partial(_timed, seconds, status))
         except (NodeError, InferenceError) as error:

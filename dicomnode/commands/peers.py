@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydicom.uid import UID
 from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
@@ -17,6 +18,15 @@ from dicomnode.config import PeerSettings, Settings, load_settings
 from dicomnode.deliver import sender
 from dicomnode.deliver.sender import Fate
 from dicomnode.errors import PermanentError
+from dicomnode.profiles import (
+    NEEDS,
+    SOP_CLASS_NAMES,
+    Profile,
+    choose_forms,
+    now,
+    profile_path,
+    write_profile,
+)
 from dicomnode.read.folder import read_folder
 from inference.registry import find_bundles
 
@@ -73,6 +83,50 @@ def send(folder: FolderArgument, peer: PeerArgument, config: ConfigOption = DEFA
     console.print(f"{len(paths) - len(refused)} of {len(paths)} accepted by {peer}")
     if refused:
         raise typer.Exit(1)
+
+
+def probe(
+    peer: PeerArgument,
+    config: ConfigOption = DEFAULT_CONFIG,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say it; write no profile.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Learn by association what PEER accepts, and write its profile: the forms in which it gets results.
+
+    Sends no object. A running node reads the profile when it starts next; `forms` of the peer in the
+    configuration goes before it. Exit code 1 when PEER accepts no form of result.
+    """
+    settings = load_settings(config)
+    found = _peer(settings, peer)
+    classes = sorted({uid for needed in NEEDS.values() for uid in needed})
+    accepted = sender.accepted_syntaxes(settings.node.ae_title, found, classes)
+    forms = choose_forms(accepted)
+    path = profile_path(settings.delivery.profiles, peer)
+    if forms and not dry_run:
+        if path is None:
+            raise PermanentError(
+                f"peer {peer!r}: a profile needs a name of letters, digits, '-', '_' and '.'"
+            )
+        write_profile(path, Profile(ae_title=found.ae_title, probed_at=now(), forms=forms, accepted=accepted))
+    if as_json:
+        print_json({"peer": peer, "forms": forms, "accepted": accepted})
+    else:
+        _print_probe(found, accepted)
+        console.print(f"forms: {', '.join(forms) or 'none: it accepts no form of result'}")
+        if forms and not dry_run:
+            console.print(f"written to {escape(str(path))}; a running node reads it when it starts next")
+    if not forms:
+        raise typer.Exit(1)
+
+
+def _print_probe(peer: PeerSettings, accepted: dict[str, tuple[str, ...]]) -> None:
+    table = Table("Form", "SOP class", "Accepted in", title=f"What {peer.name} ({peer.ae_title}) accepts")
+    for form, needed in NEEDS.items():
+        for uid in needed:
+            name = SOP_CLASS_NAMES.get(uid) or UID(uid).name
+            syntaxes = ", ".join(UID(syntax).name for syntax in accepted.get(uid, ()))
+            table.add_row(form, name, syntaxes or "-")
+    console.print(table)
 
 
 @models.command("list")

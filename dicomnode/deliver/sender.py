@@ -10,7 +10,15 @@ from pathlib import Path
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
-from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    RLELossless,
+)
 from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification
@@ -20,6 +28,13 @@ from dicomnode.deliver.reactor import parked_reactor
 from dicomnode.errors import TransientError
 
 CONNECTION_TIMEOUT_S = 10.0
+PROBED_SYNTAXES = tuple(
+    str(uid)
+    for uid in (
+        ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian,
+        RLELossless, JPEGLSLossless, JPEG2000Lossless,
+    )
+)  # fmt: skip
 UNCOMPRESSED = (str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian))
 
 Offer = tuple[str, tuple[str, ...]]
@@ -82,6 +97,26 @@ def echo(ae_title: str, peer: PeerSettings) -> None:
         raise TransientError(f"peer {peer.name} answered the C-ECHO without success")
 
 
+def accepted_syntaxes(
+    ae_title: str, peer: PeerSettings, sop_classes: Iterable[str]
+) -> dict[str, tuple[str, ...]]:
+    """Ask a peer by association, without sending anything, which transfer syntaxes it takes for each class.
+
+    Each pair has a presentation context of its own (at most 128, PS3.8 9.3.2). Classes that it takes in
+    none are absent. Raises TransientError when no association can be had.
+    """
+    offers = [(uid, (syntax,)) for uid in sop_classes for syntax in PROBED_SYNTAXES]
+    verification: Offer = (str(Verification), UNCOMPRESSED)
+    association = associate(ae_title, peer, [*offers, verification], CONNECTION_TIMEOUT_S)
+    found: dict[str, tuple[str, ...]] = {}
+    for context in association.accepted_contexts:
+        uid = str(context.abstract_syntax)
+        if uid != Verification:
+            found[uid] = (*found.get(uid, ()), str(context.transfer_syntax[0]))
+    association.release()
+    return found
+
+
 def send(
     ae_title: str, peer: PeerSettings, paths: list[Path], response_timeout_s: float
 ) -> Iterator[Response]:
@@ -128,7 +163,9 @@ def _store(association: Association, path: Path) -> Response:
     try:
         answer = association.send_c_store(dcmread(path))
     except ValueError as error:
-        return Response(path, Fate.REFUSED, f"the peer does not take it: {error}")
+        return Response(
+            path, Fate.REFUSED, f"the peer does not take it ({error}); `dicomnode probe` finds what it takes"
+        )
     except RuntimeError as error:
         return Response(path, Fate.TRY_LATER, f"association ended: {error}")
     if not answer:

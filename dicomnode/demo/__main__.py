@@ -23,13 +23,13 @@ from dicomnode.config import PeerSettings, Settings, load_settings
 from dicomnode.deliver.sender import Fate, echo
 from dicomnode.demo.archive import Archive
 from dicomnode.demo.cases import Case, real_case, synthetic_case
+from dicomnode.encode.overlay import draw_lesion
 from dicomnode.errors import NodeError, TransientError
 from dicomnode.read.volumes import read_volume
 from dicomnode.records.db import Database
 from dicomnode.records.states import DeliveryState, JobState
 from dicomnode.records.tables import DeliveryRow, JobRow
 from dicomnode.series_writer import SeriesIdentity, write_series
-from dicomnode.show.overlay import draw_lesion
 from dicomnode.show.record import measurement_record
 from dicomnode.show.returned import lesions_of
 from dicomnode.study import group_studies, read_instance

@@ -82,6 +82,8 @@ class Result:
 
     kind: ResultKind
     dataset: Dataset
+    page: int = 1
+    """Of the objects of one kind; only pictures have several."""
 
 
 def _zone(offset: str) -> timezone | None:

@@ -9,11 +9,13 @@ from Image Position) and highdicom (ImageToReferenceTransformer) read them so. `
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from skimage.measure import find_contours
+from skimage.draw import polygon
+from skimage.measure import find_contours, points_in_poly
 
 PIXEL_CENTRE = 0.5
 RECTANGLE_POINTS = 5
@@ -36,6 +38,48 @@ def outline(mask: npt.NDArray[Any]) -> Points:
     return to_graphic_data(_more_than_a_rectangle(max(contours, key=_area)) - 1.0)
 
 
+def outlines(mask: npt.NDArray[Any]) -> list[Points]:
+    """All contours of a (row, column) mask, holes too: closed, as (column, row) image coordinates.
+
+    The pixels whose centres lie within an odd number of them are those of the mask.
+    """
+    contours = find_contours(np.pad(mask, 1).astype(np.float64), 0.5)
+    return [to_graphic_data(contour - 1.0) for contour in contours]
+
+
+def filled(contours: Sequence[Points], shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """The (row, column) mask of the pixels whose centres lie within an odd number of `contours`."""
+    mask = np.zeros(shape, dtype=np.bool_)
+    for contour in contours:
+        columns, rows = (contour - PIXEL_CENTRE).T
+        mask[polygon(rows, columns, shape)] ^= True
+    return mask
+
+
+def without_holes(contours: Sequence[Points]) -> list[Points]:
+    """The same area by outer contours alone: each hole is joined to its surroundings by a channel.
+
+    Structure sets know no holes; the channel has no width ("keyhole", PS3.3 C.8.8.6.3).
+    """
+    outer = sorted((c for c in contours if _turns(c) == _turns(max(contours, key=_area))), key=_area)
+    for hole in sorted((c for c in contours if _turns(c) != _turns(outer[-1])), key=_area, reverse=True):
+        index = next(i for i, c in enumerate(outer) if points_in_poly(hole[:1], c)[0])
+        outer[index] = _joined(outer[index], hole)
+    return outer
+
+
+def _joined(around: Points, hole: Points) -> Points:
+    distances = np.linalg.norm(around[:-1, None] - hole[None, :-1], axis=2)
+    start, end = np.unravel_index(np.argmin(distances), distances.shape)
+    turned = np.concatenate([hole[end:-1], hole[: end + 1]])
+    return np.concatenate([around[: start + 1], turned, around[start:]])
+
+
+def _turns(contour: Points) -> bool:
+    """Whether a contour runs clockwise: find_contours turns holes the other way."""
+    return _signed_area(contour) > 0
+
+
 def _more_than_a_rectangle(contour: Points) -> Points:
     """The same outline of more than five points: viewers take five for their rectangle tool."""
     if len(contour) > RECTANGLE_POINTS:
@@ -45,5 +89,9 @@ def _more_than_a_rectangle(contour: Points) -> Points:
 
 
 def _area(contour: Points) -> float:
+    return abs(_signed_area(contour))
+
+
+def _signed_area(contour: Points) -> float:
     rows, columns = contour[:, 0], contour[:, 1]
-    return float(abs(rows[:-1] @ columns[1:] - rows[1:] @ columns[:-1])) / 2
+    return float(rows[:-1] @ columns[1:] - rows[1:] @ columns[:-1]) / 2

@@ -62,7 +62,7 @@ def build_report(
     if groups:
         measurements.ContentSequence = DicomSequence([item for group in groups for item in group])
     qualitative = ContainerContentItem(name=QUALITATIVE_EVALUATIONS, relationship_type=CONTAINS)
-    qualitative.ContentSequence = DicomSequence([*evaluations, *map(comment, _statements(context))])
+    qualitative.ContentSequence = DicomSequence([*evaluations, *map(comment, statements(context))])
     root.ContentSequence.extend([measurements, qualitative])
     report: Dataset = Comprehensive3DSR(
         evidence=[patient_stand_in(evidence[0]), *evidence[1:]],
@@ -137,8 +137,8 @@ def algorithm(context: ResultContext) -> Any:
     )
 
 
-def _statements(context: ResultContext) -> list[str]:
-    """What every report says about itself."""
+def statements(context: ResultContext) -> list[str]:
+    """What every report, picture and PDF says about itself."""
     card = context.card
     return [
         f"{RESEARCH_ONLY}. Not for diagnosis; made by an algorithm and not checked by a person.",

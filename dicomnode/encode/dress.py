@@ -9,7 +9,10 @@ from typing import Any
 
 from highdicom import ContributingEquipment
 from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.sequence import Sequence as DicomSequence
 from pydicom.sr.coding import Code as SrCode
+from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from dicomnode.encode.context import ResultContext
 from dicomnode.encode.equipment import (
@@ -52,6 +55,24 @@ def identity(context: ResultContext, kind: ResultKind) -> dict[str, Any]:
     }
 
 
+def new_object(context: ResultContext, kind: ResultKind, sop_class_uid: UID, modality: str) -> Dataset:
+    """What `identity` gives highdicom's objects, for a kind of object that highdicom does not make."""
+    names = identity(context, kind)
+    made = Dataset()
+    made.file_meta = FileMetaDataset()
+    made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID = sop_class_uid
+    made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID = names["sop_instance_uid"]
+    made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    made.StudyInstanceUID = context.source.series.study_instance_uid
+    made.SeriesInstanceUID = names["series_instance_uid"]
+    made.SeriesNumber, made.InstanceNumber = names["series_number"], names["instance_number"]
+    made.SeriesDescription, made.Modality = names["series_description"], modality
+    made.Manufacturer, made.ManufacturerModelName = names["manufacturer"], names["manufacturer_model_name"]
+    made.SoftwareVersions, made.DeviceSerialNumber = names["software_versions"], names["device_serial_number"]
+    made.ContributingEquipmentSequence = DicomSequence(names["contributing_equipment"])
+    return made
+
+
 def _algorithm(context: ResultContext) -> Dataset:
     """The model as Contributing Equipment (PS3.3 C.12.1.1.5; IHE AI Results)."""
     what = f"Model {context.card.name}, SHA-256 {context.model_digest}. {RESEARCH_ONLY}"
@@ -83,6 +104,13 @@ def finish(dataset: Dataset, context: ResultContext) -> None:
     for keyword in (*MAY_BE_EMPTY, *COPIED_WHEN_FILLED):
         if text(header, keyword) or (keyword in MAY_BE_EMPTY and keyword in header):
             dataset[keyword] = deepcopy(header[keyword])
+
+
+def copy_laterality(dataset: Dataset, context: ResultContext) -> None:
+    """The side of a paired body part, for images and presentation states; SEG and reports have it coded."""
+    side = text(context.source.series.header, "Laterality")
+    if side:
+        dataset.Laterality = side
 
 
 def to_bytes(dataset: Dataset) -> bytes:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from dicomnode.encode.context import Result, ResultContext
+from dicomnode.encode.contours import encode_contours
+from dicomnode.encode.pdf import encode_pdf
+from dicomnode.encode.pictures import encode_pictures
 from dicomnode.encode.report import encode_reports
+from dicomnode.encode.rtstruct import encode_rtstruct
 from dicomnode.encode.seg import encode_seg
 from dicomnode.encode.uids import sop_instance_uid
 from dicomnode.encode.verify import verify_results
@@ -22,8 +26,9 @@ def encode_results(
     context: ResultContext,
     kinds: frozenset[ResultKind] = DEFAULT_KINDS,
 ) -> tuple[Result, ...]:
-    """The segmentation (first) and its reports, or the one report that no lesion was seen.
+    """The segmentation (first) and its reports, then the other `kinds` as far as this result has them.
 
+    Without a lesion there is the report that none was seen, and the page or document that says so.
     The same arguments give the same bytes. Raises PermanentError when the source cannot carry a
     result, ResultRejected when an object contradicts its source.
     """
@@ -31,6 +36,27 @@ def encode_results(
     reports = encode_reports(seg, lesion_map, measurements, context)
     names = {sop_instance_uid(context, kind): kind for kind in KINDS}
     objects = reports if seg is None else (seg, *reports)
-    results = tuple(Result(names[str(made.SOPInstanceUID)], made) for made in objects)
+    results = (
+        *(Result(names[str(made.SOPInstanceUID)], made) for made in objects),
+        *_for_other_readers(lesion_map, measurements, context, kinds),
+    )
     verify_results(results, lesion_map, measurements, context)
     return results
+
+
+def _for_other_readers(
+    lesion_map: LesionMap,
+    measurements: Sequence[LesionMeasurement],
+    context: ResultContext,
+    kinds: frozenset[ResultKind],
+) -> Iterator[Result]:
+    """What destinations get that cannot show segmentations or reports."""
+    if "contours" in kinds and lesion_map.lesions:
+        yield Result("contours", encode_contours(lesion_map, measurements, context))
+    if "pictures" in kinds:
+        pages = encode_pictures(lesion_map, measurements, context)
+        yield from (Result("pictures", made, page) for page, made in enumerate(pages, start=1))
+    if "pdf" in kinds:
+        yield Result("pdf", encode_pdf(lesion_map, measurements, context))
+    if "rtstruct" in kinds and lesion_map.lesions and context.source.volume.has_geometry:
+        yield Result("rtstruct", encode_rtstruct(lesion_map, context))

@@ -26,9 +26,11 @@ def sop_instance_uid(context: ResultContext, kind: ResultKind, page: int = 1) ->
 def series_instance_uid(context: ResultContext, kind: ResultKind) -> str:
     """Series Instance UID (0020,000E): the same for all results of one model on one source series.
 
-    It does not depend on the digests, so a superseding result joins the series of the earlier one.
+    It does not depend on the digests, so a superseding result joins the series of the earlier one;
+    only pictures begin a new one, since a viewer would show old and new pages mixed.
     """
-    return derived_uid("series", context.source.series.series_instance_uid, context.card.name, kind)
+    own = (str(context.instance_number),) if kind == "pictures" else ()
+    return derived_uid("series", context.source.series.series_instance_uid, context.card.name, kind, *own)
 
 
 def tracking_uid(context: ResultContext, number: int) -> str:

@@ -8,10 +8,12 @@ is read back from its bytes and compared with the source images and the lesion m
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from io import BytesIO
 
 from pydicom import Dataset, dcmread
 
+from dicomnode.encode.check_drawn import check_contours, check_document, check_pages, check_structures
 from dicomnode.encode.check_numbers import check_axes, check_volumes
 from dicomnode.encode.check_report import check_not_seen, check_report, referable
 from dicomnode.encode.check_seg import check_seg
@@ -31,6 +33,9 @@ SAME_AS_SOURCE = (
     "StudyInstanceUID", "StudyDate", "StudyTime", "AccessionNumber", "SpecificCharacterSet",
 )  # fmt: skip
 
+ALWAYS = ("seg", "sr_measurements", "sr_volumes", "sr_not_seen")
+MODALITIES = {"seg": "SEG", "contours": "PR", "pictures": "OT", "pdf": "DOC", "rtstruct": "RTSTRUCT"}
+
 MALFORMED = (AttributeError, KeyError, IndexError, TypeError, ValueError, StopIteration)
 
 
@@ -44,12 +49,14 @@ def verify_results(
 
     The message holds UIDs, numbers and codes, but no patient data.
     """
-    objects: dict[ResultKind, Dataset] = {
-        result.kind: dcmread(BytesIO(to_bytes(result.dataset))) for result in results
-    }
-    _check_kinds([result.kind for result in results], measurements)
+    read_back = [replace(r, dataset=dcmread(BytesIO(to_bytes(r.dataset)))) for r in results]
+    _check_kinds([result.kind for result in results if result.kind in ALWAYS], measurements)
     try:
+        for result in read_back:
+            _check_identity(result, context)
+        objects = {result.kind: result.dataset for result in read_back}
         _check_all(objects, lesion_map, measurements, context)
+        _check_drawn(read_back, lesion_map, context)
     except MALFORMED as error:
         raise ResultRejected(f"a result cannot be read back: {type(error).__name__}") from error
 
@@ -69,13 +76,11 @@ def _check_all(
     measurements: Sequence[LesionMeasurement],
     context: ResultContext,
 ) -> None:
-    for kind, made in objects.items():
-        _check_identity(made, kind, context)
     seg = objects.get("seg")
     decoded = lesion_map.values if seg is None else check_seg(seg, lesion_map, context)
     allowed = referable(context, seg)
     for kind, made in objects.items():
-        if kind != "seg":
+        if kind.startswith("sr_"):
             check_report(made, kind, allowed, context)
         if kind == "sr_not_seen":
             check_not_seen(made, kind)
@@ -85,17 +90,32 @@ def _check_all(
             check_volumes(made, kind, lesion_map, decoded, measurements, context)
 
 
-def _check_identity(made: Dataset, kind: ResultKind, context: ResultContext) -> None:
+def _check_drawn(results: Sequence[Result], lesion_map: LesionMap, context: ResultContext) -> None:
+    """Outlines, pictures and documents for readers that show no segmentations."""
+    for result in results:
+        if result.kind == "contours":
+            check_contours(result.dataset, lesion_map, context)
+        elif result.kind == "rtstruct":
+            check_structures(result.dataset, lesion_map, context)
+        elif result.kind == "pdf":
+            check_document(result.dataset, context)
+    pages = [result.dataset for result in results if result.kind == "pictures"]
+    if pages:
+        check_pages(pages, lesion_map, context)
+
+
+def _check_identity(result: Result, context: ResultContext) -> None:
     """Patient and study of the source; UIDs, description and maker of this result."""
+    made, kind = result.dataset, result.kind
     header = context.source.frames[0].instance.header
     for keyword in SAME_AS_SOURCE:
         if text(made, keyword) != text(header, keyword):
             raise ResultRejected(f"{kind}: {keyword} is not that of the source images")
     for keyword, expected in (
-        ("SOPInstanceUID", sop_instance_uid(context, kind)),
+        ("SOPInstanceUID", sop_instance_uid(context, kind, result.page)),
         ("SeriesInstanceUID", series_instance_uid(context, kind)),
-        ("InstanceNumber", str(context.instance_number)),
-        ("Modality", "SEG" if kind == "seg" else "SR"),
+        ("InstanceNumber", str(result.page if kind == "pictures" else context.instance_number)),
+        ("Modality", MODALITIES.get(kind, "SR")),
     ):
         if text(made, keyword) != expected:
             raise ResultRejected(f"{kind}: {keyword} is {text(made, keyword)}, expected {expected}")

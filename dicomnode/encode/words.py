@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 from dicomnode.encode.concepts import repertoire
 from dicomnode.encode.seg import lesion_name
-from inference.measure import PIXELS, Absent, LesionMeasurement, Quantity, total_volume
+from inference.measure import PIXELS, Absent, Axis, LesionMeasurement, Quantity, total_volume
 from inference.volume import Volume
 
 TRUNCATED = "touches the border of the image, so its size is a lower bound"
 FLAT = "Volume, 3-D diameter and surface are not given: the images have no place in the patient."
+SPOKEN_UNITS = {"[hnsf'U]": "HU"}
+TABLE_HEAD = ("No", "Finding", "Long axis", "Short axis", "Volume", "Area", "Mean", "Image")
 IN_PIXELS = "Lengths and areas are in pixels: the images do not say how large a pixel is."
 
 
@@ -18,6 +20,41 @@ def label_of(measurement: LesionMeasurement) -> str:
     """The label that viewers show beside a lesion."""
     ending = " (cut by the image border)" if measurement.truncated else ""
     return f"{lesion_name(measurement.number)}: {measurement.label.name}{ending}"
+
+
+def size_of(measurement: LesionMeasurement) -> str:
+    """Long axis times short axis, or what there is of them: "17.4 x 15.3 mm"."""
+    lengths = [a.length for a in (measurement.long_axis, measurement.short_axis) if isinstance(a, Axis)]
+    if not lengths:
+        return ""
+    values = " x ".join(f"{length.value:.1f}" for length in lengths)
+    return f"{values} {spoken(lengths[0].unit)}"
+
+
+def numbers_of(measurement: LesionMeasurement) -> tuple[str, ...]:
+    """One line of a table for people; what is not known is a dash. See `TABLE_HEAD`."""
+    return (
+        str(measurement.number),
+        measurement.label.name + (" (cut by the image border)" if measurement.truncated else ""),
+        *(_cell(axis.length if isinstance(axis, Axis) else axis) for axis in (
+            measurement.long_axis, measurement.short_axis,
+        )),
+        _cell(measurement.volume),
+        _cell(measurement.area),
+        _cell(measurement.mean),
+        str(measurement.key_slice + 1),
+    )  # fmt: skip
+
+
+def _cell(quantity: Quantity | Absent) -> str:
+    if isinstance(quantity, Absent):
+        return "-"
+    return f"{quantity.value:.1f} {spoken(quantity.unit)}"
+
+
+def spoken(unit: str) -> str:
+    """A UCUM unit as people write it."""
+    return SPOKEN_UNITS.get(unit, unit.strip("{}"))
 
 
 def summary(measurements: Sequence[LesionMeasurement]) -> str:

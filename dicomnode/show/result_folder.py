@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dicomnode.show.overlay import draw_lesion
+from dicomnode.encode.overlay import draw_lesion
 from dicomnode.show.record import measurement_record
 from dicomnode.work.pipeline import Findings, file_bytes, summarise
 
@@ -16,9 +16,10 @@ def write_results(findings: Findings, folder: Path) -> dict[str, Any]:
     objects = {}
     for result in findings.results:
         content, sha256 = file_bytes(result.dataset)
-        path = folder / f"{result.kind}.dcm"
+        name = result.kind if result.page == 1 else f"{result.kind}-{result.page}"
+        path = folder / f"{name}.dcm"
         path.write_bytes(content)
-        objects[result.kind] = {
+        objects[name] = {
             "file": path.name,
             "sop_instance_uid": str(result.dataset.SOPInstanceUID),
             "sha256": sha256,

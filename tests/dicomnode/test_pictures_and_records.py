@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pydicom import Dataset
 
-from dicomnode.show.overlay import OUTLINE_RGB, PICTURE_PIXELS, caption, draw_lesion
+from dicomnode.encode.overlay import OUTLINE_RGB, PICTURE_PIXELS, caption, draw_lesion
 from dicomnode.show.record import QUANTITIES, measurement_record
 from inference.measure import Absent, LesionMeasurement, measure_lesions
 from inference.volume import Volume

@@ -158,7 +158,7 @@ def scanned(
 ) -> Situation:
     """The ultrasound phantom: one image, three images, or a loop of five frames."""
     truth = ultrasound_phantom({"still": 1, "stills": 3, "loop": 5}[kind])
-    named = identity("US", BodyPartExamined="BREAST")
+    named = identity("US", BodyPartExamined="BREAST", Laterality="R")
     if kind == "loop":
         series = write_loop(folder, truth.grey, named, spacing_mm, photometric)
         numbers = truth.numbers

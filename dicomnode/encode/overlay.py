@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pydicom import Dataset
 from skimage.measure import find_contours
 
+from dicomnode.encode.words import spoken
 from inference.labelmap import LesionMap
 from inference.measure import Axis, LesionMeasurement, Quantity
 from inference.volume import Volume
@@ -50,7 +51,7 @@ def caption(measurement: LesionMeasurement, volume: Volume) -> list[str]:
     """The numbers of a lesion in a few lines; what is absent is left out."""
     lines = [f"{measurement.label.name} {measurement.number}"]
     axes = [
-        f"{name} {axis.length.value:.1f} {_spoken(axis.length)}"
+        f"{name} {axis.length.value:.1f} {spoken(axis.length.unit)}"
         for name, axis in (("long axis", measurement.long_axis), ("short axis", measurement.short_axis))
         if isinstance(axis, Axis)
     ]
@@ -59,15 +60,10 @@ def caption(measurement: LesionMeasurement, volume: Volume) -> list[str]:
     if isinstance(measurement.volume, Quantity):
         lines.append(f"volume {measurement.volume.value:.0f} mm3")
     elif isinstance(measurement.area, Quantity):
-        lines.append(f"area {measurement.area.value:.0f} {_spoken(measurement.area)}")
+        lines.append(f"area {measurement.area.value:.0f} {spoken(measurement.area.unit)}")
     lines.append(f"image {measurement.key_slice + 1} of {volume.shape[0]}")
     lines.append("Research use only")
     return lines
-
-
-def _spoken(quantity: Quantity) -> str:
-    """Its unit without the braces of UCUM annotations."""
-    return quantity.unit.strip("{}")
 
 
 def _write(pen: ImageDraw.ImageDraw, lines: list[str]) -> None:
