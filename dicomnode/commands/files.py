@@ -93,9 +93,8 @@ def segment(
         chosen = [(d.series, registry.get(d.route.model)) for d in decisions if d.route is not None]
     if not chosen:
         raise PermanentError(f"no series in {folder} goes to a model; `dicomnode explain {folder}` says why")
-    summaries = [
-        _segment_one(series, bundle, out, DEFAULT_KINDS | kinds_of(form or ())) for series, bundle in chosen
-    ]
+    kinds = DEFAULT_KINDS | kinds_of(form or ())
+    summaries = [_segment_one(series, bundle, out, kinds) for series, bundle in chosen]
     if as_json:
         print_json(summaries)
     else:

@@ -105,7 +105,7 @@ def probe(
     if forms and not dry_run:
         if path is None:
             raise PermanentError(
-                f"peer {peer!r}: a profile needs a name of letters, digits, '-', '_' and '.'"
+                f"peer {peer!r} cannot have a profile: name it by letters, digits, - _ and ."
             )
         write_profile(path, Profile(ae_title=found.ae_title, probed_at=now(), forms=forms, accepted=accepted))
     if as_json:

@@ -25,6 +25,9 @@ from inference.volume import Volume
 SAME_PLACE_MM = 1e-3
 """Between a frame and its source image, whose position is copied."""
 
+BACKGROUND = 0
+"""Segment that highdicom describes in every label map; binary segments begin with 1."""
+
 SLICE_TOLERANCE = 0.15
 PIXEL_TOLERANCE = 0.3
 """Between a frame and the even grid of the volume, in steps of it: what `volumes.py` allows, and rounding."""
@@ -67,11 +70,12 @@ def _compare(decoded: npt.NDArray[np.uint16], expected: npt.NDArray[np.uint16]) 
 
 
 def _check_segments(seg: Dataset, lesion_map: LesionMap, context: ResultContext) -> None:
-    numbers = [int(segment.SegmentNumber) for segment in seg.SegmentSequence]
+    segments = [segment for segment in seg.SegmentSequence if segment.SegmentNumber != BACKGROUND]
+    numbers = [int(segment.SegmentNumber) for segment in segments]
     expected = [lesion.number for lesion in lesion_map.lesions]
     if numbers != expected:
         raise ResultRejected(f"SEG describes segments {numbers[:9]}, the lesions are {expected[:9]}")
-    for segment, lesion in zip(seg.SegmentSequence, lesion_map.lesions, strict=True):
+    for segment, lesion in zip(segments, lesion_map.lesions, strict=True):
         where = f"SEG segment {lesion.number}"
         if text(segment, "TrackingUID") != tracking_uid(context, lesion.number):
             raise ResultRejected(f"{where}: tracking UID {text(segment, 'TrackingUID') or 'missing'}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -33,10 +34,16 @@ class SegmentFrame:
 
 
 def read_frames(seg: Dataset) -> Iterator[SegmentFrame]:
-    """The frames of a BINARY segmentation; raises AttributeError, KeyError or ValueError when malformed."""
+    """The frames of a BINARY segmentation, or of a LABELMAP one for each segment that it holds.
+
+    Raises AttributeError, KeyError or ValueError when malformed.
+    """
     rows, columns, count = int(seg.Rows), int(seg.Columns), int(seg.NumberOfFrames)
     if len(seg.PerFrameFunctionalGroupsSequence) != count:
         raise ValueError(f"{count} frames but {len(seg.PerFrameFunctionalGroupsSequence)} frame descriptions")
+    if seg.SegmentationType == "LABELMAP":
+        yield from _read_label_map(seg, (count, rows, columns))
+        return
     size = rows * columns
     bits = np.frombuffer(seg.PixelData, dtype=np.uint8)
     if len(bits) < (count * size + 7) // 8:
@@ -44,7 +51,20 @@ def read_frames(seg: Dataset) -> Iterator[SegmentFrame]:
     shared = seg.SharedFunctionalGroupsSequence[0]
     for index, group in enumerate(seg.PerFrameFunctionalGroupsSequence):
         mask = _unpack(bits, index * size, size).reshape(rows, columns)
-        yield _frame(index + 1, group, shared, mask)
+        segment = _macro("SegmentIdentificationSequence", group, shared)
+        yield _frame(index + 1, group, shared, int(segment.ReferencedSegmentNumber), mask)
+
+
+def _read_label_map(seg: Dataset, shape: tuple[int, int, int]) -> Iterator[SegmentFrame]:
+    """Pixel values are segment numbers, and 0 or Pixel Padding Value is background (PS3.3 C.8.20.2)."""
+    numbers = np.frombuffer(seg.PixelData, dtype=np.uint8 if seg.BitsAllocated == 8 else np.dtype("<u2"))
+    frames = numbers[: math.prod(shape)].reshape(shape)
+    background = int(seg.get("PixelPaddingValue", 0))
+    shared = seg.SharedFunctionalGroupsSequence[0]
+    for index, group in enumerate(seg.PerFrameFunctionalGroupsSequence):
+        for number in np.unique(frames[index]):
+            if number != background:
+                yield _frame(index + 1, group, shared, int(number), frames[index] == number)
 
 
 def _unpack(bits: npt.NDArray[np.uint8], first: int, size: int) -> npt.NDArray[np.bool_]:
@@ -54,14 +74,15 @@ def _unpack(bits: npt.NDArray[np.uint8], first: int, size: int) -> npt.NDArray[n
     return unpacked[first - 8 * start :][:size].astype(bool)
 
 
-def _frame(number: int, group: Dataset, shared: Dataset, mask: npt.NDArray[np.bool_]) -> SegmentFrame:
+def _frame(
+    number: int, group: Dataset, shared: Dataset, segment_number: int, mask: npt.NDArray[np.bool_]
+) -> SegmentFrame:
     orientation = _vector(_macro("PlaneOrientationSequence", group, shared).ImageOrientationPatient)
     image = _macro("DerivationImageSequence", group, shared).SourceImageSequence[0]
     frame_number = image.get("ReferencedFrameNumber")
-    segment = _macro("SegmentIdentificationSequence", group, shared)
     return SegmentFrame(
         number=number,
-        segment_number=int(segment.ReferencedSegmentNumber),
+        segment_number=segment_number,
         position_mm=_optional("PlanePositionSequence", "ImagePositionPatient", group, shared),
         along_row=orientation[:3],
         along_column=orientation[3:],

@@ -13,6 +13,7 @@ from dicomnode.encode.rtstruct import encode_rtstruct
 from dicomnode.encode.seg import encode_seg
 from dicomnode.encode.uids import sop_instance_uid
 from dicomnode.encode.verify import verify_results
+from dicomnode.encode.volumetric import encode_volumetric
 from dicomnode.forms import DEFAULT_KINDS, KINDS, ResultKind
 from inference.labelmap import LesionMap
 from inference.measure import LesionMeasurement
@@ -51,6 +52,12 @@ def _for_other_readers(
     kinds: frozenset[ResultKind],
 ) -> Iterator[Result]:
     """What destinations get that cannot show segmentations or reports."""
+    if "labelmap" in kinds and lesion_map.lesions and context.source.volume.has_geometry:
+        label_map = encode_seg(lesion_map, measurements, context, "labelmap")
+        yield Result("labelmap", label_map)
+        if "sr_labelmap_volumes" in kinds:
+            report = encode_volumetric(label_map, lesion_map, measurements, context, "sr_labelmap_volumes")
+            yield Result("sr_labelmap_volumes", report)
     if "contours" in kinds and lesion_map.lesions:
         yield Result("contours", encode_contours(lesion_map, measurements, context))
     if "pictures" in kinds:

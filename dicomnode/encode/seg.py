@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from highdicom import AlgorithmIdentificationSequence
@@ -30,9 +30,12 @@ GOLDEN_ANGLE = 0.381966
 
 
 def encode_seg(
-    lesion_map: LesionMap, measurements: Sequence[LesionMeasurement], context: ResultContext
+    lesion_map: LesionMap,
+    measurements: Sequence[LesionMeasurement],
+    context: ResultContext,
+    kind: Literal["seg", "labelmap"] = "seg",
 ) -> Dataset:
-    """The lesions as segments; segment number is lesion number.
+    """The lesions as segments, in frames of their own or as a label map; segment number is lesion number.
 
     Frame positions are those of the source images, character by character; frames of images without
     a place in the patient have none. Raises PermanentError when there is no lesion, or the source
@@ -47,12 +50,12 @@ def encode_seg(
     seg: Dataset = Segmentation(
         source_images=stand_ins(context.source) if placed else unplaced_stand_ins(context.source),
         pixel_array=_label_values(lesion_map),
-        segmentation_type="BINARY",
+        segmentation_type="BINARY" if kind == "seg" else "LABELMAP",
         segment_descriptions=[_segment(lesion, context) for lesion in lesion_map.lesions],
         content_label="LESIONS",
         content_description=plain_text(f"{context.card.title}. {RESEARCH_ONLY}")[:64],
         omit_empty_frames=True,
-        **identity(context, "seg"),
+        **identity(context, kind),
     )
     _fix_dimensions(seg, context)
     if placed:

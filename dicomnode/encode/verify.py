@@ -34,7 +34,9 @@ SAME_AS_SOURCE = (
 )  # fmt: skip
 
 ALWAYS = ("seg", "sr_measurements", "sr_volumes", "sr_not_seen")
-MODALITIES = {"seg": "SEG", "contours": "PR", "pictures": "OT", "pdf": "DOC", "rtstruct": "RTSTRUCT"}
+MODALITIES = {
+    "seg": "SEG", "labelmap": "SEG", "contours": "PR", "pictures": "OT", "pdf": "DOC", "rtstruct": "RTSTRUCT",
+}  # fmt: skip
 
 MALFORMED = (AttributeError, KeyError, IndexError, TypeError, ValueError, StopIteration)
 
@@ -76,17 +78,20 @@ def _check_all(
     measurements: Sequence[LesionMeasurement],
     context: ResultContext,
 ) -> None:
+    label_map = objects.get("labelmap")
+    if label_map is not None:
+        check_seg(label_map, lesion_map, context)
     seg = objects.get("seg")
     decoded = lesion_map.values if seg is None else check_seg(seg, lesion_map, context)
-    allowed = referable(context, seg)
     for kind, made in objects.items():
+        allowed = referable(context, label_map if kind == "sr_labelmap_volumes" else seg)
         if kind.startswith("sr_"):
             check_report(made, kind, allowed, context)
         if kind == "sr_not_seen":
             check_not_seen(made, kind)
         elif kind == "sr_measurements":
             check_axes(made, kind, measurements, context)
-        elif kind == "sr_volumes":
+        elif kind in ("sr_volumes", "sr_labelmap_volumes"):
             check_volumes(made, kind, lesion_map, decoded, measurements, context)
 
 

@@ -8,7 +8,7 @@ refers to the lesion's segment.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from highdicom.sr import (
     FindingSite,
@@ -36,15 +36,19 @@ from inference.measure import LesionMeasurement, Quantity
 
 
 def encode_volumetric(
-    seg: Dataset, lesion_map: LesionMap, measurements: Sequence[LesionMeasurement], context: ResultContext
+    seg: Dataset,
+    lesion_map: LesionMap,
+    measurements: Sequence[LesionMeasurement],
+    context: ResultContext,
+    kind: Literal["sr_volumes", "sr_labelmap_volumes"] = "sr_volumes",
 ) -> Dataset:
-    """SR-B of the pair."""
+    """SR-B of the pair, on the segments of `seg`."""
     source = context.source
     frames = [source.frames[index] for index in sorted({m.key_slice for m in measurements})]
     images = {frame.instance.sop_instance_uid: frame.instance.header for frame in frames}
     remarks = (summary(measurements), *remarks_on_volumes(measurements, source.volume))
     return build_report(
-        "sr_volumes",
+        kind,
         context,
         groups=[
             group
