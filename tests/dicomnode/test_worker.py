@@ -118,6 +118,25 @@ def test_a_study_becomes_a_job_and_the_job_becomes_results(node: Node, logs: lis
     assert any("3 lesion(s)" in sentence for sentence in sentences)
 
 
+def test_each_destination_gets_the_forms_that_it_wants(
+    database: Database, intake: Intake, files: list[Path], tmp_path: Path
+) -> None:
+    settings = settings_in(
+        tmp_path,
+        '[models]\nfolder = "models"\n[[peer]]\nname = "OLD"\nae_title = "OLD"\nhost = "127.0.0.1"\n'
+        'port = 104\nforms = ["contours", "pictures"]\n',
+    )
+    route = settings.route[0].model_copy(update={"destinations": ("PACS", "OLD")})
+    node = Node(settings.model_copy(update={"route": (route,)}), database, intake, files)
+    node.receive(files)
+    node.route()
+    assert node.work()
+    kind_of = {row.sop_instance_uid: row.kind for row in node.rows(ResultRow)}
+    sent = [(row.destination, kind_of[row.sop_instance_uid]) for row in node.rows(DeliveryRow)]
+    assert sorted(kind for name, kind in sent if name == "PACS") == ["seg", "sr_measurements", "sr_volumes"]
+    assert sorted(kind for name, kind in sent if name == "OLD") == ["contours", *["pictures"] * 4]
+
+
 def test_late_images_give_the_next_instance_in_the_same_result_series(node: Node) -> None:
     late = image(StudyInstanceUID=node.study_uid, SeriesInstanceUID="1.2.9", Modality="MR")
     middle = node.files[len(node.files) // 2]
@@ -137,6 +156,10 @@ def test_late_images_give_the_next_instance_in_the_same_result_series(node: Node
         assert sorted(row.instance_number for row in rows) == [1, 2]
         assert len({row.series_instance_uid for row in rows}) == 1
         assert len({row.sop_instance_uid for row in rows}) == 2
+        earlier, later = sorted(rows, key=lambda row: row.instance_number)
+        links = [detail.get("supersedes") for _, detail in events(node.database, "result_created")
+                 if detail["kind"] == earlier.kind]  # fmt: skip
+        assert links == [None, earlier.sop_instance_uid], later
 
 
 def test_a_late_series_leaves_the_job_of_the_unchanged_one(node: Node) -> None:
