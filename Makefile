@@ -5,13 +5,14 @@ BIN := .venv/bin
 CI ?=
 export TCP_NODELAY := 1
 
-.PHONY: help setup demo test viewer viewers check fix real-parts clean
+.PHONY: help setup demo test viewer viewers defects check fix real-parts clean
 
 help:
 	@echo "make demo     send a real chest CT through a node and show what comes back"
 	@echo "make test     install what the tests need and run all of them"
 	@echo "make viewer   open what the demo made in OHIF, in your browser"
 	@echo "make viewers  open every kind of result in OHIF and write docs/viewers.md"
+	@echo "make defects  plant every kind of defect, ask all validators, and write docs/defects.md"
 	@echo "make check    lint, types, import rules and the quick tests"
 	@echo "make fix      format, and mend what the linter can"
 	@echo "make clean    remove the environment, caches and the demo's output"
@@ -41,6 +42,9 @@ viewer: .venv/ready real-parts
 
 viewers: .venv/ready real-parts
 	WRITE_VIEWER_TABLE=1 $(BIN)/python -m pytest tests/viewers $(ARGS)
+
+defects: .venv/ready real-parts
+	WRITE_DEFECT_TABLE=1 $(BIN)/python -m pytest tests/dicomnode/encode/test_defects.py $(ARGS)
 
 check: .venv/ready
 	$(BIN)/ruff check .

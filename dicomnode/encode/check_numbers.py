@@ -9,11 +9,13 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset
+from pydicom.sr.coding import Code as SrCode
 
 from dicomnode.encode.check_report import measurement_groups
 from dicomnode.encode.concepts import (
     AREA,
     FINDING,
+    FINDING_SITE,
     LONG_AXIS,
     SHORT_AXIS,
     TRACKING_UID,
@@ -29,6 +31,7 @@ from dicomnode.encode.sources import reference
 from dicomnode.encode.uids import tracking_uid
 from dicomnode.errors import ResultRejected
 from dicomnode.study import text
+from inference.codes import Code
 from inference.labelmap import LesionMap
 from inference.measure import PIXELS, Absent, Axis, LesionMeasurement, Quantity
 from inference.volume import Volume
@@ -93,12 +96,19 @@ def _by_lesion(
         if uid not in lesions:
             raise ResultRejected(f"{where}: tracking UID {uid} is of no lesion in the segmentation")
         label = lesions[uid].label
-        finding = child(group, FINDING)
-        code = ("", "") if finding is None else code_in(finding, "ConceptCodeSequence")
-        if code != (label.type.value, label.type.scheme):
-            raise ResultRejected(f"{where}, lesion {lesions[uid].number}: finding {code[0] or 'missing'}")
+        place = f"{where}, lesion {lesions[uid].number}"
+        _check_code(group, FINDING, label.type, f"{place}: finding")
+        if label.site is not None:
+            _check_code(group, FINDING_SITE, label.site, f"{place}: finding site")
         found[lesions[uid].number].append(group)
     return found
+
+
+def _check_code(group: Dataset, concept: SrCode, expected: Code, place: str) -> None:
+    item = child(group, concept)
+    code = ("", "") if item is None else code_in(item, "ConceptCodeSequence")
+    if code != (expected.value, expected.scheme):
+        raise ResultRejected(f"{place} {code[0] or 'missing'}, expected {expected.value}")
 
 
 def _check_axis(items: list[Dataset], axis: Axis | Absent, place: str, context: ResultContext) -> None:

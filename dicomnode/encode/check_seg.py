@@ -79,6 +79,9 @@ def _check_segments(seg: Dataset, lesion_map: LesionMap, context: ResultContext)
         where = f"SEG segment {lesion.number}"
         if text(segment, "TrackingUID") != tracking_uid(context, lesion.number):
             raise ResultRejected(f"{where}: tracking UID {text(segment, 'TrackingUID') or 'missing'}")
+        algorithm = segment.SegmentationAlgorithmIdentificationSequence[0]
+        if text(algorithm, "AlgorithmVersion") != context.card.version:
+            raise ResultRejected(f"{where}: algorithm version {text(algorithm, 'AlgorithmVersion')}")
         for keyword, code in (
             ("SegmentedPropertyCategoryCodeSequence", lesion.label.category),
             ("SegmentedPropertyTypeCodeSequence", lesion.label.type),

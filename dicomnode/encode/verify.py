@@ -21,7 +21,7 @@ from dicomnode.encode.context import Result, ResultContext
 from dicomnode.encode.dress import to_bytes
 from dicomnode.encode.equipment import RESEARCH_ONLY
 from dicomnode.encode.recognise import is_own_result
-from dicomnode.encode.uids import series_instance_uid, sop_instance_uid
+from dicomnode.encode.uids import device_uid, series_instance_uid, sop_instance_uid
 from dicomnode.errors import ResultRejected
 from dicomnode.forms import ResultKind
 from dicomnode.study import text
@@ -37,6 +37,8 @@ ALWAYS = ("seg", "sr_measurements", "sr_volumes", "sr_not_seen")
 MODALITIES = {
     "seg": "SEG", "labelmap": "SEG", "contours": "PR", "pictures": "OT", "pdf": "DOC", "rtstruct": "RTSTRUCT",
 }  # fmt: skip
+
+EQUIPMENT = "ContributingEquipmentSequence"
 
 MALFORMED = (AttributeError, KeyError, IndexError, TypeError, ValueError, StopIteration)
 
@@ -126,5 +128,8 @@ def _check_identity(result: Result, context: ResultContext) -> None:
             raise ResultRejected(f"{kind}: {keyword} is {text(made, keyword)}, expected {expected}")
     if RESEARCH_ONLY not in text(made, "SeriesDescription"):
         raise ResultRejected(f"{kind}: SeriesDescription does not say {RESEARCH_ONLY!r}")
+    models = [(text(i, "DeviceUID"), text(i, "SoftwareVersions")) for i in made.get(EQUIPMENT) or ()]
+    if (device_uid(context.model_digest), context.card.version) not in models:
+        raise ResultRejected(f"{kind}: {EQUIPMENT} does not name the model and version that made it")
     if not is_own_result(made):
         raise ResultRejected(f"{kind}: would not be recognised as our own when it comes back")

@@ -16,7 +16,10 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 
+from dicomnode.forms import Form
+from dicomnode.profiles import read_profile, write_profile
 from dicomnode.series_writer import SeriesIdentity, write_series
+from tests.dicomnode.test_commands import Command
 from tests.phantoms import phantom
 from tests.real_parts import require_program
 from tests.system.node import Node, free_port, wait_for
@@ -120,3 +123,33 @@ def test_a_late_image_supersedes_the_result_in_the_same_series(
     segs = orthanc.instances(identity.study_instance_uid, "SEG")
     assert len({seg["SeriesInstanceUID"] for seg in segs}) == 1
     assert sorted(int(seg["InstanceNumber"]) for seg in segs) == [1, 2]
+
+
+def test_a_probed_archive_gets_the_forms_of_its_profile(
+    orthanc: Orthanc, models: Path, tmp_path: Path
+) -> None:
+    """From the probe to the objects in the archive, with a profile that an administrator changed."""
+    routes = {"CT": "threshold-ct"}
+    node = Node(tmp_path / "node", models, AE, orthanc.dicom_port, routes, port=orthanc.node_port)
+    node.write_configuration()
+    command = Command(node.config)
+    assert command.json("probe", "PACS")["forms"] == ["seg", "reports"]
+    profile = tmp_path / "node" / "profiles" / "PACS.toml"
+    probed = read_profile(profile)
+    forms = (Form.CONTOURS, Form.PICTURES, Form.PDF, Form.RTSTRUCT)
+    write_profile(profile, probed.model_copy(update={"forms": forms}))
+    node.start()
+    try:
+        identity = SeriesIdentity()
+        orthanc.upload(write_series(phantom().volume, tmp_path / "study", identity))
+        node.wait_until_delivered(identity.study_instance_uid)
+        lesions = node.events(event="job_succeeded")[0].detail["lesion_count"]
+        counts = {
+            modality: len(orthanc.instances(identity.study_instance_uid, modality))
+            for modality in ("PR", "OT", "DOC", "RTSTRUCT", "SEG", "SR")
+        }
+        assert counts == {"PR": 1, "OT": 1 + lesions, "DOC": 1, "RTSTRUCT": 1, "SEG": 0, "SR": 0}
+        wait_for(lambda: len(node.events(event="own_result_received")) >= 4 + lesions, "they came back")
+        assert len(node.jobs()) == 1
+    finally:
+        node.stop()
