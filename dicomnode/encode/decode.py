@@ -1,4 +1,7 @@
-"""Reads a SEG back without highdicom: frames, their places, their bits (PS3.5 8.1.1, PS3.3 C.8.20)."""
+"""Reads a SEG without highdicom: its frames, their places, their bits (PS3.5 8.1.1, PS3.3 C.8.20).
+
+Our own, to be checked before they leave, and those of other makers.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +39,10 @@ class SegmentFrame:
 def read_frames(seg: Dataset) -> Iterator[SegmentFrame]:
     """The frames of a BINARY segmentation, or of a LABELMAP one for each segment that it holds.
 
-    Raises AttributeError, KeyError or ValueError when malformed.
+    Raises AttributeError, KeyError or ValueError when malformed, fractional or compressed.
     """
+    if seg.SegmentationType == "FRACTIONAL" or seg.file_meta.TransferSyntaxUID.is_encapsulated:
+        raise ValueError("fractional and compressed segmentations are not read")
     rows, columns, count = int(seg.Rows), int(seg.Columns), int(seg.NumberOfFrames)
     if len(seg.PerFrameFunctionalGroupsSequence) != count:
         raise ValueError(f"{count} frames but {len(seg.PerFrameFunctionalGroupsSequence)} frame descriptions")
@@ -78,7 +83,7 @@ def _frame(
     number: int, group: Dataset, shared: Dataset, segment_number: int, mask: npt.NDArray[np.bool_]
 ) -> SegmentFrame:
     orientation = _vector(_macro("PlaneOrientationSequence", group, shared).ImageOrientationPatient)
-    image = _macro("DerivationImageSequence", group, shared).SourceImageSequence[0]
+    image = _source_image(group, shared)
     frame_number = image.get("ReferencedFrameNumber")
     return SegmentFrame(
         number=number,
@@ -87,10 +92,18 @@ def _frame(
         along_row=orientation[:3],
         along_column=orientation[3:],
         spacing_mm=_optional("PixelMeasuresSequence", "PixelSpacing", group, shared),
-        source_sop_instance_uid=str(image.ReferencedSOPInstanceUID),
+        source_sop_instance_uid=str(image.get("ReferencedSOPInstanceUID", "")),
         source_frame_number=None if frame_number is None else int(frame_number),
         mask=mask,
     )
+
+
+def _source_image(group: Dataset, shared: Dataset) -> Dataset:
+    """The image that a frame lies on; makers of others leave it out, which PS3.3 C.8.20.2.1 allows."""
+    if "DerivationImageSequence" not in group and "DerivationImageSequence" not in shared:
+        return Dataset()
+    images = _macro("DerivationImageSequence", group, shared).get("SourceImageSequence")
+    return images[0] if images else Dataset()
 
 
 def _macro(keyword: str, group: Dataset, shared: Dataset) -> Dataset:
