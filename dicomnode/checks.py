@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from dicomnode.config import Settings
 from dicomnode.deliver.sender import echo
 from dicomnode.errors import TransientError
 from dicomnode.records.db import Database, migrate
+from dicomnode.settings import Settings
 from dicomnode.spool import Spool
 from inference.registry import find_bundles
 

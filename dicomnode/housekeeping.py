@@ -11,11 +11,11 @@ from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from dicomnode.assemble.assembly import Assembly
-from dicomnode.config import Settings
 from dicomnode.deliver.delivery import Delivery
 from dicomnode.records.audit import Audit
 from dicomnode.records.db import Database
 from dicomnode.route.dispatch import Dispatch
+from dicomnode.settings import Settings
 from dicomnode.work.jobs import recover_lost_leases
 from inference.registry import Registry
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import structlog
 
-from dicomnode.config import Settings
+from dicomnode.settings import Settings
 
 SUPERVISOR_PID = "DICOMNODE_SUPERVISOR_PID"
 STOP_TIMEOUT_S = 60.0

@@ -19,10 +19,10 @@ from pydantic.fields import FieldInfo
 
 import dicomnode.__main__
 import training.__main__
-from dicomnode.config import Settings
 from dicomnode.receive.listener import TRANSFER_SYNTAXES
 from dicomnode.records.audit import Event
 from dicomnode.records.states import MOVES, DeliveryState, JobState, StudyState
+from dicomnode.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

@@ -11,12 +11,12 @@ from sqlalchemy import SelectBase, func, select, union
 from sqlalchemy.orm import Session
 
 from dicomnode.assemble.completeness import count_instances
-from dicomnode.config import AssemblySettings, PeerSettings, Settings
 from dicomnode.errors import TransientError
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.states import DeliveryState, StudyState, moved
 from dicomnode.records.tables import DeliveryRow, InstanceRow, ResultRow, StudyRow
+from dicomnode.settings import AssemblySettings, PeerSettings, Settings
 
 log = structlog.get_logger()
 

@@ -8,9 +8,9 @@ from pydicom import Dataset
 from pynetdicom import AE
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 
-from dicomnode.config import PeerSettings
 from dicomnode.deliver.reactor import parked_reactor
 from dicomnode.errors import TransientError
+from dicomnode.settings import PeerSettings
 
 PENDING = (0xFF00, 0xFF01)
 TIMEOUT_S = 10.0

@@ -9,8 +9,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from dicomnode.config import Settings, load_settings
+from dicomnode.config import load_settings
 from dicomnode.records.db import Database, migrate
+from dicomnode.settings import Settings
 
 ConfigOption = Annotated[
     Path,

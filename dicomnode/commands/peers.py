@@ -14,7 +14,7 @@ from rich.table import Table
 from dicomnode.checks import check_node
 from dicomnode.commands.files import FolderArgument
 from dicomnode.commands.options import DEFAULT_CONFIG, ConfigOption, JsonOption, console, print_json
-from dicomnode.config import PeerSettings, Settings, load_settings
+from dicomnode.config import load_settings
 from dicomnode.deliver import sender
 from dicomnode.deliver.sender import Fate
 from dicomnode.errors import PermanentError
@@ -28,6 +28,7 @@ from dicomnode.profiles import (
     write_profile,
 )
 from dicomnode.read.folder import read_folder
+from dicomnode.settings import PeerSettings, Settings
 from inference.registry import find_bundles
 
 models = typer.Typer(no_args_is_help=True, help="Look at model bundles.")

@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 
 from dicomnode.commands.options import DEFAULT_CONFIG, ConfigOption, open_node
-from dicomnode.config import Settings
 from dicomnode.errors import ConfigurationError
 from dicomnode.logs import configure_logging
 from dicomnode.processes import stop_event, supervise
 from dicomnode.records.audit import Audit, Event, Subject
+from dicomnode.settings import Settings
 from dicomnode.spool import Spool
 from inference.registry import Registry, find_bundles
 

@@ -11,13 +11,13 @@ import structlog
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from dicomnode.config import DeliverySettings, PeerSettings, Settings
 from dicomnode.deliver.sender import Fate, Response, send
 from dicomnode.errors import TransientError
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.states import DeliveryState, moved
 from dicomnode.records.tables import DeliveryRow, ResultRow
+from dicomnode.settings import DeliverySettings, PeerSettings, Settings
 
 BATCH = 50
 LEASE_MARGIN_S = 60.0

@@ -23,9 +23,9 @@ from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification
 
-from dicomnode.config import PeerSettings
 from dicomnode.deliver.reactor import parked_reactor
 from dicomnode.errors import TransientError
+from dicomnode.settings import PeerSettings
 
 CONNECTION_TIMEOUT_S = 10.0
 PROBED_SYNTAXES = tuple(

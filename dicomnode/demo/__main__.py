@@ -19,7 +19,7 @@ from rich.markup import escape
 from sqlalchemy import select
 
 from dicomnode.commands.files import lesion_table
-from dicomnode.config import PeerSettings, Settings, load_settings
+from dicomnode.config import load_settings
 from dicomnode.deliver.sender import Fate, echo
 from dicomnode.demo.archive import Archive
 from dicomnode.demo.cases import Case, real_case, synthetic_case
@@ -30,6 +30,7 @@ from dicomnode.records.db import Database
 from dicomnode.records.states import DeliveryState, JobState
 from dicomnode.records.tables import DeliveryRow, JobRow
 from dicomnode.series_writer import SeriesIdentity, write_series
+from dicomnode.settings import PeerSettings, Settings
 from dicomnode.show.record import measurement_record
 from dicomnode.show.returned import lesions_of
 from dicomnode.study import group_studies, read_instance

@@ -12,8 +12,8 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind, Verification
 
-from dicomnode.config import PeerSettings
 from dicomnode.deliver.sender import Response, send
+from dicomnode.settings import PeerSettings
 from dicomnode.study import read_instance
 
 RESPONSE_TIMEOUT_S = 60.0

@@ -6,8 +6,8 @@ import ipaddress
 import socket
 from dataclasses import dataclass
 
-from dicomnode.config import PeerSettings, Settings
 from dicomnode.receive.intake import Origin
+from dicomnode.settings import PeerSettings, Settings
 
 
 @dataclass(frozen=True)

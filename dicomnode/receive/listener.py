@@ -28,13 +28,13 @@ from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom.sop_class import Verification
 from sqlalchemy.exc import SQLAlchemyError
 
-from dicomnode.config import Settings
 from dicomnode.errors import PermanentError
 from dicomnode.imaging import is_image
 from dicomnode.receive.admission import DISK_FULL, NOT_DECIDED, Refusal, admit
 from dicomnode.receive.intake import Arrival, Intake, Origin, Outcome
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database
+from dicomnode.settings import Settings
 from dicomnode.spool import Spool
 
 TRANSFER_SYNTAXES = [

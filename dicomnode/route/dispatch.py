@@ -12,13 +12,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from dicomnode.assemble.assembly import CompletedBy
-from dicomnode.config import SENDING_STATES, WORKING_STATES, Settings
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.instances import stored_instances
 from dicomnode.records.states import StudyState, moved
 from dicomnode.records.tables import DecisionRow, InstanceRow, StudyRow
 from dicomnode.route.routing import Decision, route_study
+from dicomnode.settings import SENDING_STATES, WORKING_STATES, Settings
 from dicomnode.study import Instance, group_studies, read_instance
 from dicomnode.work.orders import Order, create_job
 from inference.registry import Registry

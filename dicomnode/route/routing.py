@@ -7,9 +7,9 @@ from typing import Any
 
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 
-from dicomnode.config import RouteSettings
 from dicomnode.route.conditions import Check, check_series, slice_count, slice_thickness_mm
 from dicomnode.route.exclusions import exclusion
+from dicomnode.settings import RouteSettings
 from dicomnode.study import Series, Study, series_number
 
 

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pydicom import dcmread
+
 TIME_LIMIT_S = 120
 PIXELMED_JAR = Path("/usr/share/java/pixelmed.jar")
 """Where Debian's libpixelmed-java puts it."""
@@ -39,6 +41,8 @@ class Validator:
     exit_code_tells: bool = True
     """Whether a failure shows in the exit code; dciodvfy and PixelMed tell by their lines only."""
     needs: Path | None = None
+    needs_place: bool = False
+    """Whether it can only read what has a frame of reference; ultrasound images have none."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ VALIDATORS = (
             *NO_XPATH_LIMITS,
             "-cp",
             PIXELMED_JAR,
-            "com.pixelmed.validate.DicomSRValidator",
+            PIXELMED_CLASS,
             path,
         ],
         exit_code_tells=False,
@@ -74,6 +78,7 @@ VALIDATORS = (
         "segimage2itkimage",
         "SEG",
         lambda path, scratch: ["--inputDICOM", path, "--outputDirectory", scratch, "-t", "nrrd"],
+        needs_place=True,
     ),
     Validator(
         "dcmqi tid1500reader",
@@ -86,8 +91,9 @@ VALIDATORS = (
 
 def judge(path: Path, modality: str) -> Iterator[Verdict]:
     """What each program that judges this modality says of the file."""
+    placed = "FrameOfReferenceUID" in dcmread(path, specific_tags=["FrameOfReferenceUID"])
     for validator in VALIDATORS:
-        if validator.modality in (None, modality):
+        if validator.modality in (None, modality) and (placed or not validator.needs_place):
             yield _verdict(validator, path)
 
 

@@ -14,13 +14,13 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from dicomnode.config import WorkerSettings
 from dicomnode.errors import StaleLease
 from dicomnode.forms import Wanted
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.states import JobState, moved
 from dicomnode.records.tables import JobRow, ResultRow
+from dicomnode.settings import WorkerSettings
 from dicomnode.work.orders import post
 
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from dicomnode.config import RouteSettings
 from dicomnode.forms import Wanted, wants
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import utc_now
 from dicomnode.records.states import DeliveryState, JobState, moved
 from dicomnode.records.tables import DeliveryRow, JobRow, ResultRow
+from dicomnode.settings import RouteSettings
 from dicomnode.study import Series
 from inference.bundle import ModelBundle
 

@@ -16,13 +16,13 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from structlog.contextvars import bound_contextvars
 
-from dicomnode.config import WORKING_STATES, Settings
 from dicomnode.errors import InputChanged, PermanentError, StaleLease, TransientError
 from dicomnode.forms import all_kinds
 from dicomnode.records.audit import Audit, Stage, Subject
 from dicomnode.records.db import Database
 from dicomnode.records.instances import stored_instances
 from dicomnode.records.tables import JobRow, ResultRow
+from dicomnode.settings import WORKING_STATES, Settings
 from dicomnode.spool import Spool
 from dicomnode.study import Series, read_instance
 from dicomnode.work.jobs import JobQueue, Lease, NewResult

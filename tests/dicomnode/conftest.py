@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from dicomnode.config import Settings
 from dicomnode.receive.intake import Intake
 from dicomnode.records.audit import Audit
 from dicomnode.records.db import Database, migrate
+from dicomnode.settings import Settings
 from dicomnode.spool import Spool
 from tests.dicomnode.parts import settings_in
 

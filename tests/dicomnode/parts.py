@@ -20,11 +20,12 @@ from pynetdicom.dsutils import encode
 from pynetdicom.sop_class import Verification
 from sqlalchemy import select
 
-from dicomnode.config import Settings, load_settings
+from dicomnode.config import load_settings
 from dicomnode.encode.equipment import MANUFACTURER, PRODUCT
 from dicomnode.receive.intake import Arrival, Origin
 from dicomnode.records.db import Database
 from dicomnode.records.tables import AuditRow
+from dicomnode.settings import Settings
 from dicomnode.study import Instance, Series
 
 ORIGIN = Origin("PACS", "127.0.0.1", "LESIONNODE")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from dicomnode.config import Settings
 from dicomnode.receive.admission import NOT_CALLED, NOT_KNOWN, WRONG_ADDRESS, admit
 from dicomnode.receive.intake import Origin
+from dicomnode.settings import Settings
 from tests.dicomnode.parts import settings_in
 
 PEER = """

@@ -9,10 +9,10 @@ import pytest
 from sqlalchemy.orm import Session
 
 from dicomnode.assemble.assembly import Assembly, CompletedBy, Progress, completed_by, count_is_due
-from dicomnode.config import AssemblySettings, Settings
 from dicomnode.receive.intake import Intake
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.tables import DeliveryRow, JobRow, ResultRow, StudyRow
+from dicomnode.settings import AssemblySettings, Settings
 from tests.dicomnode.parts import arrival, events, image, settings_in
 
 START = datetime(2026, 1, 5, 10, 0, tzinfo=UTC)

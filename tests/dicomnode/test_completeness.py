@@ -14,8 +14,8 @@ from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 
 import dicomnode.assemble.completeness
 from dicomnode.assemble.completeness import count_instances
-from dicomnode.config import PeerSettings
 from dicomnode.errors import TransientError
+from dicomnode.settings import PeerSettings
 from tests.dicomnode.parts import free_port
 
 Answers = Callable[[Any], Iterator[tuple[int, Dataset | None]]]

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from dicomnode.config import ListenerSettings, PeerSettings, RouteSettings, Settings, load_settings
+from dicomnode.config import load_settings
 from dicomnode.errors import ConfigurationError
+from dicomnode.settings import ListenerSettings, PeerSettings, RouteSettings, Settings
 from inference.bundle import ModelCard
 from tests.dicomnode.parts import CONFIG, settings_in, write_config
 from tests.phantoms.bundles import write_bundle

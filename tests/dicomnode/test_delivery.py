@@ -13,13 +13,13 @@ import pytest
 from pydicom.uid import CTImageStorage, MRImageStorage
 from sqlalchemy import select
 
-from dicomnode.config import DeliverySettings, Settings
 from dicomnode.deliver.delivery import Delivery, replay_delivery, retry_delay_s
 from dicomnode.deliver.sender import Fate, echo, fate_of, send
 from dicomnode.errors import TransientError
 from dicomnode.records.audit import Audit
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.tables import DeliveryRow, JobRow, ResultRow, StudyRow
+from dicomnode.settings import DeliverySettings, Settings
 from tests.dicomnode.parts import (
     Answer,
     Peer,

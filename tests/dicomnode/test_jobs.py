@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select
 
-from dicomnode.config import RouteSettings, WorkerSettings
 from dicomnode.errors import StaleLease
 from dicomnode.receive.intake import Intake
 from dicomnode.records.audit import Audit, Event
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.tables import DeliveryRow, JobRow, ResultRow
+from dicomnode.settings import RouteSettings, WorkerSettings
 from dicomnode.study import Series
 from dicomnode.work.jobs import JobQueue, Lease, NewResult, recover_lost_leases, replay_job
 from dicomnode.work.orders import Order, create_job

@@ -28,10 +28,10 @@ from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification
 from sqlalchemy import select, text
 
-from dicomnode.config import Settings
 from dicomnode.receive.listener import Listener
 from dicomnode.records.db import Database
 from dicomnode.records.tables import InstanceRow, StudyRow
+from dicomnode.settings import Settings
 from dicomnode.spool import Spool
 from tests.dicomnode.parts import events, image, kinds, own_result, wait_until
 

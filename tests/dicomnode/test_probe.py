@@ -18,11 +18,12 @@ from pydicom.uid import (
     SegmentationStorage,
 )
 
-from dicomnode.config import PeerSettings, load_settings
+from dicomnode.config import load_settings
 from dicomnode.deliver.sender import accepted_syntaxes
 from dicomnode.errors import ConfigurationError, TransientError
 from dicomnode.forms import Form, kinds_of
 from dicomnode.profiles import LABEL_MAP_SEGMENTATION_STORAGE, NEEDS, choose_forms, read_profile
+from dicomnode.settings import PeerSettings
 from tests.dicomnode.parts import free_port, peer_answering, wait_until, write_config
 from tests.dicomnode.test_commands import Command
 from tests.real_parts import require_program

@@ -15,11 +15,11 @@ from pydicom.uid import (
     XRayRadiationDoseSRStorage,
 )
 
-from dicomnode.config import Conditions, Range, RouteSettings
 from dicomnode.encode.equipment import MANUFACTURER, PRODUCT
 from dicomnode.route.conditions import check_series
 from dicomnode.route.exclusions import exclusion
 from dicomnode.route.routing import Decision, route_study
+from dicomnode.settings import Conditions, Range, RouteSettings
 from dicomnode.study import Series, Study
 from tests.dicomnode.parts import PATIENT, series_of
 

@@ -13,7 +13,6 @@ from sqlalchemy import select
 
 import dicomnode.route.dispatch
 import dicomnode.work.worker
-from dicomnode.config import ModelSettings, Settings
 from dicomnode.errors import TransientError, UnreadableSeries
 from dicomnode.receive.intake import Intake
 from dicomnode.records.audit import Audit
@@ -22,6 +21,7 @@ from dicomnode.records.story import tell
 from dicomnode.records.tables import AuditRow, DecisionRow, DeliveryRow, JobRow, ResultRow, StudyRow
 from dicomnode.route.dispatch import Dispatch, replay_study
 from dicomnode.series_writer import SeriesIdentity, write_series
+from dicomnode.settings import ModelSettings, Settings
 from dicomnode.work.worker import Worker
 from inference.registry import find_bundles
 from tests.dicomnode.parts import PATIENT, arrival, events, image, kinds, settings_in

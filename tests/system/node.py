@@ -16,12 +16,13 @@ from typing import Any, TypeVar
 from pydicom import Dataset, dcmread
 from sqlalchemy import select
 
-from dicomnode.config import PeerSettings, Settings, load_settings
+from dicomnode.config import load_settings
 from dicomnode.deliver.sender import Fate, echo, send
 from dicomnode.demo.archive import Archive
 from dicomnode.errors import TransientError
 from dicomnode.records.db import Database
 from dicomnode.records.tables import AuditRow, DeliveryRow, JobRow, StudyRow
+from dicomnode.settings import PeerSettings, Settings
 
 T = TypeVar("T")
 

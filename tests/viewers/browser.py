@@ -41,6 +41,9 @@ DISPLAY_SETS = """() => window.services.displaySetService.activeDisplaySets.map(
                loaded: m.loaded, uid: m.TrackingUniqueIdentifier,
                labels: (m.labels || []).map(l => [l.label, l.value])}))}))"""
 
+SERIES = """() => new Set(
+    window.services.displaySetService.activeDisplaySets.map(d => d.SeriesInstanceUID))"""
+
 SEGMENTS = """() => window.services.segmentationService.getSegmentations().flatMap(
     s => Object.values(s.segments).map(x => [x.segmentIndex, x.label]))"""
 
@@ -83,8 +86,10 @@ class Viewer:
     """Errors of the page, its console and its requests."""
 
     @classmethod
-    def open(cls, running: Browser, address: str, study_instance_uid: str, pictures: Path) -> Viewer:
-        """Open the study and wait until its results are listed."""
+    def open(
+        cls, running: Browser, address: str, study_instance_uid: str, series_count: int, pictures: Path
+    ) -> Viewer:
+        """Open the study and wait until all its series are listed: they come one by one."""
         context = running.new_context(viewport=SIZE)  # type: ignore[arg-type]
         context.add_init_script(NO_TOUR)
         viewer = cls(context.new_page(), pictures)
@@ -97,6 +102,7 @@ class Viewer:
         )
         page.goto(f"{address}/viewer?StudyInstanceUIDs={study_instance_uid}")
         page.wait_for_selector(RESULT, timeout=OPEN_TIMEOUT_MS)
+        page.wait_for_function(f"() => ({SERIES})().size === {series_count}")
         return viewer
 
     def close(self) -> None:

@@ -111,7 +111,8 @@ def shown(running: Browser, files: list[Path], pictures: Path) -> Iterator[Viewe
         try:
             orthanc.upload([path for path in paths if path.is_file()])
             with served(orthanc.http_port, free_port()) as address:
-                opened = Viewer.open(running, address, STUDY_UID, pictures)
+                series_count = len(orthanc.get("/series"))
+                opened = Viewer.open(running, address, STUDY_UID, series_count, pictures)
                 yield opened
                 opened.close()
         finally:
@@ -158,7 +159,7 @@ def check_segmentation(viewer: Viewer, made: Situation) -> str:
 
 def check_measurements(viewer: Viewer, made: Situation) -> str:
     """The report of diameters becomes measurements that a radiologist can correct."""
-    (description,) = [name for name in viewer.descriptions("SR") if "measurements" in name]
+    (description,) = [name for name in viewer.descriptions("SR") if name.startswith("Diameters: ")]
     known = viewer.show(description)
     viewer.picture("sr-a")
     lengths = {m.number: m.long_axis.length for m in made.measurements if isinstance(m.long_axis, Axis)}
@@ -175,7 +176,7 @@ def check_measurements(viewer: Viewer, made: Situation) -> str:
 
 def check_volumes(viewer: Viewer, made: Situation) -> str:
     """The report of volumes draws every lesion."""
-    (description,) = [name for name in viewer.descriptions("SR") if "volumes" in name]
+    (description,) = [name for name in viewer.descriptions("SR") if name.startswith("Volumes: ")]
     known = viewer.show(description)
     viewer.picture("sr-b")
     assert len(known["measurements"]) == len(made.measurements)
