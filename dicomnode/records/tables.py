@@ -5,7 +5,17 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, DateTime, ForeignKey, Index, String, TypeDecorator, UniqueConstraint
+from sqlalchemy import (
+    JSON,
+    Computed,
+    DateTime,
+    ForeignKey,
+    Index,
+    String,
+    TypeDecorator,
+    UniqueConstraint,
+    text,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from dicomnode.records.states import DeliveryState, JobState, StudyState
@@ -27,10 +37,10 @@ class UtcDateTime(TypeDecorator[datetime]):
         return utc.replace(tzinfo=None) if dialect.name == "sqlite" else utc
 
     def process_result_value(self, value: datetime | None, dialect: Any) -> datetime | None:
-        """Give back an aware time."""
-        if value is None or value.tzinfo is not None:
-            return value
-        return value.replace(tzinfo=UTC)
+        """Give back an aware time in UTC; PostgreSQL answers in the time zone of its session."""
+        if value is None:
+            return None
+        return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
 
 
 class Base(DeclarativeBase):
@@ -46,6 +56,7 @@ class InstanceRow(Base):
     __table_args__ = (
         UniqueConstraint("sop_instance_uid", "sha256"),
         Index("instances_by_study", "study_instance_uid", "series_instance_uid"),
+        Index("instances_by_series", "series_instance_uid"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -68,9 +79,15 @@ class StudyRow(Base):
     """One study and where it stands."""
 
     __tablename__ = "studies"
+    __table_args__ = (
+        Index("studies_by_time", "last_received_at", "study_instance_uid"),
+        Index("studies_by_state", "state", "last_received_at", "study_instance_uid"),
+        Index("studies_by_peer", "calling_ae_title", "last_received_at", "study_instance_uid"),
+        Index("studies_by_patient", "patient_id"),
+    )
 
     study_instance_uid: Mapped[str] = mapped_column(primary_key=True)
-    state: Mapped[str] = mapped_column(default=StudyState.RECEIVING.value, index=True)
+    state: Mapped[str] = mapped_column(default=StudyState.RECEIVING.value)
     generation: Mapped[int] = mapped_column(default=1)
     """Grows each time a late instance reopens the study."""
     patient_id: Mapped[str]
@@ -111,6 +128,7 @@ class JobRow(Base):
     __table_args__ = (
         UniqueConstraint("series_instance_uid", "model_digest", "input_digest"),
         Index("jobs_by_state", "state", "not_before"),
+        Index("jobs_by_model", "model", "id"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -179,11 +197,22 @@ class AuditRow(Base):
     """One fact. Rows are only ever added; each carries the digest of the one before."""
 
     __tablename__ = "audit_events"
-    __table_args__ = (Index("audit_events_by_study", "study_instance_uid", "id"),)
+    __table_args__ = (
+        Index("audit_events_by_study", "study_instance_uid", "id"),
+        Index("audit_events_by_time", "at", "id"),
+        Index("audit_events_by_kind", "event", "at", "id"),
+        Index("audit_events_by_peer", "peer", "at", "id"),
+        Index(
+            "audit_events_without_study",
+            "sop_instance_uid",
+            sqlite_where=text("study_instance_uid IS NULL"),
+            postgresql_where=text("study_instance_uid IS NULL"),
+        ),
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    at: Mapped[datetime] = mapped_column(index=True)
-    event: Mapped[str] = mapped_column(index=True)
+    at: Mapped[datetime]
+    event: Mapped[str]
     actor: Mapped[str]
     study_instance_uid: Mapped[str | None]
     series_instance_uid: Mapped[str | None]
@@ -192,3 +221,9 @@ class AuditRow(Base):
     detail: Mapped[dict[str, Any]]
     previous_sha256: Mapped[str]
     sha256: Mapped[str]
+    peer: Mapped[str | None] = mapped_column(
+        Computed(
+            "coalesce(json_extract(detail, '$.calling_ae_title'), json_extract(detail, '$.destination'))"
+        )
+    )
+    """Who sent, or where a result goes, out of the detail; the migration has the words of PostgreSQL."""

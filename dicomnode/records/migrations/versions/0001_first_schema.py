@@ -231,6 +231,8 @@ def downgrade() -> None:
         batch_op.drop_index("audit_events_by_study")
 
     op.drop_table("audit_events")
+    if op.get_bind().dialect.name != "sqlite":
+        op.execute("DROP FUNCTION refuse_audit_change()")
 
 
 SQLITE_TRIGGER = """
