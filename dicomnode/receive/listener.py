@@ -32,6 +32,7 @@ from dicomnode.errors import PermanentError
 from dicomnode.imaging import is_image
 from dicomnode.receive.admission import DISK_FULL, NOT_DECIDED, Refusal, admit
 from dicomnode.receive.intake import Arrival, Intake, Origin, Outcome
+from dicomnode.receive.visits import Visits
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database
 from dicomnode.settings import Settings
@@ -78,6 +79,7 @@ class Listener:
         self._spool = spool
         self._audit = Audit("receiver")
         self._intake = Intake(spool, database, self._audit)
+        self._visits = Visits(database, self._audit)
         self._server: Any = None
 
     def start(self) -> None:
@@ -97,6 +99,7 @@ class Listener:
                 (evt.EVT_REQUESTED, self._on_requested),
                 (evt.EVT_C_ECHO, lambda _: SUCCESS),
                 (evt.EVT_C_STORE, self._on_store),
+                *self._visits.handlers,
             ],
         )
         log.info("listener_started", ae_title=self._settings.node.ae_title, port=self._settings.node.port)

@@ -17,6 +17,7 @@ SENTENCES: dict[Event, Callable[[Detail], str]] = {
     Event.ASSOCIATION_REJECTED: lambda d: (
         f"association of {d['calling_ae_title']} at {d['address']} rejected: {d['reason']}"
     ),
+    Event.ASSOCIATION_ENDED: lambda d: _association(d),
     Event.INSTANCE_RECEIVED: lambda d: f"instance received from {d['calling_ae_title']}",
     Event.INSTANCE_REPEATED: lambda d: f"instance received again from {d['calling_ae_title']}, unchanged",
     Event.INSTANCE_ALTERED: lambda d: (
@@ -85,6 +86,16 @@ def tell(rows: Iterable[AuditRow]) -> list[Line]:
         else:
             lines.append(Line(row.at, row.actor, sentence, row.job_id))
     return lines
+
+
+def _association(detail: Detail) -> str:
+    counts = [f"{count} C-STORE answered {status}" for status, count in detail["stores"].items()]
+    if detail["echoes"]:
+        counts.append(f"{detail['echoes']} C-ECHO")
+    return (
+        f"association of {detail['calling_ae_title']} at {detail['address']} {detail['ended']} after "
+        f"{detail['duration_s']:.1f} s: {', '.join(counts) or 'nothing was sent'}"
+    )
 
 
 def _completed(detail: Detail) -> str:

@@ -352,3 +352,33 @@ def test_no_patient_data_is_logged_or_audited(node: Settings, database: Database
     assert "instance_refused" in told
     for secret in ("Zebrowska", "PAT-77431", "19480229", "ACC-90210"):
         assert secret not in told
+
+
+def test_an_association_is_recorded_at_its_end_with_what_was_answered_on_it(
+    node: Settings, database: Database
+) -> None:
+    association = associate(node)
+    association.send_c_echo()
+    for dataset in (image(SOPInstanceUID="1.9"), image(SOPInstanceUID="1.9", Rows=4, SeriesNumber=2)):
+        association.send_c_store(dataset)
+    assert "association_ended" not in kinds(database)
+    association.release()
+    wait_until(lambda: "association_ended" in kinds(database), 60.0)
+    ((_, detail),) = events(database, "association_ended")
+    assert (detail["calling_ae_title"], detail["address"], detail["ended"]) == (
+        "PACS",
+        "127.0.0.1",
+        "released",
+    )
+    assert (detail["echoes"], detail["stores"]) == (1, {"0000": 1, "B007": 1})
+    assert detail["duration_s"] >= 0
+
+
+def test_an_association_that_is_cut_off_is_recorded_too(node: Settings, database: Database) -> None:
+    association = associate(node)
+    association.dul.socket.close()
+    wait_until(lambda: "association_ended" in kinds(database), 60.0)
+    association = associate(node)
+    association.abort()
+    wait_until(lambda: len(events(database, "association_ended")) == 2, 60.0)
+    assert [detail["ended"] for _, detail in events(database, "association_ended")] == ["cut off"] * 2

@@ -1,0 +1,91 @@
+"""Follows each accepted association to its end, and records how long it was and what was answered on it."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+import structlog
+from pynetdicom import evt
+from sqlalchemy.exc import SQLAlchemyError
+
+from dicomnode.records.audit import Audit, Event, Subject
+from dicomnode.records.db import Database, utc_now
+
+log = structlog.get_logger()
+
+
+@dataclass
+class _Visit:
+    calling_ae_title: str
+    called_ae_title: str
+    address: str
+    accepted_at: datetime = field(default_factory=utc_now)
+    started: float = field(default_factory=time.monotonic)
+    echoes: int = 0
+    stores: Counter[str] = field(default_factory=Counter)
+    """Number of C-STOREs by the status that they were answered with (hexadecimal)."""
+
+
+class Visits:
+    """Listens to what pynetdicom tells of associations; one event of the trail for each, at its end."""
+
+    def __init__(self, database: Database, audit: Audit) -> None:
+        self._database = database
+        self._audit = audit
+        self._open: dict[Any, _Visit] = {}
+
+    @property
+    def handlers(self) -> list[tuple[Any, Callable[[Any], None]]]:
+        """To be bound to the listening port."""
+        return [
+            (evt.EVT_ACCEPTED, self._begin),
+            (evt.EVT_DIMSE_SENT, self._count),
+            (evt.EVT_RELEASED, partial(self._end, "released")),
+            (evt.EVT_ABORTED, partial(self._end, "cut off")),
+            (evt.EVT_CONN_CLOSE, partial(self._end, "cut off")),
+        ]
+
+    def _begin(self, event: Any) -> None:
+        requested = event.assoc.requestor.primitive
+        self._open[event.assoc] = _Visit(
+            requested.calling_ae_title.strip(),
+            requested.called_ae_title.strip(),
+            event.assoc.requestor.address,
+        )
+
+    def _count(self, event: Any) -> None:
+        visit = self._open.get(event.assoc)
+        kind = type(event.message).__name__
+        if visit is not None and kind == "C_ECHO_RSP":
+            visit.echoes += 1
+        elif visit is not None and kind == "C_STORE_RSP":
+            visit.stores[f"{event.message.command_set.Status:04X}"] += 1
+
+    def _end(self, how: str, event: Any) -> None:
+        """Whatever comes first: a release, or an abort or a closed connection, which look alike here."""
+        visit = self._open.pop(event.assoc, None)
+        if visit is None:
+            return
+        try:
+            with self._database.transaction() as session:
+                self._audit.record(
+                    session,
+                    Event.ASSOCIATION_ENDED,
+                    Subject(),
+                    calling_ae_title=visit.calling_ae_title,
+                    called_ae_title=visit.called_ae_title,
+                    address=visit.address,
+                    accepted_at=visit.accepted_at.isoformat(),
+                    duration_s=round(time.monotonic() - visit.started, 3),
+                    ended=how,
+                    echoes=visit.echoes,
+                    stores=dict(visit.stores),
+                )
+        except (SQLAlchemyError, OSError) as error:
+            log.error("association_not_recorded", error=type(error).__name__)
