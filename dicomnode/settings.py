@@ -2,57 +2,22 @@
 
 from __future__ import annotations
 
-import ipaddress
-import re
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
-from pydicom.datadict import tag_for_keyword
+from pydantic import Field, model_validator
 
 from dicomnode.forms import DEFAULT_FORMS, Form, Wanted, kinds_of
 from dicomnode.profiles import Profile, profile_path, read_profile
+from dicomnode.section import AeTitle, Conditions, Name, Network, Port, Section
 from inference.bundle import ModelCard, ModelState
 
 WORKING_STATES = frozenset({"live", "shadow"})
 SENDING_STATES = frozenset({"live"})
 
 
-def _pattern(value: str) -> str:
-    try:
-        re.compile(value)
-    except re.error as error:
-        raise ValueError(f"{value!r} is not a regular expression ({error})") from error
-    return value
-
-
-def _keyword(value: str) -> str:
-    if tag_for_keyword(value) is None:
-        raise ValueError(f"{value!r} is not a DICOM keyword")
-    return value
-
-
-def _network(value: str) -> str:
-    ipaddress.ip_network(value, strict=False)
-    return value
-
-
-AeTitle = Annotated[
-    str, Field(min_length=1, max_length=16, pattern=r"^[^\\\x00-\x1f]*[^\\\x00-\x20][^\\\x00-\x1f]*$")
-]
-Pattern = Annotated[str, AfterValidator(_pattern)]
-Keyword = Annotated[str, AfterValidator(_keyword)]
-Network = Annotated[str, AfterValidator(_network)]
-Name = Annotated[str, Field(min_length=1, max_length=64)]
-Port = Annotated[int, Field(ge=1, le=65535)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class NodeSettings(_Section):
+class NodeSettings(Section):
     """Who we are on the network, and where everything is kept."""
 
     ae_title: AeTitle
@@ -62,7 +27,7 @@ class NodeSettings(_Section):
     """Folder of the spool and the database; relative to the configuration file."""
 
 
-class ListenerSettings(_Section):
+class ListenerSettings(Section):
     """What the listener takes."""
 
     maximum_associations: int = Field(default=20, ge=1)
@@ -70,9 +35,29 @@ class ListenerSettings(_Section):
     """What happens to objects that are not images (reports, presentation states, plans)."""
     minimum_free_gb: float = Field(default=5.0, ge=0.0)
     """Below this much free disk nothing more is taken (A700)."""
+    closed_free_gb: float | None = Field(default=None, ge=0.0)
+    """Below this new associations are rejected too. Not set: half of `minimum_free_gb`."""
+    recovered_free_gb: float | None = Field(default=None, ge=0.0)
+    """From here on everything is taken again. Not set: 1.2 times `minimum_free_gb`."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ListenerSettings:
+        low, middle, high = self.free_gb
+        if not low <= middle <= high:
+            raise ValueError(
+                f"closed_free_gb {low:g}, minimum_free_gb {middle:g} and recovered_free_gb {high:g} must rise"
+            )
+        return self
+
+    @property
+    def free_gb(self) -> tuple[float, float, float]:
+        """No associations below the first mark, no objects below the second, everything from the third."""
+        low = self.minimum_free_gb / 2 if self.closed_free_gb is None else self.closed_free_gb
+        high = self.minimum_free_gb * 1.2 if self.recovered_free_gb is None else self.recovered_free_gb
+        return low, self.minimum_free_gb, high
 
 
-class PeerSettings(_Section):
+class PeerSettings(Section):
     """One DICOM application entity that may send to us, receive from us, or both."""
 
     name: Name
@@ -84,11 +69,13 @@ class PeerSettings(_Section):
     """Addresses it may send from, as IP addresses or CIDR; empty means `host` alone."""
     count_instances: bool = False
     """Ask it by C-FIND how many instances a study has, so that nothing needs waiting for."""
+    priority: int = Field(default=0, ge=-10, le=10)
+    """Added to the priority of every job from a study that it sent."""
     forms: tuple[Form, ...] = ()
     """Forms of the results that it gets. Empty: those of its profile, else "seg" and "reports"."""
 
 
-class AssemblySettings(_Section):
+class AssemblySettings(Section):
     """When a study is complete: the first of these."""
 
     quiet_period_s: float = Field(default=30.0, gt=0.0)
@@ -104,16 +91,16 @@ class AssemblySettings(_Section):
         return self
 
 
-class ModelSettings(_Section):
+class ModelSettings(Section):
     """Where model bundles are, and which of them may do what."""
 
     folder: Path = Path("models")
     trusted_digests: frozenset[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] = frozenset()
-    states: dict[str, ModelState] = {}
+    states: dict[str, ModelState] = {}  # noqa: RUF012
     """Overrides the state that a bundle's own card gives it."""
 
 
-class WorkerSettings(_Section):
+class WorkerSettings(Section):
     """How jobs are worked on. One process per entry of `devices`: "auto", "cpu", "cuda:0", ..."""
 
     devices: tuple[str, ...] = Field(default=("auto",), min_length=1)
@@ -121,54 +108,24 @@ class WorkerSettings(_Section):
     lease_s: float = Field(default=30.0, gt=0.0)
     maximum_attempts: int = Field(default=3, ge=1)
     retry_delay_s: float = Field(default=10.0, gt=0.0)
+    maximum_waiting_jobs: int = Field(default=2000, ge=1)
+    """While so many jobs wait, complete studies are held and make no more."""
 
 
-class DeliverySettings(_Section):
+class DeliverySettings(Section):
     """How results are sent until the destination has them."""
 
     first_delay_s: float = Field(default=5.0, gt=0.0)
     longest_delay_s: float = Field(default=900.0, gt=0.0)
     maximum_attempts: int = Field(default=200, ge=1)
     response_timeout_s: float = Field(default=30.0, gt=0.0)
+    maximum_waiting: int = Field(default=20000, ge=1)
+    """While so many results wait to be sent, complete studies are held and make no more."""
     profiles: Path = Path("profiles")
     """Folder of what `dicomnode probe` found; relative to the configuration file."""
 
 
-class Range(_Section):
-    """A number between `min` and `max`, both included; either may be left out."""
-
-    min: float | None = None
-    max: float | None = None
-
-    @model_validator(mode="after")
-    def _holds(self) -> Range:
-        if self.min is None and self.max is None:
-            raise ValueError("give min, max or both")
-        if self.min is not None and self.max is not None and self.min > self.max:
-            raise ValueError(f"min {self.min} is above max {self.max}")
-        return self
-
-
-class Conditions(_Section):
-    """What a series must be to match a route. Patterns are regular expressions, case ignored."""
-
-    modality: str
-    sop_class: Pattern | None = None
-    body_part_examined: Pattern | None = None
-    study_description: Pattern | None = None
-    series_description: Pattern | None = None
-    not_series_description: Pattern | None = None
-    protocol_name: Pattern | None = None
-    orientation: Literal["axial", "coronal", "sagittal"] | None = None
-    slice_thickness_mm: Range | None = None
-    instance_count: Range | None = None
-    contrast: bool | None = None
-    derived: bool | None = None
-    tags: dict[Keyword, Pattern] = {}
-    """Any other attribute by its DICOM keyword."""
-
-
-class RouteSettings(_Section):
+class RouteSettings(Section):
     """Series that match `when` go to `model`; the results go to `destinations`."""
 
     name: Name
@@ -180,7 +137,18 @@ class RouteSettings(_Section):
     when: Conditions
 
 
-class Settings(_Section):
+class PrioritySettings(Section):
+    """How urgent a job is, beside the priority of its route and of the peer that sent the study."""
+
+    stat: int = Field(default=10, ge=-20, le=20)
+    """Added when the images say RequestedProcedurePriority (0040,1003) STAT."""
+    high: int = Field(default=5, ge=-20, le=20)
+    low: int = Field(default=-5, ge=-20, le=20)
+    ageing_s: float = Field(default=600.0, gt=0.0)
+    """So many seconds of waiting weigh as much as one step of priority, so that nothing starves."""
+
+
+class Settings(Section):
     """All of `node.toml`."""
 
     node: NodeSettings
@@ -190,6 +158,7 @@ class Settings(_Section):
     models: ModelSettings = ModelSettings()
     worker: WorkerSettings = WorkerSettings()
     delivery: DeliverySettings = DeliverySettings()
+    priority: PrioritySettings = PrioritySettings()
     route: tuple[RouteSettings, ...] = ()
 
     @cached_property

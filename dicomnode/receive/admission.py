@@ -23,7 +23,7 @@ class Refusal:
 NOT_CALLED = Refusal(1, 1, 7, "called AE title is not ours")
 NOT_KNOWN = Refusal(1, 1, 3, "calling AE title is not a peer that may send")
 WRONG_ADDRESS = Refusal(1, 1, 3, "calling AE title is a peer, but not at this address")
-DISK_FULL = Refusal(2, 3, 1, "free disk space is below listener.minimum_free_gb")
+DISK_FULL = Refusal(2, 3, 1, "too little free disk space")
 NOT_DECIDED = Refusal(2, 3, 1, "internal error while deciding about the association")
 
 

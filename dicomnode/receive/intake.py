@@ -20,6 +20,7 @@ from dicomnode.records.states import StudyState, moved
 from dicomnode.records.tables import InstanceRow, ResultRow, StudyRow
 from dicomnode.spool import Spool
 from dicomnode.study import text
+from dicomnode.urgency import more_urgent, urgency
 
 
 class Outcome(StrEnum):
@@ -73,6 +74,8 @@ class Identity:
     series_instance_uid: str
     patient_id: str
     accession_number: str
+    urgency: str | None
+    """RequestedProcedurePriority (0040,1003), when the images say it."""
     own_result: bool
 
 
@@ -120,6 +123,7 @@ class Intake:
         if outcome is not Outcome.REPEATED:
             study = _study_row(session, identity, arrival.origin, now)
             if outcome is not Outcome.OWN_RESULT:
+                study.urgency = more_urgent(study.urgency, identity.urgency)
                 self._note_activity(session, study, now)
             session.add(_instance_row(arrival, identity, sha256, path, now, len(known) + 1, own))
         self._audit.record(
@@ -140,7 +144,7 @@ class Intake:
         study.state = moved(StudyState(study.state), StudyState.RECEIVING).value
         study.generation += 1
         study.first_received_at = now
-        study.completed_at = study.completed_by = None
+        study.completed_at = study.completed_by = study.held_reason = None
         self._audit.record(
             session,
             Event.STUDY_REOPENED,
@@ -169,6 +173,7 @@ def identify(arrival: Arrival) -> Identity:
         series_instance_uid=text(header, "SeriesInstanceUID"),
         patient_id=text(header, "PatientID"),
         accession_number=text(header, "AccessionNumber"),
+        urgency=urgency(header),
         own_result=is_own_result(header),
     )
 

@@ -32,6 +32,7 @@ from dicomnode.errors import PermanentError
 from dicomnode.imaging import is_image
 from dicomnode.receive.admission import DISK_FULL, NOT_DECIDED, Refusal, admit
 from dicomnode.receive.intake import Arrival, Intake, Origin, Outcome
+from dicomnode.receive.pressure import DiskGauge, Flow
 from dicomnode.receive.visits import Visits
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database
@@ -76,10 +77,10 @@ class Listener:
     def __init__(self, settings: Settings, database: Database, spool: Spool) -> None:
         self._settings = settings
         self._database = database
-        self._spool = spool
         self._audit = Audit("receiver")
         self._intake = Intake(spool, database, self._audit)
         self._visits = Visits(database, self._audit)
+        self._disk = DiskGauge(spool, settings.listener, database, self._audit)
         self._server: Any = None
 
     def start(self) -> None:
@@ -117,7 +118,9 @@ class Listener:
         """Reject an association that is not allowed, before anything is negotiated."""
         origin = _origin(event.assoc)
         try:
-            refusal = admit(origin, self._settings) or (DISK_FULL if self._disk_is_full() else None)
+            refusal = admit(origin, self._settings)
+            if refusal is None and self._disk.read() is Flow.CLOSED:
+                refusal = DISK_FULL
         except Exception as error:  # pynetdicom would go on as if nothing had happened
             log.error("admission_failed", error=type(error).__name__)
             refusal = NOT_DECIDED
@@ -140,18 +143,9 @@ class Listener:
                 reason=refusal.reason,
             )
 
-    def _disk_is_full(self) -> bool:
-        """Whether too little space is free; a disk that cannot be asked takes nothing either."""
-        try:
-            free_bytes = self._spool.free_bytes()
-        except OSError as error:
-            log.error("disk_not_available", error=error.strerror)
-            return True
-        return free_bytes < self._settings.listener.minimum_free_gb * 1e9
-
     def _on_store(self, event: Any) -> int:
         """Answer one C-STORE. Whatever goes wrong, the sender is told and nothing is half-kept."""
-        if self._disk_is_full():
+        if self._disk.read() is not Flow.OPEN:
             return self._refuse(event, OUT_OF_RESOURCES, "free disk space is too low")
         try:
             outcome = self._intake.take(_arrival(event))

@@ -30,8 +30,13 @@ SENTENCES: dict[Event, Callable[[Detail], str]] = {
     Event.OWN_RESULT_RECEIVED: lambda d: (
         f"result of a node of this kind came back from {d['calling_ae_title']}; not processed"
     ),
+    Event.DISK_LOW: lambda d: f"disk low, {d['free_bytes'] / 1e9:.1f} GB free: intake is {d['flow']}",
+    Event.DISK_RECOVERED: lambda d: (
+        f"disk has {d['free_bytes'] / 1e9:.1f} GB free: everything is taken again"
+    ),
     Event.STUDY_REOPENED: lambda d: f"late instance: study open again, generation {d['generation']}",
     Event.STUDY_COMPLETED: lambda d: _completed(d),
+    Event.STUDY_HELD: lambda d: f"study waits before routing: {d['reason']}",
     Event.STUDY_PARKED: lambda d: f"study parked: {d['reason']}",
     Event.STUDY_REPLAYED: lambda d: "study routed again by hand",
     Event.SERIES_ROUTED: lambda d: (

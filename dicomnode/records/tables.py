@@ -101,6 +101,10 @@ class StudyRow(Base):
     completed_by: Mapped[str | None]
     received_count: Mapped[int | None]
     """Instances that were here when the study was closed, counted as the sending peer counts."""
+    urgency: Mapped[str | None]
+    """RequestedProcedurePriority (0040,1003): the most urgent that an image of the study says."""
+    held_reason: Mapped[str | None]
+    """Why a complete study is not routed yet."""
 
 
 class DecisionRow(Base):
@@ -129,6 +133,7 @@ class JobRow(Base):
         UniqueConstraint("series_instance_uid", "model_digest", "input_digest"),
         Index("jobs_by_state", "state", "not_before"),
         Index("jobs_by_model", "model", "id"),
+        Index("jobs_by_rank", "state", "ranked_at"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -144,6 +149,8 @@ class JobRow(Base):
     state: Mapped[str] = mapped_column(default=JobState.QUEUED.value)
     stage: Mapped[str | None]
     priority: Mapped[int]
+    ranked_at: Mapped[datetime] = mapped_column(default=lambda: datetime.now(UTC))
+    """Creation, moved back for urgent jobs and forward for others: the earliest is worked on first."""
     attempt: Mapped[int] = mapped_column(default=0)
     not_before: Mapped[datetime]
     worker: Mapped[str | None]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import structlog
 from pydicom.errors import InvalidDicomError
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -15,11 +15,12 @@ from dicomnode.assemble.assembly import CompletedBy
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.instances import stored_instances
-from dicomnode.records.states import StudyState, moved
-from dicomnode.records.tables import DecisionRow, InstanceRow, StudyRow
+from dicomnode.records.states import DeliveryState, JobState, StudyState, moved
+from dicomnode.records.tables import DecisionRow, DeliveryRow, InstanceRow, JobRow, StudyRow
 from dicomnode.route.routing import Decision, route_study
 from dicomnode.settings import SENDING_STATES, WORKING_STATES, Settings
 from dicomnode.study import Instance, group_studies, read_instance
+from dicomnode.urgency import rank, steps
 from dicomnode.work.orders import Order, create_job
 from inference.registry import Registry
 
@@ -36,12 +37,18 @@ class Dispatch:
     audit: Audit
 
     def route_complete_studies(self) -> None:
-        """Decide about every study that is complete and not yet routed."""
+        """Decide about every study that is complete and not yet routed, the most urgent first.
+
+        None is routed while the queues are full: its images are safe, and it waits with the reason.
+        """
         with self.database.snapshot() as session:
-            waiting = session.scalars(
-                select(StudyRow.study_instance_uid).where(StudyRow.state == StudyState.COMPLETE.value)
-            ).all()
+            waiting = self._waiting(session)
         for study_instance_uid in waiting:
+            with self.database.snapshot() as session:
+                reason = why_hold(session, self.settings)
+            if reason is not None:
+                self._hold(waiting, reason)
+                return
             try:
                 self._route(study_instance_uid)
             except SQLAlchemyError:
@@ -49,6 +56,40 @@ class Dispatch:
             except Exception as error:
                 log.exception("study_parked", study_instance_uid=study_instance_uid)
                 self._park(study_instance_uid, f"internal error {type(error).__name__} while routing")
+
+    def _waiting(self, session: Session) -> list[str]:
+        studies = session.scalars(select(StudyRow).where(StudyRow.state == StudyState.COMPLETE.value)).all()
+        rules = self.settings.priority
+        return [
+            study.study_instance_uid
+            for study in sorted(
+                studies, key=lambda s: rank(s.completed_at or utc_now(), self._priority(s), rules)
+            )
+        ]
+
+    def _priority(self, study: StudyRow) -> int:
+        """What the study and its sender add to the priority of its jobs."""
+        sender = sum(
+            peer.priority
+            for peer in self.settings.peer
+            if peer.may_send and peer.ae_title.strip() == study.calling_ae_title
+        )
+        return sender + steps(study.urgency, self.settings.priority)
+
+    def _hold(self, study_instance_uids: list[str], reason: str) -> None:
+        """Say once of each study why it waits."""
+        with self.database.snapshot() as session:
+            new = session.scalars(
+                select(StudyRow.study_instance_uid).where(
+                    StudyRow.state == StudyState.COMPLETE.value, StudyRow.held_reason.is_(None)
+                )
+            ).all()
+        for study_instance_uid in set(new) & set(study_instance_uids):
+            with self.database.transaction() as session:
+                study = session.get_one(StudyRow, study_instance_uid)
+                if study.state == StudyState.COMPLETE and study.held_reason is None:
+                    study.held_reason = reason
+                    self.audit.record(session, Event.STUDY_HELD, Subject(study_instance_uid), reason=reason)
 
     def _park(self, study_instance_uid: str, reason: str) -> None:
         """A study that cannot be routed stands aside, so that the others go on."""
@@ -79,6 +120,7 @@ class Dispatch:
             routed = [self._carry_out(session, study, decision) for decision in decisions]
             state = StudyState.ROUTED if any(routed) else StudyState.IGNORED
             study.state = moved(StudyState(study.state), state).value
+            study.held_reason = None
 
     def _carry_out(self, session: Session, study: StudyRow, decision: Decision) -> bool:
         """Store one decision and make its job. Returns whether the series goes to a model."""
@@ -120,17 +162,34 @@ class Dispatch:
         state = self.settings.model_state(bundle.card)
         if state not in WORKING_STATES:
             return False, f"but model {bundle.card.name} is {state}"
+        priority = decision.route.priority + self._priority(study)
         order = Order(
             series=decision.series,
             generation=study.generation,
             route=decision.route,
             bundle=bundle,
             send=state in SENDING_STATES,
+            priority=priority,
+            ranked_at=rank(utc_now(), priority, self.settings.priority),
             notes=tuple(completeness_notes(study)),
             wanted=self.settings.wanted,
         )
         job, new = create_job(session, self.audit, order)
         return True, f"job {job.id}" if new else f"unchanged, so job {job.id} ({job.state}) stands"
+
+
+def why_hold(session: Session, settings: Settings) -> str | None:
+    """Why no study is routed now: too much waits behind it. None while there is room."""
+    for table, state, limit, what in (
+        (JobRow, JobState.QUEUED, settings.worker.maximum_waiting_jobs, "jobs wait for a worker"),
+        (DeliveryRow, DeliveryState.WAITING, settings.delivery.maximum_waiting, "results wait to be sent"),
+    ):
+        waiting = (
+            session.scalar(select(func.count()).select_from(table).where(table.state == state.value)) or 0
+        )
+        if waiting >= limit:
+            return f"{waiting} {what}, as many as may (limit {limit})"
+    return None
 
 
 def completeness_notes(study: StudyRow) -> list[str]:

@@ -182,7 +182,7 @@ def _due(now: Any) -> Any:
     return (
         select(JobRow)
         .where(JobRow.state == JobState.QUEUED.value, JobRow.not_before <= now)
-        .order_by(JobRow.priority.desc(), JobRow.id)
+        .order_by(JobRow.ranked_at, JobRow.id)
         .limit(1)
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -27,6 +28,10 @@ class Order:
     bundle: ModelBundle
     send: bool
     """False for a model in shadow: its results are stored, never sent."""
+    priority: int = 0
+    """Of its route, its sender and the study's own word together."""
+    ranked_at: datetime = field(default_factory=utc_now)
+    """Its place in the queue (dicomnode/urgency.py)."""
     notes: tuple[str, ...] = ()
     wanted: Wanted = field(default_factory=dict)
 
@@ -63,7 +68,8 @@ def create_job(session: Session, audit: Audit, order: Order) -> tuple[JobRow, bo
         model_digest=order.bundle.digest,
         input_digest=order.series.digest,
         notes={"lines": list(order.notes)},
-        priority=order.route.priority,
+        priority=order.priority,
+        ranked_at=order.ranked_at,
         not_before=now,
         created_at=now,
     )
@@ -78,6 +84,7 @@ def create_job(session: Session, audit: Audit, order: Order) -> tuple[JobRow, bo
         model_version=order.bundle.card.version,
         model_digest=job.model_digest,
         input_digest=job.input_digest,
+        priority=job.priority,
     )
     return job, True
 

@@ -147,11 +147,13 @@ def test_versions_of_one_instance_count_once(settings: Settings, database: Datab
     assert study(database).state == "receiving"
 
 
-def add_result(session: Session, number: int, state: str, destination: str = "PACS") -> None:
+def add_result(
+    session: Session, number: int, state: str, destination: str = "PACS", study_instance_uid: str = STUDY
+) -> None:
     now = utc_now()
     uid = f"1.2.{number}"
     job = JobRow(
-        study_instance_uid=STUDY, series_instance_uid="1.2", generation=1, route=f"r{number}",
+        study_instance_uid=study_instance_uid, series_instance_uid="1.2", generation=1, route=f"r{number}",
         destinations={}, model="m", model_digest="d", input_digest=f"i{number}", notes={}, priority=0,
         not_before=now, created_at=now,
     )  # fmt: skip
@@ -159,7 +161,8 @@ def add_result(session: Session, number: int, state: str, destination: str = "PA
     session.flush()
     session.add(
         ResultRow(
-            sop_instance_uid=uid, job_id=job.id, kind="seg", sop_class_uid="1", study_instance_uid=STUDY,
+            sop_instance_uid=uid, job_id=job.id, kind="seg", sop_class_uid="1",
+            study_instance_uid=study_instance_uid,
             series_instance_uid="1.9", instance_number=1, sha256="s", path="p", created_at=now,
         )
     )  # fmt: skip

@@ -14,8 +14,9 @@ from dicomnode.receive.intake import Intake
 from dicomnode.records.audit import Audit, Event
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.tables import DeliveryRow, JobRow, ResultRow
-from dicomnode.settings import RouteSettings, WorkerSettings
+from dicomnode.settings import PrioritySettings, RouteSettings, WorkerSettings
 from dicomnode.study import Series
+from dicomnode.urgency import rank
 from dicomnode.work.jobs import JobQueue, Lease, NewResult, recover_lost_leases, replay_job
 from dicomnode.work.orders import Order, create_job
 from inference.bundle import ModelBundle, read_bundle
@@ -53,7 +54,17 @@ def order(
     name: str = "lesions",
     priority: int = 0,
 ) -> Order:
-    return Order(series or series_of(), 1, route(name, priority), bundle, send, ("a note",))
+    rules = PrioritySettings()
+    return Order(
+        series=series or series_of(),
+        generation=1,
+        route=route(name, priority),
+        bundle=bundle,
+        send=send,
+        priority=priority,
+        ranked_at=rank(utc_now(), priority, rules),
+        notes=("a note",),
+    )
 
 
 def put(database: Database, order: Order) -> tuple[int, bool]:

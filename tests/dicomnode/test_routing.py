@@ -19,7 +19,8 @@ from dicomnode.encode.equipment import MANUFACTURER, PRODUCT
 from dicomnode.route.conditions import check_series
 from dicomnode.route.exclusions import exclusion
 from dicomnode.route.routing import Decision, route_study
-from dicomnode.settings import Conditions, Range, RouteSettings
+from dicomnode.section import Conditions, Range
+from dicomnode.settings import RouteSettings
 from dicomnode.study import Series, Study
 from tests.dicomnode.parts import PATIENT, series_of
 

@@ -1,0 +1,127 @@
+"""Routing of complete studies against a real database: order, holding, priority."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+
+from dicomnode.receive.intake import Intake, Origin
+from dicomnode.records.audit import Audit
+from dicomnode.records.db import Database, utc_now
+from dicomnode.records.tables import JobRow, StudyRow
+from dicomnode.route.dispatch import Dispatch
+from dicomnode.settings import Settings
+from inference.registry import Registry, find_bundles
+from tests.dicomnode.parts import arrival, events, image, settings_in
+from tests.dicomnode.test_assembly import add_result
+from tests.phantoms.bundles import write_bundle
+
+MORE = """
+[worker]
+maximum_waiting_jobs = 2
+
+[[peer]]
+name = "ER"
+ae_title = "ER_CT"
+host = "127.0.0.1"
+port = 104
+may_send = true
+priority = 7
+"""
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
+    folder = tmp_path_factory.mktemp("models")
+    write_bundle(folder / "threshold")
+    return find_bundles(folder, frozenset())
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return settings_in(tmp_path, MORE)
+
+
+@pytest.fixture
+def dispatch(settings: Settings, database: Database, registry: Registry) -> Dispatch:
+    return Dispatch(settings, database, registry, Audit("routing"))
+
+
+def complete(
+    intake: Intake, database: Database, number: int, calling: str = "PACS", **attributes: str
+) -> str:
+    """A study of one image that is complete."""
+    uid = f"1.2.3.{number}"
+    sent = image(StudyInstanceUID=uid, SeriesInstanceUID=f"{uid}.1", **attributes)
+    intake.take(arrival(sent, origin=Origin(calling, "127.0.0.1", "LESIONNODE")))
+    with database.transaction() as session:
+        row = session.get_one(StudyRow, uid)
+        row.state, row.completed_at, row.completed_by = "complete", utc_now(), "quiet_period"
+    return uid
+
+
+def study(database: Database, uid: str) -> StudyRow:
+    with database.snapshot() as session:
+        return session.get_one(StudyRow, uid)
+
+
+def jobs(database: Database) -> list[JobRow]:
+    with database.snapshot() as session:
+        return list(session.scalars(select(JobRow).order_by(JobRow.id)))
+
+
+def test_studies_beyond_the_limit_are_held_with_a_reason_until_there_is_room(
+    intake: Intake, database: Database, dispatch: Dispatch
+) -> None:
+    uids = [complete(intake, database, number) for number in range(4)]
+    for _ in range(3):
+        dispatch.route_complete_studies()
+    assert [study(database, uid).state for uid in uids] == ["routed", "routed", "complete", "complete"]
+    reason = "2 jobs wait for a worker, as many as may (limit 2)"
+    assert [study(database, uid).held_reason for uid in uids] == [None, None, reason, reason]
+    assert events(database, "study_held") == [("study_held", {"reason": reason})] * 2, "told once of each"
+    with database.transaction() as session:
+        session.get_one(JobRow, 1).state = "running"
+    dispatch.route_complete_studies()
+    assert [study(database, uid).state for uid in uids] == ["routed", "routed", "routed", "complete"]
+    assert study(database, uids[2]).held_reason is None
+
+
+def test_results_that_cannot_be_sent_hold_new_studies_too(
+    intake: Intake, database: Database, dispatch: Dispatch
+) -> None:
+    full = dispatch.settings.delivery.model_copy(update={"maximum_waiting": 1})
+    uid = complete(intake, database, 1)
+    with database.transaction() as session:
+        add_result(session, 1, "waiting", study_instance_uid=uid)
+    held = Dispatch(
+        dispatch.settings.model_copy(update={"delivery": full}), database, dispatch.registry, dispatch.audit
+    )
+    held.route_complete_studies()
+    assert study(database, uid).held_reason == "1 results wait to be sent, as many as may (limit 1)"
+
+
+def test_the_most_urgent_of_the_held_studies_is_routed_first(
+    intake: Intake, database: Database, dispatch: Dispatch
+) -> None:
+    for number in range(3):
+        complete(intake, database, number)
+    dispatch.route_complete_studies()
+    urgent = complete(intake, database, 9, RequestedProcedurePriority="STAT")
+    with database.transaction() as session:
+        session.get_one(JobRow, 1).state = "running"
+    dispatch.route_complete_studies()
+    assert jobs(database)[-1].study_instance_uid == urgent
+
+
+def test_the_priority_of_a_job_is_that_of_route_sender_and_images_together(
+    intake: Intake, database: Database, dispatch: Dispatch
+) -> None:
+    complete(intake, database, 1, calling="ER_CT", RequestedProcedurePriority="HIGH")
+    complete(intake, database, 2)
+    dispatch.route_complete_studies()
+    found = {job.study_instance_uid: job for job in jobs(database)}
+    assert {uid: job.priority for uid, job in found.items()} == {"1.2.3.1": 12, "1.2.3.2": 0}
+    assert found["1.2.3.1"].ranked_at < found["1.2.3.2"].ranked_at
