@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from dicomnode.commands import admin, files, peers, run
+from dicomnode.commands import admin, files, peers, run, web
 from dicomnode.errors import NodeError
 from inference.errors import InferenceError
 
@@ -20,7 +20,7 @@ app = typer.Typer(
 )
 
 PANELS: dict[str, list[Callable[..., None]]] = {
-    "Run the node": [run.serve, run.receive, run.housekeep, run.work],
+    "Run the node": [run.serve, run.receive, run.housekeep, run.work, web.web],
     "Look after it": [peers.check, admin.status, admin.jobs, admin.replay],
     "Work on files": [files.explain, files.segment, files.verify],
     "Talk to peers": [peers.echo, peers.probe, peers.send],
@@ -29,6 +29,7 @@ for panel, functions in PANELS.items():
     for function in functions:
         app.command(rich_help_panel=panel)(function)
 app.add_typer(admin.audit, name="audit", rich_help_panel="Look after it")
+app.add_typer(web.users, name="users", rich_help_panel="Look after it")
 app.add_typer(peers.models, name="models", rich_help_panel="Look after it")
 
 

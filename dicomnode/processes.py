@@ -89,13 +89,14 @@ class Child:
 
 
 def supervise(settings: Settings, config: Path) -> None:
-    """Run receiver, housekeeping and one worker per device until stopped."""
+    """Run receiver, housekeeping, one worker per device and, if configured, the web page until stopped."""
     stopping = stop_event()
     common = ["--config", str(config)]
     children = [
         Child(["receive", *common]),
         Child(["housekeep", *common]),
         *(Child(["work", "--device", device, *common]) for device in settings.worker.devices),
+        *([Child(["web", *common])] if settings.web else []),
     ]
     for child in children:
         child.start()

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from dicomnode.forms import DEFAULT_FORMS, Form, Wanted, kinds_of
 from dicomnode.profiles import Profile, profile_path, read_profile
 from dicomnode.section import AeTitle, Conditions, Name, Network, Port, Section
+from dicomnode.web_settings import WebSettings
 from inference.bundle import ModelCard, ModelState
 
 WORKING_STATES = frozenset({"live", "shadow"})
@@ -158,6 +159,7 @@ class Settings(Section):
     models: ModelSettings = ModelSettings()
     worker: WorkerSettings = WorkerSettings()
     delivery: DeliverySettings = DeliverySettings()
+    web: WebSettings | None = None
     priority: PrioritySettings = PrioritySettings()
     route: tuple[RouteSettings, ...] = ()
 

@@ -62,6 +62,13 @@ class Event(StrEnum):
     DELIVERY_RETRIED = "delivery_retried"
     DELIVERY_DEAD = "delivery_dead"
     DELIVERY_REPLAYED = "delivery_replayed"
+    USER_ADDED = "user_added"
+    USER_CHANGED = "user_changed"
+    USER_REMOVED = "user_removed"
+    LOGGED_IN = "logged_in"
+    LOGIN_FAILED = "login_failed"
+    LOGGED_OUT = "logged_out"
+    PATIENT_DATA_VIEWED = "patient_data_viewed"
 
 
 class Stage(StrEnum):

@@ -66,6 +66,13 @@ SENTENCES: dict[Event, Callable[[Detail], str]] = {
         f"{d['kind']} given up for {d['destination']}: {d['status']} (attempt {d['attempt']})"
     ),
     Event.DELIVERY_REPLAYED: lambda d: f"delivery to {d['destination']} queued again by hand",
+    Event.USER_ADDED: lambda d: f"user {d['user']} added as {d['role']}",
+    Event.USER_CHANGED: lambda d: f"user {d['user']} changed: {', '.join(d['changed'])}",
+    Event.USER_REMOVED: lambda d: f"user {d['user']} removed",
+    Event.LOGGED_IN: lambda d: f"{d['user']} logged in from {d['address']} by {d['method']}",
+    Event.LOGIN_FAILED: lambda d: f"login of {d['user']} from {d['address']} failed: {d['reason']}",
+    Event.LOGGED_OUT: lambda d: f"{d['user']} logged out",
+    Event.PATIENT_DATA_VIEWED: lambda d: f"{d['page']} seen from {d['address']}",
 }
 
 

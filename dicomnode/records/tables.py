@@ -134,6 +134,7 @@ class JobRow(Base):
         Index("jobs_by_state", "state", "not_before"),
         Index("jobs_by_model", "model", "id"),
         Index("jobs_by_rank", "state", "ranked_at"),
+        Index("jobs_by_end", "finished_at"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -186,6 +187,7 @@ class DeliveryRow(Base):
     __table_args__ = (
         UniqueConstraint("sop_instance_uid", "destination"),
         Index("deliveries_by_state", "state", "destination", "not_before"),
+        Index("deliveries_by_arrival", "destination", "delivered_at"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)

@@ -47,6 +47,11 @@ COMMANDS = {
     "audit list": ["--event", "--limit"],
     "audit verify": ["--config"],
     "models list": ["--json"],
+    "web": ["--config"],
+    "users add": ["NAME", "--role", "--password-file", "--no-password"],
+    "users change": ["NAME", "--role", "--password"],
+    "users remove": ["NAME"],
+    "users list": ["--json"],
 }
 
 

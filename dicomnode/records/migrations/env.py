@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from dicomnode.records.tables import Base
+from dicomnode.records.accounts import Base  # with its own tables beside those of tables.py
 
 connection = context.config.attributes["connection"]
 context.configure(connection=connection, target_metadata=Base.metadata, render_as_batch=True)

@@ -1,0 +1,58 @@
+"""The web application: every page, put together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import structlog
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Mount
+from starlette.staticfiles import StaticFiles
+
+from dicomnode.records.db import Database
+from dicomnode.settings import Settings
+from dicomnode.web.headers import SecurityHeaders
+from dicomnode.web.pages import account, now
+from dicomnode.web.site import Site
+
+STATIC = Path(__file__).parent / "static"
+
+ROUTES: Sequence[BaseRoute] = (
+    *account.ROUTES,
+    *now.ROUTES,
+    Mount("/static", StaticFiles(directory=STATIC), name="static"),
+)
+
+log = structlog.get_logger()
+
+
+def create_app(settings: Settings, database: Database, config: Path) -> Starlette:
+    """The application for one node. `config` is the file that `settings` come from."""
+    site = Site(settings, database, config)
+    app = Starlette(
+        routes=list(ROUTES),
+        middleware=[Middleware(SecurityHeaders, https=site.web.https)],
+        exception_handlers={HTTPException: _say_status, Exception: _say_bug},
+    )
+    app.state.site = site
+    return app
+
+
+def _say_status(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    site: Site = request.app.state.site
+    message = "There is no such page." if error.status_code == 404 else str(error.detail)
+    return site.render("outside.html", error.status_code, title=str(error.detail), message=message)
+
+
+def _say_bug(request: Request, error: Exception) -> Response:
+    """A fault of ours: the log says where, without the address, which may hold a patient ID."""
+    log.error("page_failed", method=request.method, error=type(error).__name__, exc_info=True)
+    site: Site = request.app.state.site
+    message = "This page has failed; the log of the node says where."
+    return site.render("outside.html", 500, title="Internal error", message=message)
