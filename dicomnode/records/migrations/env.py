@@ -2,9 +2,12 @@
 
 from alembic import context
 
-from dicomnode.records.accounts import Base  # with its own tables beside those of tables.py
+from dicomnode.records.accounts import UserRow
+
+METADATA = UserRow.metadata
+"""Of all tables: those of `accounts.py` stand on those of `tables.py`."""
 
 connection = context.config.attributes["connection"]
-context.configure(connection=connection, target_metadata=Base.metadata, render_as_batch=True)
+context.configure(connection=connection, target_metadata=METADATA, render_as_batch=True)
 with context.begin_transaction():
     context.run_migrations()
