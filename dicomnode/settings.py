@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from dicomnode.forms import DEFAULT_FORMS, Form, Wanted, kinds_of
+from dicomnode.network_settings import ConnectionSettings, PeerConnectionSettings
 from dicomnode.profiles import Profile, profile_path, read_profile
 from dicomnode.section import AeTitle, Conditions, Name, Network, Port, Section
 from dicomnode.web_settings import WebSettings
@@ -28,10 +29,9 @@ class NodeSettings(Section):
     """Folder of the spool and the database; relative to the configuration file."""
 
 
-class ListenerSettings(Section):
+class ListenerSettings(ConnectionSettings):
     """What the listener takes."""
 
-    maximum_associations: int = Field(default=20, ge=1)
     other_objects: Literal["keep", "refuse"] = "keep"
     """What happens to objects that are not images (reports, presentation states, plans)."""
     minimum_free_gb: float = Field(default=5.0, ge=0.0)
@@ -58,7 +58,7 @@ class ListenerSettings(Section):
         return low, self.minimum_free_gb, high
 
 
-class PeerSettings(Section):
+class PeerSettings(PeerConnectionSettings):
     """One DICOM application entity that may send to us, receive from us, or both."""
 
     name: Name

@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 
 import dicomnode.__main__
 import training.__main__
-from dicomnode.receive.listener import TRANSFER_SYNTAXES
+from dicomnode.receive.syntaxes import TRANSFER_SYNTAXES
 from dicomnode.records.audit import Event
 from dicomnode.records.states import MOVES, DeliveryState, JobState, StudyState
 from dicomnode.settings import Settings

@@ -23,12 +23,13 @@ class Refusal:
 NOT_CALLED = Refusal(1, 1, 7, "called AE title is not ours")
 NOT_KNOWN = Refusal(1, 1, 3, "calling AE title is not a peer that may send")
 WRONG_ADDRESS = Refusal(1, 1, 3, "calling AE title is a peer, but not at this address")
+TOO_MANY = Refusal(2, 3, 2, "too many associations at one time")
 DISK_FULL = Refusal(2, 3, 1, "too little free disk space")
 NOT_DECIDED = Refusal(2, 3, 1, "internal error while deciding about the association")
 
 
-def admit(origin: Origin, settings: Settings) -> Refusal | None:
-    """Why this association is refused, or None when it may go on."""
+def admit(origin: Origin, settings: Settings) -> PeerSettings | Refusal:
+    """The peer that asks for this association, or why it is refused."""
     if origin.called_ae_title != settings.node.ae_title.strip():
         return NOT_CALLED
     peers = [
@@ -36,9 +37,7 @@ def admit(origin: Origin, settings: Settings) -> Refusal | None:
     ]
     if not peers:
         return NOT_KNOWN
-    if not any(_at_home(peer, origin.address) for peer in peers):
-        return WRONG_ADDRESS
-    return None
+    return next((peer for peer in peers if _at_home(peer, origin.address)), WRONG_ADDRESS)
 
 
 def _at_home(peer: PeerSettings, address: str) -> bool:

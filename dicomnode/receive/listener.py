@@ -1,72 +1,32 @@
-"""The DICOM listener: C-ECHO and C-STORE. Success is answered only for what is durable and recorded."""
+"""The DICOM listener: ports, presentation contexts, and who handles what."""
 
 from __future__ import annotations
 
+import threading
 import time
-from typing import Any
 
 import structlog
-from pydicom.uid import (
-    HTJ2K,
-    JPEG2000,
-    DeflatedExplicitVRLittleEndian,
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    HTJ2KLossless,
-    HTJ2KLosslessRPCL,
-    ImplicitVRLittleEndian,
-    JPEG2000Lossless,
-    JPEGBaseline8Bit,
-    JPEGExtended12Bit,
-    JPEGLossless,
-    JPEGLosslessSV1,
-    JPEGLSLossless,
-    JPEGLSNearLossless,
-    RLELossless,
-)
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom.sop_class import Verification
-from sqlalchemy.exc import SQLAlchemyError
 
-from dicomnode.errors import PermanentError
 from dicomnode.imaging import is_image
-from dicomnode.receive.admission import DISK_FULL, NOT_DECIDED, Refusal, admit
-from dicomnode.receive.intake import Arrival, Intake, Origin, Outcome
-from dicomnode.receive.pressure import DiskGauge, Flow
+from dicomnode.receive.associations import Associations
+from dicomnode.receive.connections import Connections, Server
+from dicomnode.receive.intake import Intake
+from dicomnode.receive.pressure import DiskGauge
+from dicomnode.receive.storing import SUCCESS, Storing
+from dicomnode.receive.syntaxes import TRANSFER_SYNTAXES
+from dicomnode.receive.turned_away import TurnedAway
 from dicomnode.receive.visits import Visits
-from dicomnode.records.audit import Audit, Event, Subject
+from dicomnode.records.audit import Audit
 from dicomnode.records.db import Database
 from dicomnode.settings import Settings
 from dicomnode.spool import Spool
 
-TRANSFER_SYNTAXES = [
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-    ExplicitVRBigEndian,
-    DeflatedExplicitVRLittleEndian,
-    RLELossless,
-    JPEGBaseline8Bit,
-    JPEGExtended12Bit,
-    JPEGLossless,
-    JPEGLosslessSV1,
-    JPEGLSLossless,
-    JPEGLSNearLossless,
-    JPEG2000Lossless,
-    JPEG2000,
-    HTJ2KLossless,
-    HTJ2KLosslessRPCL,
-    HTJ2K,
-]
-
-# C-STORE statuses (PS3.4 table B.2-1 and PS3.7 annex C)
-SUCCESS = 0x0000
-PROCESSING_FAILURE = 0x0110
-OUT_OF_RESOURCES = 0xA700
-DOES_NOT_MATCH = 0xB007
-CANNOT_UNDERSTAND = 0xC000
-
-MAXIMUM_PDU_BYTES = 131072
 DRAIN_TIMEOUT_S = 20.0
+FLUSH_INTERVAL_S = 5.0
+NO_LIMIT = 1_000_000
+"""Associations are counted and rejected by ourselves, so that it is audited."""
 
 log = structlog.get_logger()
 
@@ -75,126 +35,69 @@ class Listener:
     """One listening port. `start` returns at once."""
 
     def __init__(self, settings: Settings, database: Database, spool: Spool) -> None:
+        audit = Audit("receiver")
         self._settings = settings
-        self._database = database
-        self._audit = Audit("receiver")
-        self._intake = Intake(spool, database, self._audit)
-        self._visits = Visits(database, self._audit)
-        self._disk = DiskGauge(spool, settings.listener, database, self._audit)
-        self._server: Any = None
+        self._turned_away = TurnedAway(database, audit)
+        self._connections = Connections(settings.listener)
+        self._visits = Visits(database, audit)
+        disk = DiskGauge(spool, settings.listener, database, audit)
+        self._associations = Associations(settings, disk, self._connections, self._turned_away)
+        self._storing = Storing(Intake(spool, database, audit), disk, database, audit)
+        self._stopping = threading.Event()
+        self._servers: list[Server] = []
+
+    @property
+    def ports(self) -> list[int]:
+        """The ports that are open."""
+        return [server.server_address[1] for server in self._servers]
 
     def start(self) -> None:
         """Open the port. Raises OSError when it is taken."""
+        entity = self._entity()
+        node = self._settings.node
+        handlers = [
+            (evt.EVT_REQUESTED, self._associations.on_requested),
+            (evt.EVT_C_ECHO, lambda _: SUCCESS),
+            (evt.EVT_C_STORE, self._storing.on_store),
+            *self._visits.handlers,
+        ]
+        server = entity.make_server(
+            (node.host, node.port),
+            evt_handlers=handlers,
+            server_class=Server,
+            connections=self._connections,
+            turned_away=self._turned_away,
+        )
+        entity._servers.append(server)  # where its shutdown looks for it
+        self._servers.append(server)
+        threading.Thread(target=server.serve_forever, name=f"port {node.port}", daemon=True).start()
+        threading.Thread(target=self._flush, name="turned away", daemon=True).start()
+        log.info("listener_started", ae_title=node.ae_title, port=node.port)
+
+    def stop(self) -> None:
+        """Close the ports and let associations in progress finish, for a while."""
+        for server in self._servers:
+            server.shutdown()
+        deadline = time.monotonic() + DRAIN_TIMEOUT_S
+        for server in self._servers:
+            while server.active_associations and time.monotonic() < deadline:
+                time.sleep(0.1)
+        self._servers.clear()
+        self._stopping.set()
+        self._turned_away.flush(float("inf"))
+
+    def _entity(self) -> AE:
         entity = AE(ae_title=self._settings.node.ae_title)
-        entity.maximum_associations = self._settings.listener.maximum_associations
-        entity.maximum_pdu_size = MAXIMUM_PDU_BYTES
-        entity.network_timeout = 60
+        entity.maximum_associations = NO_LIMIT
+        entity.maximum_pdu_size = self._settings.listener.maximum_pdu_bytes
+        entity.network_timeout = self._settings.listener.idle_timeout_s
+        entity.acse_timeout = self._settings.listener.association_timeout_s
         entity.add_supported_context(Verification)
         for context in AllStoragePresentationContexts:
             if self._settings.listener.other_objects == "keep" or is_image(str(context.abstract_syntax)):
                 entity.add_supported_context(context.abstract_syntax, TRANSFER_SYNTAXES)
-        self._server = entity.start_server(
-            (self._settings.node.host, self._settings.node.port),
-            block=False,
-            evt_handlers=[
-                (evt.EVT_REQUESTED, self._on_requested),
-                (evt.EVT_C_ECHO, lambda _: SUCCESS),
-                (evt.EVT_C_STORE, self._on_store),
-                *self._visits.handlers,
-            ],
-        )
-        log.info("listener_started", ae_title=self._settings.node.ae_title, port=self._settings.node.port)
+        return entity
 
-    def stop(self) -> None:
-        """Close the port and let associations in progress finish, for a while."""
-        if self._server is None:
-            return
-        self._server.shutdown()
-        deadline = time.monotonic() + DRAIN_TIMEOUT_S
-        while self._server.active_associations and time.monotonic() < deadline:
-            time.sleep(0.1)
-
-    def _on_requested(self, event: Any) -> None:
-        """Reject an association that is not allowed, before anything is negotiated."""
-        origin = _origin(event.assoc)
-        try:
-            refusal = admit(origin, self._settings)
-            if refusal is None and self._disk.read() is Flow.CLOSED:
-                refusal = DISK_FULL
-        except Exception as error:  # pynetdicom would go on as if nothing had happened
-            log.error("admission_failed", error=type(error).__name__)
-            refusal = NOT_DECIDED
-        if refusal is not None:
-            self._reject(event.assoc, origin, refusal)
-
-    def _reject(self, association: Any, origin: Origin, refusal: Refusal) -> None:
-        association.acse.send_reject(refusal.result, refusal.source, refusal.diagnostic)
-        association.is_rejected = True
-        association.kill()
-        log.warning("association_rejected", reason=refusal.reason, address=origin.address)
-        with self._database.transaction() as session:
-            self._audit.record(
-                session,
-                Event.ASSOCIATION_REJECTED,
-                Subject(),
-                calling_ae_title=origin.calling_ae_title,
-                called_ae_title=origin.called_ae_title,
-                address=origin.address,
-                reason=refusal.reason,
-            )
-
-    def _on_store(self, event: Any) -> int:
-        """Answer one C-STORE. Whatever goes wrong, the sender is told and nothing is half-kept."""
-        if self._disk.read() is not Flow.OPEN:
-            return self._refuse(event, OUT_OF_RESOURCES, "free disk space is too low")
-        try:
-            outcome = self._intake.take(_arrival(event))
-        except PermanentError as error:
-            return self._refuse(event, CANNOT_UNDERSTAND, str(error))
-        except OSError as error:
-            return self._refuse(event, OUT_OF_RESOURCES, f"the disk did not take it: {error.strerror}")
-        except SQLAlchemyError as error:
-            log.error("instance_not_recorded", error=type(error).__name__)
-            return PROCESSING_FAILURE
-        return DOES_NOT_MATCH if outcome is Outcome.ALTERED else SUCCESS
-
-    def _refuse(self, event: Any, status: int, reason: str) -> int:
-        sop_instance_uid = str(event.request.AffectedSOPInstanceUID)
-        log.warning(
-            "instance_refused", status=f"{status:04X}", reason=reason, sop_instance_uid=sop_instance_uid
-        )
-        try:
-            with self._database.transaction() as session:
-                self._audit.record(
-                    session,
-                    Event.INSTANCE_REFUSED,
-                    Subject(sop_instance_uid=sop_instance_uid),
-                    calling_ae_title=_origin(event.assoc).calling_ae_title,
-                    status=f"{status:04X}",
-                    reason=reason,
-                )
-        except (SQLAlchemyError, OSError) as error:
-            log.error("refusal_not_recorded", error=type(error).__name__)
-        return status
-
-
-def _origin(association: Any) -> Origin:
-    requested = association.requestor.primitive
-    return Origin(
-        calling_ae_title=requested.calling_ae_title.strip(),
-        address=association.requestor.address,
-        called_ae_title=requested.called_ae_title.strip(),
-    )
-
-
-def _arrival(event: Any) -> Arrival:
-    encoded = event.request.DataSet.getvalue()
-    with_meta = event.encoded_dataset(include_meta=True)
-    return Arrival(
-        file_header=with_meta[: len(with_meta) - len(encoded)],
-        encoded=encoded,
-        sop_class_uid=str(event.request.AffectedSOPClassUID),
-        sop_instance_uid=str(event.request.AffectedSOPInstanceUID),
-        transfer_syntax_uid=str(event.context.transfer_syntax),
-        origin=_origin(event.assoc),
-    )
+    def _flush(self) -> None:
+        while not self._stopping.wait(FLUSH_INTERVAL_S):
+            self._turned_away.flush()

@@ -33,6 +33,7 @@ class Event(StrEnum):
     NODE_STARTED = "node_started"
     ASSOCIATION_REJECTED = "association_rejected"
     ASSOCIATION_ENDED = "association_ended"
+    ASSOCIATION_CUT = "association_cut"
     INSTANCE_RECEIVED = "instance_received"
     INSTANCE_REPEATED = "instance_repeated"
     INSTANCE_ALTERED = "instance_altered"

@@ -14,9 +14,8 @@ Detail = dict[str, Any]
 
 SENTENCES: dict[Event, Callable[[Detail], str]] = {
     Event.NODE_STARTED: lambda d: f"node {d['ae_title']} started on port {d['port']}",
-    Event.ASSOCIATION_REJECTED: lambda d: (
-        f"association of {d['calling_ae_title']} at {d['address']} rejected: {d['reason']}"
-    ),
+    Event.ASSOCIATION_REJECTED: lambda d: _turned_away(d, "rejected"),
+    Event.ASSOCIATION_CUT: lambda d: _turned_away(d, "cut off"),
     Event.ASSOCIATION_ENDED: lambda d: _association(d),
     Event.INSTANCE_RECEIVED: lambda d: f"instance received from {d['calling_ae_title']}",
     Event.INSTANCE_REPEATED: lambda d: f"instance received again from {d['calling_ae_title']}, unchanged",
@@ -108,6 +107,13 @@ def _association(detail: Detail) -> str:
         f"association of {detail['calling_ae_title']} at {detail['address']} {detail['ended']} after "
         f"{detail['duration_s']:.1f} s: {', '.join(counts) or 'nothing was sent'}"
     )
+
+
+def _turned_away(detail: Detail, how: str) -> str:
+    who = detail["calling_ae_title"] or "a connection without AE title"
+    times = detail.get("times", 1)
+    again = f" ({times} more times)" if times > 1 else ""
+    return f"association of {who} at {detail['address']} {how}: {detail['reason']}{again}"
 
 
 def _completed(detail: Detail) -> str:

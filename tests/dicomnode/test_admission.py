@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dicomnode.receive.admission import NOT_CALLED, NOT_KNOWN, WRONG_ADDRESS, admit
+from dicomnode.receive import admission
+from dicomnode.receive.admission import NOT_CALLED, NOT_KNOWN, WRONG_ADDRESS, Refusal
 from dicomnode.receive.intake import Origin
 from dicomnode.settings import Settings
 from tests.dicomnode.parts import settings_in
@@ -40,6 +41,15 @@ def came(calling: str = "MODALITY", address: str = "192.0.2.7", called: str = "L
     return Origin(calling, address, called)
 
 
+def admit(origin: Origin, settings: Settings) -> Refusal | None:
+    """The refusal, if any; who is let in is the peer that it says it is."""
+    found = admission.admit(origin, settings)
+    if isinstance(found, Refusal):
+        return found
+    assert found.ae_title.strip() == origin.calling_ae_title
+    return None
+
+
 def test_a_node_without_peers_lets_nobody_in() -> None:
     settings = Settings.model_validate({"node": {"ae_title": "LESIONNODE", "data": "d"}})
     assert admit(came(), settings) is NOT_KNOWN
@@ -52,12 +62,14 @@ def test_a_peer_at_its_host_is_let_in(tmp_path: Path) -> None:
 def test_a_peer_calling_another_title_is_refused_as_not_recognised(tmp_path: Path) -> None:
     refusal = admit(came(called="ANY-SCP"), with_peer(tmp_path))
     assert refusal is NOT_CALLED
+    assert refusal
     assert (refusal.result, refusal.source, refusal.diagnostic) == (1, 1, 7)
 
 
 def test_an_unknown_calling_title_is_refused_as_not_recognised(tmp_path: Path) -> None:
     refusal = admit(came(calling="STRANGER"), with_peer(tmp_path))
     assert refusal is NOT_KNOWN
+    assert refusal
     assert (refusal.result, refusal.source, refusal.diagnostic) == (1, 1, 3)
 
 
@@ -76,6 +88,7 @@ def test_a_peer_that_only_receives_may_not_send(tmp_path: Path) -> None:
 def test_a_known_title_at_another_address_is_refused(tmp_path: Path) -> None:
     refusal = admit(came(address="192.0.2.8"), with_peer(tmp_path))
     assert refusal is WRONG_ADDRESS
+    assert refusal
     assert (refusal.result, refusal.source, refusal.diagnostic) == (1, 1, 3)
 
 

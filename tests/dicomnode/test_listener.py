@@ -1,6 +1,6 @@
 """A real listener on a loopback port, and a real pynetdicom sender.
 
-Not covered: big endian senders; the limit on associations, which pynetdicom rejects itself, unaudited.
+Not covered: big endian senders. Limits of number, time and size are in test_connections.py.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from pynetdicom.sop_class import Verification
 from sqlalchemy import select, text
 
 from dicomnode.receive.listener import Listener
+from dicomnode.receive.storing import Storing
 from dicomnode.records.db import Database
 from dicomnode.records.tables import InstanceRow, StudyRow
 from dicomnode.settings import Settings
@@ -117,7 +118,7 @@ def test_an_admission_that_fails_by_a_bug_keeps_the_door_closed(
     def breaks(*_: object) -> None:
         raise ValueError("a bug")
 
-    monkeypatch.setattr("dicomnode.receive.listener.admit", breaks)
+    monkeypatch.setattr("dicomnode.receive.associations.admit", breaks)
     association = associate(node)
     assert not association.is_established
 
@@ -159,20 +160,20 @@ def test_success_is_answered_only_when_file_and_row_exist(
     node: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[bool, int]] = []
-    on_store = Listener._on_store
+    on_store = Storing.on_store
 
-    def observes(self: Listener, event: Any) -> int:
+    def observes(self: Storing, event: Any) -> int:
         status = on_store(self, event)
         found = rows(database)
         seen.append((Path(found[0].path).is_file(), len(found)))
         return status
 
-    monkeypatch.setattr(Listener, "_on_store", observes)
+    monkeypatch.setattr(Storing, "on_store", observes)
     listener = Listener(node.model_copy(update={"node": node.node.model_copy(update={"port": 0})}), database,
                         Spool(node.spool))  # fmt: skip
     listener.start()
     try:
-        port = listener._server.server_address[1]
+        (port,) = listener.ports
         association = associate(node.model_copy(update={"node": node.node.model_copy(update={"port": port})}))
         assert association.send_c_store(image()).Status == 0x0000
         association.release()

@@ -1,0 +1,258 @@
+"""The accepting end of the network. No connection is without limits of number, time and size.
+
+pynetdicom 3.0.4 waits without end for the rest of a PDU, takes a PDU of any length, and gathers an
+object of any size in memory. `PduReader` takes the place of its reading; `Server` bounds the number
+of connections.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from socket import socket
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from pynetdicom.association import Association
+from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
+
+from dicomnode.network_settings import ConnectionSettings, Limits
+from dicomnode.receive.intake import Origin
+from dicomnode.receive.turned_away import TurnedAway
+from dicomnode.records.audit import Event
+from dicomnode.settings import PeerSettings
+
+HEADER_BYTES = 6
+P_DATA_TF = 0x04
+LONGEST_NEGOTIATION_BYTES = 1048576
+"""An A-ASSOCIATE-RQ with 128 contexts is far below this."""
+CHUNK_BYTES = 65536
+SPARE_CONNECTIONS = 12
+"""Connections of one address beyond its associations: being opened, rejected or closed."""
+ADDRESSES = 4
+"""All connections together are bounded by what so many addresses may hold."""
+
+
+class CutOff(OSError):
+    """The peer broke a limit; pynetdicom takes it for a lost connection and ends the association."""
+
+
+class PduReader:
+    """Reads from one connection within its limits."""
+
+    def __init__(self, channel: socket, rules: ConnectionSettings) -> None:
+        self._channel = channel
+        self._rules = rules
+        self._limits: Limits | None = None
+        self._deadline = time.monotonic() + rules.association_timeout_s
+        self.is_first = True
+        """Whether the first PDU, the A-ASSOCIATE-RQ, is still to come."""
+        self._pdu_type: int | None = None
+        """Of the PDU whose header was read and whose rest was not."""
+        self._message_bytes = 0
+
+    def admitted(self, limits: Limits) -> None:
+        """From here on, the limits of the peer hold."""
+        self._limits = limits
+
+    def receive(self, count: int) -> bytearray:
+        """As AssociationSocket.recv: `count` bytes, fewer when the peer closed. Raises CutOff.
+
+        pynetdicom asks for the six bytes that begin a PDU (PS3.8 9.3.1), then for the rest of it.
+        """
+        return self._begin() if self._pdu_type is None else self._finish(count)
+
+    def _begin(self) -> bytearray:
+        if not self.is_first:
+            self._deadline = time.monotonic() + self._idle_timeout_s
+        header = self._read(HEADER_BYTES)
+        self._pdu_type = header[0] if len(header) == HEADER_BYTES else None
+        return header
+
+    def _finish(self, count: int) -> bytearray:
+        is_data, self._pdu_type = self._pdu_type == P_DATA_TF, None
+        longest = LONGEST_NEGOTIATION_BYTES
+        if is_data and self._limits is not None:
+            longest = self._limits.maximum_pdu_bytes
+        if count > longest:
+            raise CutOff(f"a PDU longer than {longest} bytes")
+        content = self._read(count)
+        self.is_first = False
+        if is_data:
+            self._weigh(content)
+        return content
+
+    def _read(self, count: int) -> bytearray:
+        content = bytearray()
+        while len(content) < count:
+            left_s = self._deadline - time.monotonic()
+            if left_s <= 0:
+                raise CutOff(self._too_slow())
+            self._channel.settimeout(left_s)
+            try:
+                chunk = self._channel.recv(min(CHUNK_BYTES, count - len(content)))
+            except TimeoutError as error:
+                raise CutOff(self._too_slow()) from error
+            if not chunk:
+                break
+            content += chunk
+        self._channel.settimeout(self._idle_timeout_s)  # for what is sent
+        return content
+
+    @property
+    def _idle_timeout_s(self) -> float:
+        return (self._limits or self._rules).idle_timeout_s
+
+    def _too_slow(self) -> str:
+        return "no association requested in time" if self.is_first else "a PDU that does not end"
+
+    def _weigh(self, content: bytearray) -> None:
+        """Add up the fragments of one message (PS3.8 9.3.5 and annex E)."""
+        at = 0
+        while at + HEADER_BYTES <= len(content):
+            length = int.from_bytes(content[at : at + 4], "big")
+            is_last = content[at + 5] & 0x02
+            self._message_bytes += length
+            if self._limits and self._message_bytes > self._limits.maximum_object_bytes:
+                raise CutOff(f"an object of more than {self._limits.maximum_object_bytes} bytes")
+            if is_last:
+                self._message_bytes = 0
+            at += 4 + max(length, 2)
+
+
+@dataclass
+class Connection:
+    """One connection and, once it is let in, its peer."""
+
+    address: str
+    reader: PduReader
+    peer: PeerSettings | None = None
+
+
+@dataclass
+class Connections:
+    """All that is connected, counted by address and by peer."""
+
+    rules: ConnectionSettings
+    _opening: list[str] = field(default_factory=list)
+    _held: WeakKeyDictionary[Association, Connection] = field(default_factory=WeakKeyDictionary)
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def open(self, address: str) -> bool:
+        """Count a new connection in, unless its address or all together hold too many."""
+        most = self.rules.maximum_associations + SPARE_CONNECTIONS
+        with self._lock:
+            everybody = [*self._opening, *(connection.address for _, connection in self._alive())]
+            if everybody.count(address) >= most or len(everybody) >= most * ADDRESSES:
+                return False
+            self._opening.append(address)
+            return True
+
+    def opened(self, address: str) -> None:
+        """It is an association of its own now, or gone."""
+        with self._lock:
+            self._opening.remove(address)
+
+    def hold(self, association: Association, connection: Connection) -> None:
+        """Count it as long as its association lives."""
+        with self._lock:
+            self._held[association] = connection
+
+    def of(self, association: Association) -> Connection:
+        """The connection that an association runs on."""
+        return self._held[association]
+
+    def admit(self, association: Association, peer: PeerSettings) -> bool:
+        """Let it in as `peer`, unless that peer or all together have enough associations."""
+        limits = peer.limits(self.rules)
+        with self._lock:
+            inside = [
+                connection.peer.name
+                for held, connection in self._alive()
+                if connection.peer is not None and not (held.is_released or held.is_aborted)
+            ]
+            if len(inside) >= self.rules.maximum_associations:
+                return False
+            if inside.count(peer.name) >= limits.maximum_associations:
+                return False
+            connection = self._held[association]
+            connection.peer = peer
+            connection.reader.admitted(limits)
+        association.acceptor.maximum_length = limits.maximum_pdu_bytes
+        association.network_timeout = limits.idle_timeout_s
+        return True
+
+    def _alive(self) -> list[tuple[Association, Connection]]:
+        return [(held, connection) for held, connection in self._held.items() if held.is_alive()]
+
+
+class _Handler(RequestHandler):  # type: ignore[misc] # pynetdicom ships no types that hold
+    """Makes the association of one connection, with our way of reading."""
+
+    server: Server
+
+    def _create_association(self) -> Association:
+        association = super()._create_association()
+        reader = PduReader(self.request, self.server.connections.rules)
+        address = self.client_address[0]
+
+        def receive(count: int) -> bytearray:
+            content = bytearray()
+            try:
+                content = reader.receive(count)
+            except CutOff as error:
+                self.server.cut(association, address, str(error))
+                raise
+            finally:
+                if reader.is_first and len(content) < count:
+                    association.dul.to_user_queue.put(None)  # else it waits on for a request
+            return content
+
+        association.dul.socket.recv = receive
+        self.server.connections.hold(association, Connection(address, reader))
+        return association
+
+
+class Server(ThreadedAssociationServer):  # type: ignore[misc]
+    """A listening port whose connections are counted."""
+
+    request_queue_size = 128
+    daemon_threads = True
+
+    def __init__(
+        self, *arguments: Any, connections: Connections, turned_away: TurnedAway, **keywords: Any
+    ) -> None:
+        self.connections = connections
+        self._turned_away = turned_away
+        super().__init__(*arguments, request_handler=_Handler, **keywords)
+
+    def verify_request(self, request: socket, client_address: Any) -> bool:
+        """Whether there is room for one more connection; asked before it gets a thread."""
+        if self.connections.open(client_address[0]):
+            return True
+        self._turned_away.tell(
+            Event.ASSOCIATION_REJECTED, Origin("", client_address[0], ""), "too many connections"
+        )
+        return False
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Give the connection a thread of its own."""
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            self.connections.opened(client_address[0])
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Make the association."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self.connections.opened(client_address[0])
+
+    def cut(self, association: Association, address: str, reason: str) -> None:
+        """Write down that a limit was broken."""
+        asked = association.requestor.primitive
+        calling = asked.calling_ae_title.strip() if asked else ""
+        self._turned_away.tell(Event.ASSOCIATION_CUT, Origin(calling, address, ""), reason)

@@ -1,0 +1,81 @@
+"""Answers C-STORE: success only for what is durable and recorded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from dicomnode.errors import PermanentError
+from dicomnode.receive.associations import origin_of
+from dicomnode.receive.intake import Arrival, Intake, Outcome
+from dicomnode.receive.pressure import DiskGauge, Flow
+from dicomnode.records.audit import Audit, Event, Subject
+from dicomnode.records.db import Database
+
+# C-STORE statuses (PS3.4 table B.2-1 and PS3.7 annex C)
+SUCCESS = 0x0000
+PROCESSING_FAILURE = 0x0110
+OUT_OF_RESOURCES = 0xA700
+DOES_NOT_MATCH = 0xB007
+CANNOT_UNDERSTAND = 0xC000
+
+log = structlog.get_logger()
+
+
+class Storing:
+    """Takes what comes by C-STORE. Whatever goes wrong, the sender is told and nothing is half-kept."""
+
+    def __init__(self, intake: Intake, disk: DiskGauge, database: Database, audit: Audit) -> None:
+        self._intake = intake
+        self._disk = disk
+        self._database = database
+        self._audit = audit
+
+    def on_store(self, event: Any) -> int:
+        """Handles pynetdicom's EVT_C_STORE; returns the status."""
+        if self._disk.read() is not Flow.OPEN:
+            return self._refuse(event, OUT_OF_RESOURCES, "free disk space is too low")
+        try:
+            outcome = self._intake.take(_arrival(event))
+        except PermanentError as error:
+            return self._refuse(event, CANNOT_UNDERSTAND, str(error))
+        except OSError as error:
+            return self._refuse(event, OUT_OF_RESOURCES, f"the disk did not take it: {error.strerror}")
+        except SQLAlchemyError as error:
+            log.error("instance_not_recorded", error=type(error).__name__)
+            return PROCESSING_FAILURE
+        return DOES_NOT_MATCH if outcome is Outcome.ALTERED else SUCCESS
+
+    def _refuse(self, event: Any, status: int, reason: str) -> int:
+        sop_instance_uid = str(event.request.AffectedSOPInstanceUID)
+        log.warning(
+            "instance_refused", status=f"{status:04X}", reason=reason, sop_instance_uid=sop_instance_uid
+        )
+        try:
+            with self._database.transaction() as session:
+                self._audit.record(
+                    session,
+                    Event.INSTANCE_REFUSED,
+                    Subject(sop_instance_uid=sop_instance_uid),
+                    calling_ae_title=origin_of(event.assoc).calling_ae_title,
+                    status=f"{status:04X}",
+                    reason=reason,
+                )
+        except (SQLAlchemyError, OSError) as error:
+            log.error("refusal_not_recorded", error=type(error).__name__)
+        return status
+
+
+def _arrival(event: Any) -> Arrival:
+    encoded = event.request.DataSet.getvalue()
+    with_meta = event.encoded_dataset(include_meta=True)
+    return Arrival(
+        file_header=with_meta[: len(with_meta) - len(encoded)],
+        encoded=encoded,
+        sop_class_uid=str(event.request.AffectedSOPClassUID),
+        sop_instance_uid=str(event.request.AffectedSOPInstanceUID),
+        transfer_syntax_uid=str(event.context.transfer_syntax),
+        origin=origin_of(event.assoc),
+    )
