@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from dicomnode.commands import admin, files, peers, run, web
+from dicomnode.commands import admin, files, models, peers, run, web
 from dicomnode.errors import NodeError
 from inference.errors import InferenceError
 
@@ -30,7 +30,7 @@ for panel, functions in PANELS.items():
         app.command(rich_help_panel=panel)(function)
 app.add_typer(admin.audit, name="audit", rich_help_panel="Look after it")
 app.add_typer(web.users, name="users", rich_help_panel="Look after it")
-app.add_typer(peers.models, name="models", rich_help_panel="Look after it")
+app.add_typer(models.models, name="models", rich_help_panel="Look after it")
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from dicomnode.deliver.sender import echo
 from dicomnode.errors import TransientError
 from dicomnode.records.db import Database, migrate
+from dicomnode.records.standing import missing_live, state_here
 from dicomnode.settings import Settings
 from dicomnode.spool import Spool
 from inference.registry import find_bundles
@@ -63,13 +64,18 @@ def _check_disk(settings: Settings) -> Finding:
 
 def _check_models(settings: Settings) -> Iterator[Finding]:
     registry = find_bundles(settings.models.folder, settings.models.trusted_digests)
-    for name, bundle in registry.bundles.items():
-        state = settings.model_state(bundle.card)
-        yield Finding(f"model {name}", True, f"{bundle.card.version}, {state}, digest {bundle.digest[:12]}")
+    with Database(settings.database_url).snapshot() as session:
+        for name in registry.names:
+            for bundle in registry.versions(name):
+                state = state_here(session, settings.models, bundle)
+                detail = f"{bundle.card.version}, {state}, digest {bundle.digest[:12]}"
+                yield Finding(f"model {name}", True, detail)
+            for sentence in missing_live(session, registry, name):
+                yield Finding(f"model {name}", False, f"{sentence}; restore it or promote another")
     for folder, problem in registry.problems.items():
         yield Finding(f"model {folder.name}", False, problem)
     for route in settings.route:
-        if route.model not in registry.bundles:
+        if route.model not in registry.names:
             yield Finding(f"route {route.name}", False, f"no usable model is called {route.model!r}")
 
 

@@ -13,10 +13,7 @@ from dicomnode.network_settings import ConnectionSettings, PeerConnectionSetting
 from dicomnode.profiles import Profile, profile_path, read_profile
 from dicomnode.section import AeTitle, Conditions, Name, Network, Port, Section
 from dicomnode.web_settings import WebSettings
-from inference.bundle import ModelCard, ModelState
-
-WORKING_STATES = frozenset({"live", "shadow"})
-SENDING_STATES = frozenset({"live"})
+from inference.bundle import ModelState
 
 
 class NodeSettings(Section):
@@ -98,7 +95,11 @@ class ModelSettings(Section):
     folder: Path = Path("models")
     trusted_digests: frozenset[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] = frozenset()
     states: dict[str, ModelState] = {}  # noqa: RUF012
-    """Overrides the state that a bundle's own card gives it."""
+    """By name: the first state of a version, whatever its card says, and the limit of all later ones."""
+    shadow_backlog: int = Field(default=20, ge=0)
+    """With so many shadow jobs waiting, a candidate does not look at the next series."""
+    shadow_load: int = Field(default=10, ge=1)
+    """With so many other jobs waiting, neither."""
 
 
 class WorkerSettings(Section):
@@ -185,10 +186,6 @@ class Settings(Section):
         """What was found when the peer was probed; None when it never was."""
         path = profile_path(self.delivery.profiles, peer.name)
         return read_profile(path) if path and path.exists() else None
-
-    def model_state(self, card: ModelCard) -> ModelState:
-        """The state of a model here: the administrator's word, else the bundle's own."""
-        return self.models.states.get(card.name, card.state)
 
     @property
     def database_url(self) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -42,7 +43,18 @@ PLAIN_NETWORKS = frozenset(
 ENSEMBLE = "inference.networks.ensemble.Ensemble"
 """May be named too; its `members` are plain networks."""
 
-ModelState = Literal["draft", "shadow", "live", "retired"]
+
+class ModelState(StrEnum):
+    """What a model may do."""
+
+    DRAFT = "draft"
+    """Does not run yet."""
+    SHADOW = "shadow"
+    """Runs and stores its results, but never sends them."""
+    LIVE = "live"
+    """Runs, and its results are sent."""
+    RETIRED = "retired"
+    """Does not run any more."""
 
 
 class _Strict(BaseModel):
@@ -132,7 +144,7 @@ class ModelCard(_Strict):
     version: str = Field(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$")
     title: str = Field(min_length=1, max_length=48)
     """Shown to people: SeriesDescription, algorithm name."""
-    state: ModelState = "draft"
+    state: ModelState = ModelState.DRAFT
     modality: str
     intensity_unit: IntensityUnit
     routing_hints: dict[str, str] = {}

@@ -23,6 +23,7 @@ from dicomnode.receive.syntaxes import TRANSFER_SYNTAXES
 from dicomnode.records.audit import Event
 from dicomnode.records.states import MOVES, DeliveryState, JobState, StudyState
 from dicomnode.settings import Settings
+from inference.bundle import ModelState
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -53,7 +54,8 @@ def test_the_audit_page_explains_exactly_the_events() -> None:
 
 
 @pytest.mark.parametrize(
-    ("heading", "states"), [("Study", StudyState), ("Job", JobState), ("Delivery", DeliveryState)]
+    ("heading", "states"),
+    [("Study", StudyState), ("Job", JobState), ("Delivery", DeliveryState), ("Model", ModelState)],
 )
 def test_the_states_page_has_exactly_the_states_and_moves_of_the_code(heading: str, states: Any) -> None:
     section = page("states.md").split(f"\n## {heading}\n")[1].split("\n## ")[0]

@@ -139,7 +139,7 @@ class Target(Strict):
     version: str
     title: str
     description: str
-    state: ModelState = "draft"
+    state: ModelState = ModelState.DRAFT
     modality: str
     intensity_unit: IntensityUnit
     routing_hints: dict[str, str] = {}

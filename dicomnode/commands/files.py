@@ -28,11 +28,13 @@ from dicomnode.read.folder import FolderContent, read_folder
 from dicomnode.records.audit import Stage
 from dicomnode.route.exclusions import exclusion
 from dicomnode.route.routing import Decision, route_study
+from dicomnode.settings import Settings
 from dicomnode.show.validators import Verdict, judge
 from dicomnode.spool import is_uid
 from dicomnode.study import Series
-from inference.bundle import ModelBundle
+from inference.bundle import ModelBundle, ModelState
 from inference.errors import InferenceError
+from inference.registry import Registry
 
 FolderArgument = Annotated[Path, typer.Argument(help="Folder with DICOM files; subfolders are read too.")]
 
@@ -71,7 +73,10 @@ def segment(
     config: ConfigOption = DEFAULT_CONFIG,
     model: Annotated[
         str | None,
-        typer.Option(help="Run this model on every series of its modality, whatever the routes say."),
+        typer.Option(
+            help="Run this model (NAME, NAME@VERSION or a digest) on every series of its modality, whatever "
+            "the routes say."
+        ),
     ] = None,
     form: Annotated[
         list[Form] | None,
@@ -87,10 +92,12 @@ def segment(
     registry = usable_models(settings)
     content = read_folder(folder)
     if model is not None:
-        chosen = _series_for(registry.get(model), content)
+        chosen = _series_for(_bundle(registry, settings, model), content)
     else:
         decisions = [d for study in content.studies for d in route_study(study, settings.route)]
-        chosen = [(d.series, registry.get(d.route.model)) for d in decisions if d.route is not None]
+        chosen = [
+            (d.series, _bundle(registry, settings, d.route.model)) for d in decisions if d.route is not None
+        ]
     if not chosen:
         raise PermanentError(f"no series in {folder} goes to a model; `dicomnode explain {folder}` says why")
     kinds = DEFAULT_KINDS | kinds_of(form or ())
@@ -144,6 +151,17 @@ def _print_verdicts(folder: Path, verdicts: list[Verdict]) -> None:
         text = "\n".join((verdict.state, *verdict.complaints))
         table.add_row(escape(str(verdict.path.relative_to(folder))), verdict.validator, escape(text))
     console.print(table)
+
+
+def _bundle(registry: Registry, settings: Settings, reference: str) -> ModelBundle:
+    """Of several versions of a name the newest one that its card or the configuration calls live.
+
+    What commands have promoted is in the database, which this does without.
+    """
+    versions = registry.versions(reference)
+    states = settings.models.states
+    live = [b for b in versions if states.get(reference, b.card.state) is ModelState.LIVE]
+    return (live or versions or [registry.find(reference)])[-1]
 
 
 def _series_for(bundle: ModelBundle, content: FolderContent) -> list[tuple[Series, ModelBundle]]:

@@ -1,4 +1,4 @@
-"""Commands that talk to peers or look at models."""
+"""Commands that talk to peers."""
 
 from __future__ import annotations
 
@@ -29,9 +29,6 @@ from dicomnode.profiles import (
 )
 from dicomnode.read.folder import read_folder
 from dicomnode.settings import PeerSettings, Settings
-from inference.registry import find_bundles
-
-models = typer.Typer(no_args_is_help=True, help="Look at model bundles.")
 
 PeerArgument = Annotated[str, typer.Argument(help="Name of a peer in the configuration.")]
 
@@ -128,35 +125,6 @@ def _print_probe(peer: PeerSettings, accepted: dict[str, tuple[str, ...]]) -> No
             syntaxes = ", ".join(UID(syntax).name for syntax in accepted.get(uid, ()))
             table.add_row(form, name, syntaxes or "-")
     console.print(table)
-
-
-@models.command("list")
-def models_list(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
-    """List the model bundles: name, version, modality, state, digest."""
-    settings = load_settings(config)
-    registry = find_bundles(settings.models.folder, settings.models.trusted_digests)
-    rows = [
-        {
-            "name": name,
-            "version": bundle.card.version,
-            "modality": bundle.card.modality,
-            "state": settings.model_state(bundle.card),
-            "digest": bundle.digest,
-            "title": bundle.card.title,
-        }
-        for name, bundle in registry.bundles.items()
-    ]
-    if as_json:
-        print_json(rows)
-        return
-    table = Table("Name", "Version", "Modality", "State", "Digest", "Title")
-    for row in rows:
-        table.add_row(
-            row["name"], row["version"], row["modality"], row["state"], row["digest"][:12], row["title"]
-        )
-    console.print(table)
-    for folder, problem in registry.problems.items():
-        console.print(f"[red]unusable[/] {folder.name}: {escape(problem)}")
 
 
 def _peer(settings: Settings, name: str) -> PeerSettings:

@@ -10,6 +10,7 @@ import typer
 from dicomnode.commands.options import DEFAULT_CONFIG, ConfigOption, open_node
 from dicomnode.errors import ConfigurationError
 from dicomnode.logs import configure_logging
+from dicomnode.models.life import Life
 from dicomnode.processes import stop_event, supervise
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.settings import Settings
@@ -25,15 +26,17 @@ def serve(config: ConfigOption = DEFAULT_CONFIG) -> None:
     configure_logging("serve")
     settings, database = open_node(config)
     registry = usable_models(settings)
+    actor = Audit("serve")
     with database.transaction() as session:
-        Audit("serve").record(
+        Life(settings, registry, actor).enrol(session)
+        actor.record(
             session,
             Event.NODE_STARTED,
             Subject(),
             ae_title=settings.node.ae_title,
             port=settings.node.port,
             configuration_sha256=hashlib.sha256(config.read_bytes()).hexdigest(),
-            models={name: bundle.digest for name, bundle in registry.bundles.items()},
+            models={f"{b.card.name} {b.card.version}": b.digest for b in registry.bundles.values()},
         )
     supervise(settings, config)
 
@@ -85,9 +88,9 @@ def work(
 def usable_models(settings: Settings) -> Registry:
     """The bundles of the models folder. Raises ConfigurationError when a route's model is not there."""
     registry = find_bundles(settings.models.folder, settings.models.trusted_digests)
-    missing = [route for route in settings.route if route.model not in registry.bundles]
+    missing = [route for route in settings.route if route.model not in registry.names]
     if missing:
-        known = ", ".join(sorted(registry.bundles)) or "none"
+        known = ", ".join(registry.names) or "none"
         lines = [
             f"  route {route.name!r}: no usable model {route.model!r} in {settings.models.folder} "
             f"(known: {known}); correct route.model or add the bundle"

@@ -190,7 +190,7 @@ def _show_lesions(case: Case, seg: Dataset, out: Path, models: Path) -> None:
     """Everything from here on comes from the segmentation that the archive received."""
     studies = group_studies(read_instance(path) for path in sorted((out / "study").glob("*.dcm")))
     source = read_volume(studies[0].series[0])
-    lesion_map = lesions_of(seg, source, find_bundles(models).get(MODEL).card.labels)
+    lesion_map = lesions_of(seg, source, find_bundles(models).find(MODEL).card.labels)
     measurements = measure_lesions(lesion_map, source.volume)
     console.print()
     console.print(lesion_table([measurement_record(measurement) for measurement in measurements]))

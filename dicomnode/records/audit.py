@@ -70,6 +70,10 @@ class Event(StrEnum):
     LOGIN_FAILED = "login_failed"
     LOGGED_OUT = "logged_out"
     PATIENT_DATA_VIEWED = "patient_data_viewed"
+    MODEL_ENROLLED = "model_enrolled"
+    MODEL_CHANGED = "model_changed"
+    SHADOW_SKIPPED = "shadow_skipped"
+    MODELS_COMPARED = "models_compared"
 
 
 class Stage(StrEnum):

@@ -1,8 +1,10 @@
-"""The states of studies, jobs and deliveries, and the only moves between them."""
+"""The states of studies, jobs, deliveries and models, and the only moves between them."""
 
 from __future__ import annotations
 
 from enum import StrEnum
+
+from inference.bundle import ModelState
 
 
 class StudyState(StrEnum):
@@ -56,6 +58,7 @@ MOVES: frozenset[Move] = frozenset(
         (StudyState.IGNORED, StudyState.RECEIVING),
         (JobState.QUEUED, JobState.RUNNING),
         (JobState.QUEUED, JobState.SUPERSEDED),
+        (JobState.QUEUED, JobState.FAILED),  # its model was retired
         (JobState.RUNNING, JobState.SUCCEEDED),
         (JobState.RUNNING, JobState.FAILED),
         (JobState.RUNNING, JobState.SUPERSEDED),  # its input changed before it began to read
@@ -66,6 +69,15 @@ MOVES: frozenset[Move] = frozenset(
         (DeliveryState.SENDING, DeliveryState.WAITING),
         (DeliveryState.SENDING, DeliveryState.DEAD),
         (DeliveryState.DEAD, DeliveryState.WAITING),  # replay
+        (ModelState.DRAFT, ModelState.SHADOW),
+        (ModelState.SHADOW, ModelState.LIVE),
+        (ModelState.LIVE, ModelState.SHADOW),
+        (ModelState.SHADOW, ModelState.DRAFT),
+        (ModelState.DRAFT, ModelState.RETIRED),
+        (ModelState.SHADOW, ModelState.RETIRED),
+        (ModelState.LIVE, ModelState.RETIRED),
+        (ModelState.RETIRED, ModelState.SHADOW),
+        (ModelState.RETIRED, ModelState.LIVE),  # rollback
     }
 )
 

@@ -44,16 +44,14 @@ SENTENCES: dict[Event, Callable[[Detail], str]] = {
     Event.SERIES_NOT_ROUTED: lambda d: (
         f"series ({d['modality']}, {d['instance_count']} instances) not routed: {d['reason']}"
     ),
-    Event.JOB_CREATED: lambda d: (
-        f"job created for model {d['model']} {d['model_version']} (digest {d['model_digest'][:12]})"
-    ),
+    Event.JOB_CREATED: lambda d: f"{'shadow ' if d.get('shadow') else ''}job created for {_model(d)}",
     Event.JOB_STARTED: lambda d: f"job started, attempt {d['attempt']}",
     Event.STAGE_FINISHED: lambda d: f"{d['stage']} took {d['duration_s']:.2f} s",
     Event.STAGE_FAILED: lambda d: f"{d['stage']} failed after {d['duration_s']:.2f} s: {d['error']}",
     Event.JOB_SUCCEEDED: lambda d: _succeeded(d),
     Event.JOB_FAILED: lambda d: f"job failed: {d['reason']}",
     Event.JOB_RETRIED: lambda d: f"job goes back to the queue for {d['delay_s']:.0f} s: {d['reason']}",
-    Event.JOB_SUPERSEDED: lambda d: "job superseded by a newer one",
+    Event.JOB_SUPERSEDED: lambda d: f"job superseded: {d.get('reason', 'a newer one takes its place')}",
     Event.JOB_RECOVERED: lambda d: f"job recovered: {d['reason']}",
     Event.JOB_REPLAYED: lambda d: "job queued again by hand",
     Event.RESULT_CREATED: lambda d: f"{d['kind']} created (SHA-256 {d['sha256'][:12]})",
@@ -72,6 +70,10 @@ SENTENCES: dict[Event, Callable[[Detail], str]] = {
     Event.LOGIN_FAILED: lambda d: f"login of {d['user']} from {d['address']} failed: {d['reason']}",
     Event.LOGGED_OUT: lambda d: f"{d['user']} logged out",
     Event.PATIENT_DATA_VIEWED: lambda d: f"{d['page']} seen from {d['address']}",
+    Event.MODEL_ENROLLED: lambda d: f"{_model(d)} seen for the first time: {d['state']}",
+    Event.MODEL_CHANGED: lambda d: f"{_model(d)}: {d['before']} to {d['state']}, because: {d['reason']}",
+    Event.SHADOW_SKIPPED: lambda d: f"candidate {_model(d)} does not look at this series: {d['reason']}",
+    Event.MODELS_COMPARED: lambda d: _compared(d),
 }
 
 
@@ -126,3 +128,18 @@ def _succeeded(detail: Detail) -> str:
     volume = detail["total_volume_mm3"]
     burden = f", {volume:.0f} mm3 in all" if volume else ""
     return f"job succeeded in {detail['duration_s']:.2f} s: {detail['lesion_count']} lesion(s){burden}"
+
+
+def _model(detail: Detail) -> str:
+    return f"model {detail['model']} {detail['model_version']} (digest {detail['model_digest'][:12]})"
+
+
+def _compared(detail: Detail) -> str:
+    if "error" in detail:
+        return f"candidate not compared with job {detail['live_job_id']}: {detail['error']}"
+    dice = "neither saw anything" if detail["dice"] is None else f"Dice {detail['dice']:.3f}"
+    return (
+        f"candidate compared with job {detail['live_job_id']}: {dice}; lesions seen by both "
+        f"{detail['found_by_both']}, by one alone {detail['only_live']} (live), "
+        f"{detail['only_candidate']} (candidate)"
+    )

@@ -133,7 +133,7 @@ class JobRow(Base):
         UniqueConstraint("series_instance_uid", "model_digest", "input_digest"),
         Index("jobs_by_state", "state", "not_before"),
         Index("jobs_by_model", "model", "id"),
-        Index("jobs_by_rank", "state", "ranked_at"),
+        Index("jobs_by_rank", "state", "shadow", "ranked_at"),
         Index("jobs_by_end", "finished_at"),
     )
 
@@ -152,6 +152,8 @@ class JobRow(Base):
     priority: Mapped[int]
     ranked_at: Mapped[datetime] = mapped_column(default=lambda: datetime.now(UTC))
     """Creation, moved back for urgent jobs and forward for others: the earliest is worked on first."""
+    shadow: Mapped[bool] = mapped_column(default=False)
+    """Works only when no other job waits; its results are stored, never sent."""
     attempt: Mapped[int] = mapped_column(default=0)
     not_before: Mapped[datetime]
     worker: Mapped[str | None]
@@ -161,6 +163,8 @@ class JobRow(Base):
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     error: Mapped[str | None]
+    summary: Mapped[dict[str, Any] | None]
+    """What came out, in numbers."""
 
 
 class ResultRow(Base):

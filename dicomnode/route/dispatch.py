@@ -18,10 +18,10 @@ from dicomnode.records.instances import stored_instances
 from dicomnode.records.states import DeliveryState, JobState, StudyState, moved
 from dicomnode.records.tables import DecisionRow, DeliveryRow, InstanceRow, JobRow, StudyRow
 from dicomnode.route.routing import Decision, route_study
-from dicomnode.settings import SENDING_STATES, WORKING_STATES, Settings
+from dicomnode.route.versions import Request, Versions
+from dicomnode.settings import Settings
 from dicomnode.study import Instance, group_studies, read_instance
 from dicomnode.urgency import rank, steps
-from dicomnode.work.orders import Order, create_job
 from inference.registry import Registry
 
 log = structlog.get_logger()
@@ -35,6 +35,10 @@ class Dispatch:
     database: Database
     registry: Registry
     audit: Audit
+
+    @property
+    def _versions(self) -> Versions:
+        return Versions(self.settings, self.registry, self.audit)
 
     def route_complete_studies(self) -> None:
         """Decide about every study that is complete and not yet routed, the most urgent first.
@@ -126,7 +130,14 @@ class Dispatch:
         """Store one decision and make its job. Returns whether the series goes to a model."""
         reason, routed = decision.reason, False
         if decision.route is not None:
-            routed, outcome = self._make_job(session, study, decision)
+            request = Request(
+                series=decision.series,
+                generation=study.generation,
+                route=decision.route,
+                priority=decision.route.priority + self._priority(study),
+                notes=tuple(completeness_notes(study)),
+            )
+            routed, outcome = self._versions.make_jobs(session, request)
             reason = f"{reason}; {outcome}"
         route = decision.route
         session.add(
@@ -154,39 +165,18 @@ class Dispatch:
         )
         return routed
 
-    def _make_job(self, session: Session, study: StudyRow, decision: Decision) -> tuple[bool, str]:
-        assert decision.route is not None
-        bundle = self.registry.bundles.get(decision.route.model)
-        if bundle is None:
-            return False, f"but no usable model bundle is called {decision.route.model!r}"
-        state = self.settings.model_state(bundle.card)
-        if state not in WORKING_STATES:
-            return False, f"but model {bundle.card.name} is {state}"
-        priority = decision.route.priority + self._priority(study)
-        order = Order(
-            series=decision.series,
-            generation=study.generation,
-            route=decision.route,
-            bundle=bundle,
-            send=state in SENDING_STATES,
-            priority=priority,
-            ranked_at=rank(utc_now(), priority, self.settings.priority),
-            notes=tuple(completeness_notes(study)),
-            wanted=self.settings.wanted,
-        )
-        job, new = create_job(session, self.audit, order)
-        return True, f"job {job.id}" if new else f"unchanged, so job {job.id} ({job.state}) stands"
-
 
 def why_hold(session: Session, settings: Settings) -> str | None:
     """Why no study is routed now: too much waits behind it. None while there is room."""
-    for table, state, limit, what in (
-        (JobRow, JobState.QUEUED, settings.worker.maximum_waiting_jobs, "jobs wait for a worker"),
-        (DeliveryRow, DeliveryState.WAITING, settings.delivery.maximum_waiting, "results wait to be sent"),
+    jobs = select(func.count(JobRow.id)).where(
+        JobRow.state == JobState.QUEUED.value, JobRow.shadow.is_(False)
+    )
+    results = select(func.count(DeliveryRow.id)).where(DeliveryRow.state == DeliveryState.WAITING.value)
+    for count, limit, what in (
+        (jobs, settings.worker.maximum_waiting_jobs, "jobs wait for a worker"),
+        (results, settings.delivery.maximum_waiting, "results wait to be sent"),
     ):
-        waiting = (
-            session.scalar(select(func.count()).select_from(table).where(table.state == state.value)) or 0
-        )
+        waiting = session.scalar(count) or 0
         if waiting >= limit:
             return f"{waiting} {what}, as many as may (limit {limit})"
     return None

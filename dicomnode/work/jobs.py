@@ -22,6 +22,7 @@ from dicomnode.records.states import JobState, moved
 from dicomnode.records.tables import JobRow, ResultRow
 from dicomnode.settings import WorkerSettings
 from dicomnode.work.orders import post
+from dicomnode.work.pairs import pair
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,8 @@ class JobQueue:
             for result in results:
                 self._publish(session, job, result)
             end_job(job, JobState.SUCCEEDED)
+            job.summary = summary
+            pair(session, job)
             assert job.started_at is not None and job.finished_at is not None
             duration_s = round((job.finished_at - job.started_at).total_seconds(), 3)
             self._audit.record(
@@ -146,9 +149,12 @@ class JobQueue:
     def supersede(self, lease: Lease, reason: str) -> None:
         """The input changed: end this job without a result. Raises StaleLease."""
         with self._database.transaction() as session:
-            job = self._held_job(session, lease)
-            end_job(job, JobState.SUPERSEDED)
-            self._audit.record(session, Event.JOB_SUPERSEDED, Subject.of_job(job), reason=reason)
+            supersede_job(session, self._audit, self._held_job(session, lease), reason)
+
+    def withhold(self, lease: Lease) -> None:
+        """Its model may not send any more: the job goes on in shadow. Raises StaleLease."""
+        with self._database.transaction() as session:
+            put_in_shadow(self._held_job(session, lease))
 
     def retry_later(self, lease: Lease, reason: str) -> None:
         """Hand the job back after a transient error, or fail it when it was tried often enough."""
@@ -167,7 +173,9 @@ def _superseded_by(session: Session, job: JobRow, result: NewResult) -> str | No
     """SOP Instance UID of the object of the same series and kind that readers had before this one."""
     return session.scalar(
         select(ResultRow.sop_instance_uid)
+        .join(JobRow, JobRow.id == ResultRow.job_id)
         .where(
+            JobRow.shadow.is_(job.shadow),
             ResultRow.series_instance_uid == result.series_instance_uid,
             ResultRow.kind == result.kind,
             ResultRow.instance_number < result.instance_number,
@@ -182,7 +190,7 @@ def _due(now: Any) -> Any:
     return (
         select(JobRow)
         .where(JobRow.state == JobState.QUEUED.value, JobRow.not_before <= now)
-        .order_by(JobRow.ranked_at, JobRow.id)
+        .order_by(JobRow.shadow, JobRow.ranked_at, JobRow.id)
         .limit(1)
     )
 
@@ -196,17 +204,28 @@ def _held(lease: Lease) -> tuple[Any, ...]:
 
 
 def end_job(job: JobRow, state: JobState) -> None:
-    """Move a running job to an end state."""
+    """Move a job to an end state."""
     job.state = moved(JobState(job.state), state).value
     job.finished_at = utc_now()
     job.lease_expires_at = None
 
 
 def fail_job(session: Session, audit: Audit, job: JobRow, reason: str) -> None:
-    """A running job fails for good."""
+    """A job fails for good."""
     end_job(job, JobState.FAILED)
     job.error = reason
     audit.record(session, Event.JOB_FAILED, Subject.of_job(job), reason=reason, attempt=job.attempt)
+
+
+def put_in_shadow(job: JobRow) -> None:
+    """The results of a job will be stored, but not sent."""
+    job.destinations, job.shadow = {"names": []}, True
+
+
+def supersede_job(session: Session, audit: Audit, job: JobRow, reason: str) -> None:
+    """A job ends without a result because it is not needed any more."""
+    end_job(job, JobState.SUPERSEDED)
+    audit.record(session, Event.JOB_SUPERSEDED, Subject.of_job(job), reason=reason)
 
 
 def requeue_or_fail(

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from dicomnode.forms import Wanted, wants
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import utc_now
+from dicomnode.records.model_tables import ModelRow
 from dicomnode.records.states import DeliveryState, JobState, moved
 from dicomnode.records.tables import DeliveryRow, JobRow, ResultRow
 from dicomnode.settings import RouteSettings
@@ -44,17 +45,11 @@ class Order:
 def create_job(session: Session, audit: Audit, order: Order) -> tuple[JobRow, bool]:
     """Queue a job, or find the one that already did exactly this. Returns it and whether it is new.
 
-    Jobs of the same series and route that have not started are superseded by the new one.
+    Jobs of the same series and route with an earlier input that have not started are superseded.
     """
-    existing = session.scalar(
-        select(JobRow).where(
-            JobRow.series_instance_uid == order.series.series_instance_uid,
-            JobRow.model_digest == order.bundle.digest,
-            JobRow.input_digest == order.series.digest,
-        )
-    )
+    existing = _job_for(session, order.series.series_instance_uid, order.bundle.digest, order.series.digest)
     if existing is not None:
-        _add_destinations(session, existing, order)
+        _add_destinations(session, existing, order.destinations, order.wanted)
         return existing, False
     _supersede_waiting(session, audit, order)
     now = utc_now()
@@ -70,9 +65,40 @@ def create_job(session: Session, audit: Audit, order: Order) -> tuple[JobRow, bo
         notes={"lines": list(order.notes)},
         priority=order.priority,
         ranked_at=order.ranked_at,
+        shadow=not order.send,
         not_before=now,
         created_at=now,
     )
+    _queue(session, audit, job, order.bundle.card.version)
+    return job, True
+
+
+def hand_over(session: Session, audit: Audit, job: JobRow, model: ModelRow, wanted: Wanted) -> None:
+    """Another version does what `job` was to do; where it has already looked, its results are sent."""
+    existing = _job_for(session, job.series_instance_uid, model.digest, job.input_digest)
+    if existing is not None:
+        _add_destinations(session, existing, tuple(job.destinations["names"]), wanted)
+        return
+    now = utc_now()
+    successor = JobRow(
+        study_instance_uid=job.study_instance_uid,
+        series_instance_uid=job.series_instance_uid,
+        generation=job.generation,
+        route=job.route,
+        destinations=job.destinations,
+        model=model.name,
+        model_digest=model.digest,
+        input_digest=job.input_digest,
+        notes=job.notes,
+        priority=job.priority,
+        ranked_at=job.ranked_at,
+        not_before=now,
+        created_at=now,
+    )
+    _queue(session, audit, successor, model.version)
+
+
+def _queue(session: Session, audit: Audit, job: JobRow, model_version: str) -> None:
     session.add(job)
     session.flush()
     audit.record(
@@ -81,22 +107,34 @@ def create_job(session: Session, audit: Audit, order: Order) -> tuple[JobRow, bo
         Subject.of_job(job),
         route=job.route,
         model=job.model,
-        model_version=order.bundle.card.version,
+        model_version=model_version,
         model_digest=job.model_digest,
         input_digest=job.input_digest,
         priority=job.priority,
+        shadow=job.shadow,
     )
-    return job, True
 
 
-def _add_destinations(session: Session, job: JobRow, order: Order) -> None:
+def _job_for(
+    session: Session, series_instance_uid: str, model_digest: str, input_digest: str
+) -> JobRow | None:
+    return session.scalar(
+        select(JobRow).where(
+            JobRow.series_instance_uid == series_instance_uid,
+            JobRow.model_digest == model_digest,
+            JobRow.input_digest == input_digest,
+        )
+    )
+
+
+def _add_destinations(session: Session, job: JobRow, destinations: tuple[str, ...], wanted: Wanted) -> None:
     """A route gained a destination, or a model went live: what is there is sent there too."""
-    missing = [name for name in order.destinations if name not in job.destinations["names"]]
+    missing = [name for name in destinations if name not in job.destinations["names"]]
     if not missing:
         return
-    job.destinations = {"names": [*job.destinations["names"], *missing]}
+    job.destinations, job.shadow = {"names": [*job.destinations["names"], *missing]}, False
     for result in session.scalars(select(ResultRow).where(ResultRow.job_id == job.id)):
-        post(session, job, result, missing, order.wanted)
+        post(session, job, result, missing, wanted)
 
 
 def post(session: Session, job: JobRow, result: ResultRow, destinations: list[str], wanted: Wanted) -> None:
@@ -121,6 +159,7 @@ def _supersede_waiting(session: Session, audit: Audit, order: Order) -> None:
             JobRow.series_instance_uid == order.series.series_instance_uid,
             JobRow.route == order.route.name,
             JobRow.state == JobState.QUEUED.value,
+            JobRow.input_digest != order.series.digest,
         )
     ):
         job.state = moved(JobState(job.state), JobState.SUPERSEDED).value

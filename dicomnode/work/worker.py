@@ -21,14 +21,16 @@ from dicomnode.forms import all_kinds
 from dicomnode.records.audit import Audit, Stage, Subject
 from dicomnode.records.db import Database
 from dicomnode.records.instances import stored_instances
+from dicomnode.records.standing import WORKING_STATES, state_here
 from dicomnode.records.tables import JobRow, ResultRow
-from dicomnode.settings import WORKING_STATES, Settings
+from dicomnode.settings import Settings
 from dicomnode.spool import Spool
 from dicomnode.study import Series, read_instance
 from dicomnode.work.jobs import JobQueue, Lease, NewResult
 from dicomnode.work.pipeline import Assignment, Findings, file_bytes, process_series, summarise
+from inference.bundle import ModelBundle, ModelState
 from inference.engine import Model, best_device
-from inference.errors import InferenceError, OutOfMemory
+from inference.errors import BundleError, InferenceError, OutOfMemory
 from inference.predict import segment
 from inference.registry import Registry
 
@@ -54,7 +56,7 @@ class Worker:
 
     def run(self, stopping: threading.Event) -> None:
         """Work until `stopping` is set; a job in progress is finished first."""
-        log.info("worker_started", device=str(self._device), models=sorted(self._registry.bundles))
+        log.info("worker_started", device=str(self._device), models=self._registry.names)
         self._load_models()
         while not stopping.is_set():
             if not self.work_one():
@@ -81,7 +83,7 @@ class Worker:
     def _attempt(self, lease: Lease, job: JobRow) -> None:
         """The one place where an error becomes the fate of a job. Raises StaleLease, SQLAlchemyError."""
         try:
-            findings = self._process(job)
+            findings = self._process(lease, job)
             self._queue.succeed(lease, self._store(lease, job, findings), summarise(findings))
             log.info("job_succeeded", lesion_count=len(findings.measurements))
         except StaleLease:
@@ -101,14 +103,8 @@ class Worker:
             log.exception("job_failed_by_a_bug")
             self._queue.fail(lease, f"internal error {type(error).__name__}; the log has the details")
 
-    def _process(self, job: JobRow) -> Findings:
-        model = self._model(job.model)
-        if model.bundle.digest != job.model_digest:
-            raise PermanentError(
-                f"model {job.model} has changed since job {job.id} was made (digest "
-                f"{model.bundle.digest[:12]}, the job wants {job.model_digest[:12]}); restore the bundle "
-                "and replay the job"
-            )
+    def _process(self, lease: Lease, job: JobRow) -> Findings:
+        model = self._model(self._bundle(lease, job))
         assignment = Assignment(
             series=self._series(job),
             segmenter=partial(segment, model=model),
@@ -120,6 +116,24 @@ class Worker:
             kinds=all_kinds(self._settings.wanted, job.destinations["names"]),
         )
         return process_series(assignment, partial(self._stage, job))
+
+    def _bundle(self, lease: Lease, job: JobRow) -> ModelBundle:
+        """The bundle that the job was made for, when its model may still work."""
+        try:
+            bundle = self._registry.get(job.model_digest)
+        except BundleError as error:
+            raise PermanentError(
+                f"model {job.model} has changed since job {job.id} was made: {error} and replay the job"
+            ) from error
+        with self._database.snapshot() as session:
+            state = state_here(session, self._settings.models, bundle)
+        if state not in WORKING_STATES:
+            raise PermanentError(
+                f"model {job.model} {bundle.card.version} is {state}; when it may work again, replay the job"
+            )
+        if state is ModelState.SHADOW and not job.shadow:
+            self._queue.withhold(lease)
+        return bundle
 
     def _stage(self, job: JobRow, stage: Stage) -> AbstractContextManager[None]:
         return self._audit.stage(self._database, Subject.of_job(job), stage)
@@ -183,20 +197,28 @@ class Worker:
 
     def _load_models(self) -> None:
         """Load what is in use, so that the first study waits for nothing."""
-        for name, bundle in self._registry.bundles.items():
-            if self._settings.model_state(bundle.card) in WORKING_STATES:
-                try:
-                    self._model(name)
-                except InferenceError as error:
-                    log.error("model_not_loaded", model=name, reason=str(error))
+        for bundle in self._working():
+            try:
+                self._model(bundle)
+            except InferenceError as error:
+                log.error("model_not_loaded", model=bundle.card.name, reason=str(error))
 
-    def _model(self, name: str) -> Model:
-        """The resident model, loaded at its first use."""
-        if name not in self._models:
+    def _working(self) -> list[ModelBundle]:
+        bundles = list(self._registry.bundles.values())
+        with self._database.snapshot() as session:
+            states = [state_here(session, self._settings.models, bundle) for bundle in bundles]
+        return [bundle for bundle, state in zip(bundles, states, strict=True) if state in WORKING_STATES]
+
+    def _model(self, bundle: ModelBundle) -> Model:
+        """The resident model, loaded at its first use; those that work no more make room for it."""
+        if bundle.digest not in self._models:
+            kept = {bundle.digest for bundle in self._working()}
+            self._models = {digest: model for digest, model in self._models.items() if digest in kept}
             started = time.monotonic()
-            self._models[name] = Model(self._registry.get(name), self._device)
-            log.info("model_loaded", model=name, duration_s=round(time.monotonic() - started, 2))
-        return self._models[name]
+            self._models[bundle.digest] = Model(bundle, self._device)
+            seconds = round(time.monotonic() - started, 2)
+            log.info("model_loaded", model=bundle.card.name, version=bundle.card.version, duration_s=seconds)
+        return self._models[bundle.digest]
 
 
 class _Heartbeat:

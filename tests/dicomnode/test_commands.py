@@ -18,12 +18,14 @@ from typer.testing import CliRunner
 
 from dicomnode.__main__ import app, main
 from dicomnode.config import load_settings
+from dicomnode.errors import PermanentError
 from dicomnode.receive.intake import Intake
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database, migrate, utc_now
 from dicomnode.records.tables import JobRow
 from dicomnode.series_writer import SeriesIdentity
 from dicomnode.spool import Spool
+from inference.bundle import read_bundle
 from tests.dicomnode.parts import Peer, arrival, image, peer_answering, save, write_config
 from tests.phantoms import phantom, write_phantom
 from tests.phantoms.bundles import write_bundle
@@ -52,6 +54,11 @@ COMMANDS = {
     "users change": ["NAME", "--role", "--password"],
     "users remove": ["NAME"],
     "users list": ["--json"],
+    "models show": ["MODEL", "--json"],
+    "models promote": ["MODEL", "--reason"],
+    "models demote": ["MODEL", "--reason"],
+    "models retire": ["MODEL", "--reason"],
+    "models rollback": ["NAME", "--reason"],
 }
 
 
@@ -225,6 +232,21 @@ def test_a_dead_job_is_listed_and_replayed(command: Command, known_study: str) -
     assert "broken [/x]" in command("audit", "list")
     assert "1 x job" in command("replay", "--study", known_study)
     assert command.json("jobs")[0]["state"] == "queued"
+
+
+def test_models_are_promoted_and_rolled_back_by_command(command: Command) -> None:
+    candidate = write_bundle(command.config.parent / "models" / "new", version="1.1.0")
+    states = {row["version"]: row["state"] for row in command.json("models", "list")}
+    assert states == {"1.0.0": "live", "1.1.0": "shadow"}
+    told = command("models", "promote", "threshold@1.1.0", "--reason", "no lesion lost")
+    assert "threshold 1.1.0" in told and "is live" in told
+    states = {row["version"]: row["state"] for row in command.json("models", "list")}
+    assert states == {"1.0.0": "retired", "1.1.0": "live"}
+    shown = command.json("models", "show", read_bundle(candidate).digest[:10])
+    assert (shown["state"], shown["reason"], shown["limit"]) == ("live", "no lesion lost", "live")
+    assert "threshold 1.0.0" in command("models", "rollback", "threshold", "--reason", "complaints")
+    with pytest.raises(PermanentError, match="no version of 'other' is live"):
+        command("models", "rollback", "other", "--reason", "x")
 
 
 def test_models_are_listed_with_what_is_unusable(command: Command) -> None:

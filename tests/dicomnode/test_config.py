@@ -11,9 +11,7 @@ from pydantic import BaseModel
 from dicomnode.config import load_settings
 from dicomnode.errors import ConfigurationError
 from dicomnode.settings import ListenerSettings, PeerSettings, RouteSettings, Settings
-from inference.bundle import ModelCard
 from tests.dicomnode.parts import CONFIG, settings_in, write_config
-from tests.phantoms.bundles import write_bundle
 
 MANY_MISTAKES = """
 [node]
@@ -170,12 +168,6 @@ def test_a_tag_that_is_no_dicom_keyword_is_refused(tmp_path: Path) -> None:
 def test_an_ae_title_that_dicom_forbids_is_refused(tmp_path: Path, title: str) -> None:
     text = CONFIG.format(port=1, peer_port=2).replace('"LESIONNODE"', f'"{title}"')
     assert problems(tmp_path, text)[0].strip().startswith("node.ae_title: ")
-
-
-def test_the_administrator_overrides_the_state_of_a_model(tmp_path: Path) -> None:
-    card = ModelCard.model_validate_json((write_bundle(tmp_path / "b") / "configs/dicom.json").read_text())
-    assert settings_in(tmp_path).model_state(card) == "live"
-    assert settings_in(tmp_path, '[models.states]\nthreshold = "shadow"\n').model_state(card) == "shadow"
 
 
 REQUIRED = {

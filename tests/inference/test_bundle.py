@@ -148,7 +148,28 @@ def test_the_registry_keeps_good_bundles_and_the_reasons_for_the_others(tmp_path
     (tmp_path / "d" / "configs").mkdir(parents=True)
     (tmp_path / "d" / CARD).write_text("{}")
     registry = find_bundles(tmp_path)
-    assert sorted(registry.bundles) == ["first", "second"]
+    assert registry.names == ["first", "second"]
     assert sorted(path.name for path in registry.problems) == ["c", "d"]
+    assert registry.problems[tmp_path / "c"] == "the same bundle as b; remove one"
     with pytest.raises(BundleError, match="known: first, second"):
-        registry.get("third")
+        registry.find("third")
+
+
+def test_versions_of_a_model_lie_side_by_side(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "new", version="1.10.0")
+    write_bundle(tmp_path / "old", version="1.9.0")
+    registry = find_bundles(tmp_path)
+    old, new = registry.versions("threshold")
+    assert (old.card.version, new.card.version) == ("1.9.0", "1.10.0")
+    assert registry.find("threshold@1.9.0") is old
+    assert registry.find(new.digest[:8]) is new
+    with pytest.raises(BundleError, match=r"may be threshold@1\.\d+\.0 .*write NAME@VERSION"):
+        registry.find("threshold")
+
+
+def test_a_bundle_that_came_later_is_found_by_its_digest(tmp_path: Path) -> None:
+    registry = find_bundles(tmp_path)
+    late = read_bundle(write_bundle(tmp_path / "late"))
+    assert registry.get(late.digest).digest == late.digest
+    with pytest.raises(BundleError, match="has the digest ababab"):
+        registry.get("ab" * 32)
