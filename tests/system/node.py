@@ -80,12 +80,20 @@ class Node:
     """Modality -> model."""
     settings_text: str = ""
     count_instances: bool = True
+    quiet_period_s: float = 2.0
+    maximum_attempts: int = 3
+    environment: dict[str, str] = field(default_factory=dict)
+    """Added to the environment of the node's processes."""
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
 
     @property
     def config(self) -> Path:
         return self.folder / "node.toml"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "node.log"
 
     @property
     def settings(self) -> Settings:
@@ -131,9 +139,10 @@ folder = "{self.models}"
 devices = ["cpu"]
 lease_s = 6.0
 retry_delay_s = 0.2
+maximum_attempts = {self.maximum_attempts}
 
 [assembly]
-quiet_period_s = 2.0
+quiet_period_s = {self.quiet_period_s}
 deadline_s = 600.0
 
 [delivery]
@@ -145,13 +154,22 @@ first_delay_s = 0.3
 
     def start(self) -> Node:
         """Start all roles and wait until the listener answers."""
-        if not self.config.exists():
-            self.write_configuration()
-        log = (self.folder / "node.log").open("ab")
-        command = [sys.executable, "-m", "dicomnode", "serve", "--config", str(self.config)]
-        self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        self.spawn()
         wait_for(self.answers, "the node answers a C-ECHO", START_TIMEOUT_S)
         return self
+
+    def spawn(self) -> None:
+        """Start all roles and wait for nothing."""
+        if not self.config.exists():
+            self.write_configuration()
+        self.process = self.run("serve")
+
+    def run(self, role: str) -> subprocess.Popen[bytes]:
+        """Start `dicomnode ROLE` in a process group of its own."""
+        command = [sys.executable, "-m", "dicomnode", role, "--config", str(self.config)]
+        environment = {**os.environ, **self.environment}
+        with self.log.open("ab") as log:
+            return subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
 
     def answers(self) -> bool:
         try:
