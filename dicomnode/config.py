@@ -41,6 +41,7 @@ def load_settings(path: Path) -> Settings:
             "node": settings.node.model_copy(update={"data": base / settings.node.data}),
             "models": settings.models.model_copy(update={"folder": base / settings.models.folder}),
             "delivery": settings.delivery.model_copy(update={"profiles": base / settings.delivery.profiles}),
+            "alerts": settings.alerts.beside(base),
         }
     )
     _ = settings.wanted  # a broken profile is found before anything starts

@@ -12,6 +12,8 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from dicomnode.assemble.assembly import Assembly
 from dicomnode.deliver.delivery import Delivery
+from dicomnode.observe.alerts import Alerts
+from dicomnode.observe.peers import check_peer, forget_others, watched_peers
 from dicomnode.records.audit import Audit
 from dicomnode.records.db import Database
 from dicomnode.route.dispatch import Dispatch
@@ -21,6 +23,8 @@ from inference.registry import Registry
 
 TICK_S = 0.25
 RECOVERY_S = 5.0
+WATCH_S = 15.0
+ECHO_S = 60.0
 
 log = structlog.get_logger()
 
@@ -33,15 +37,23 @@ class Housekeeping:
         self._dispatch = Dispatch(settings, database, registry, Audit("routing"))
         self._delivery = Delivery(settings, database)
         self._recover = partial(recover_lost_leases, database, Audit("housekeeping"), settings.worker)
+        self._alerts = Alerts(settings, database)
+        self._forget_peers = partial(forget_others, settings, database)
+        self._echoes = {
+            peer.name: partial(check_peer, settings, database, peer) for peer in watched_peers(settings)
+        }
         self._peers = settings.peer
 
     def run(self, stopping: threading.Event) -> None:
         """Tick until `stopping` is set."""
         self._delivery.release_leases()
+        self._forget_peers()
         ticks: list[tuple[str, Callable[[], None], float]] = [
             ("close_and_route", self._close_and_route, TICK_S),
             ("ask_counts", self._assembly.ask_counts, TICK_S),
             ("recover", self._recover_all, RECOVERY_S),
+            ("watch", self._alerts.tick, WATCH_S),
+            *((f"echo {name}", check, ECHO_S) for name, check in self._echoes.items()),
             *((f"push {peer.name}", partial(self._delivery.push, peer), TICK_S) for peer in self._peers),
         ]
         scheduler = BackgroundScheduler(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +21,9 @@ STOP_TIMEOUT_S = 60.0
 RESTART_DELAY_S = 1.0
 LONGEST_RESTART_DELAY_S = 30.0
 STEADY_AFTER_S = 60.0
+
+OnDeath = Callable[[str, int], None]
+"""Told the role and the exit status of a process that ended by itself."""
 
 log = structlog.get_logger()
 
@@ -59,11 +63,12 @@ class Child:
         self.process = subprocess.Popen(command, env=environment)
         self.started_at = time.monotonic()
 
-    def keep_alive(self) -> None:
+    def keep_alive(self, on_death: OnDeath) -> None:
         """Notice a death, and start again when the pause is over."""
         now = time.monotonic()
         if self.process is not None and self.process.poll() is not None:
             log.error("process_died", role=self.arguments[0], exit_status=self.process.returncode)
+            on_death(self.arguments[0], self.process.returncode)
             steady = now - self.started_at > STEADY_AFTER_S
             self.delay_s = RESTART_DELAY_S if steady else min(2 * self.delay_s, LONGEST_RESTART_DELAY_S)
             self.restart_at = now + (RESTART_DELAY_S if steady else self.delay_s / 2)
@@ -88,7 +93,7 @@ class Child:
             self.process.wait()
 
 
-def supervise(settings: Settings, config: Path) -> None:
+def supervise(settings: Settings, config: Path, on_death: OnDeath) -> None:
     """Run receiver, housekeeping, one worker per device and, if configured, the web page until stopped."""
     stopping = stop_event()
     common = ["--config", str(config)]
@@ -102,7 +107,7 @@ def supervise(settings: Settings, config: Path) -> None:
         child.start()
     while not stopping.wait(0.2):
         for child in children:
-            child.keep_alive()
+            child.keep_alive(on_death)
     for child in children:
         child.stop()
     deadline = time.monotonic() + STOP_TIMEOUT_S

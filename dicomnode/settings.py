@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from dicomnode.alert_settings import AlertSettings
 from dicomnode.forms import DEFAULT_FORMS, Form, Wanted, kinds_of
 from dicomnode.network_settings import ConnectionSettings, PeerConnectionSettings
 from dicomnode.profiles import Profile, profile_path, read_profile
@@ -162,6 +163,7 @@ class Settings(Section):
     delivery: DeliverySettings = DeliverySettings()
     web: WebSettings | None = None
     priority: PrioritySettings = PrioritySettings()
+    alerts: AlertSettings = AlertSettings()
     route: tuple[RouteSettings, ...] = ()
 
     @cached_property

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from typing import Annotated
 
+import structlog
 import typer
+from sqlalchemy.exc import SQLAlchemyError
 
 from dicomnode.commands.options import DEFAULT_CONFIG, ConfigOption, open_node
 from dicomnode.errors import ConfigurationError
@@ -13,9 +16,12 @@ from dicomnode.logs import configure_logging
 from dicomnode.models.life import Life
 from dicomnode.processes import stop_event, supervise
 from dicomnode.records.audit import Audit, Event, Subject
+from dicomnode.records.db import Database
 from dicomnode.settings import Settings
 from dicomnode.spool import Spool
 from inference.registry import Registry, find_bundles
+
+log = structlog.get_logger()
 
 
 def serve(config: ConfigOption = DEFAULT_CONFIG) -> None:
@@ -38,7 +44,16 @@ def serve(config: ConfigOption = DEFAULT_CONFIG) -> None:
             configuration_sha256=hashlib.sha256(config.read_bytes()).hexdigest(),
             models={f"{b.card.name} {b.card.version}": b.digest for b in registry.bundles.values()},
         )
-    supervise(settings, config)
+    supervise(settings, config, partial(_record_death, database))
+
+
+def _record_death(database: Database, role: str, exit_status: int) -> None:
+    """Note it in the audit; a database that cannot be written must not end the supervisor too."""
+    try:
+        with database.transaction() as session:
+            Audit("serve").record(session, Event.PROCESS_DIED, Subject(), role=role, exit_status=exit_status)
+    except SQLAlchemyError as error:
+        log.error("death_not_recorded", role=role, error=type(error).__name__)
 
 
 def receive(config: ConfigOption = DEFAULT_CONFIG) -> None:

@@ -74,6 +74,9 @@ class Event(StrEnum):
     MODEL_CHANGED = "model_changed"
     SHADOW_SKIPPED = "shadow_skipped"
     MODELS_COMPARED = "models_compared"
+    PROCESS_DIED = "process_died"
+    ALERT_BEGAN = "alert_began"
+    ALERT_ENDED = "alert_ended"
 
 
 class Stage(StrEnum):

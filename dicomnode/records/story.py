@@ -74,6 +74,9 @@ SENTENCES: dict[Event, Callable[[Detail], str]] = {
     Event.MODEL_CHANGED: lambda d: f"{_model(d)}: {d['before']} to {d['state']}, because: {d['reason']}",
     Event.SHADOW_SKIPPED: lambda d: f"candidate {_model(d)} does not look at this series: {d['reason']}",
     Event.MODELS_COMPARED: lambda d: _compared(d),
+    Event.PROCESS_DIED: lambda d: f"process {d['role']} died with exit status {d['exit_status']}",
+    Event.ALERT_BEGAN: lambda d: f"alert begun ({d['kind']}): {d['text']}",
+    Event.ALERT_ENDED: lambda d: f"alert ended ({d['kind']}): {d['text']}",
 }
 
 

@@ -240,3 +240,42 @@ class AuditRow(Base):
         )
     )
     """Who sent, or where a result goes, out of the detail; the migration has the words of PostgreSQL."""
+
+
+class PeerCheckRow(Base):
+    """How a peer answered the node's own C-ECHO the last time."""
+
+    __tablename__ = "peer_checks"
+
+    peer: Mapped[str] = mapped_column(primary_key=True)
+    checked_at: Mapped[datetime]
+    answered_at: Mapped[datetime | None]
+    """When it last answered; failing since `failing_since`, when it does not."""
+    failing_since: Mapped[datetime | None]
+    problem: Mapped[str | None]
+
+
+class AlertRow(Base):
+    """One trouble from its beginning to its end."""
+
+    __tablename__ = "alerts"
+    __table_args__ = (Index("alerts_by_end", "ended_at"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    subject: Mapped[str]
+    text: Mapped[str]
+    began_at: Mapped[datetime]
+    seen_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+
+
+class AlertMessageRow(Base):
+    """That a channel was told of the beginning or the end of an alert."""
+
+    __tablename__ = "alert_messages"
+
+    alert_id: Mapped[int] = mapped_column(ForeignKey("alerts.id"), primary_key=True)
+    channel: Mapped[str] = mapped_column(primary_key=True)
+    phase: Mapped[str] = mapped_column(primary_key=True)
+    sent_at: Mapped[datetime]

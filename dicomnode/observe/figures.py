@@ -1,0 +1,119 @@
+"""The figures of this moment, asked of the database: how many, how old, since when."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import TypeVar
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import InstrumentedAttribute, Session
+
+from dicomnode.records.states import DeliveryState, JobState, StudyState
+from dicomnode.records.tables import DeliveryRow, JobRow, PeerCheckRow, ResultRow, StudyRow
+
+S = TypeVar("S", bound=StrEnum)
+
+
+class Queue(StrEnum):
+    """Where something can wait."""
+
+    RECEIVING_STUDIES = "receiving_studies"
+    QUEUED_JOBS = "queued_jobs"
+    WAITING_DELIVERIES = "waiting_deliveries"
+
+
+@dataclass(frozen=True)
+class Destination:
+    """How deliveries to one peer fare."""
+
+    states: Mapping[DeliveryState, int]
+    last_success: datetime | None
+    attempts: int
+    """Most attempts that any waiting delivery has behind it; 0 when nothing had to be tried again."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One moment of the node."""
+
+    studies: Mapping[StudyState, int]
+    jobs: Mapping[JobState, int]
+    oldest: Mapping[Queue, datetime]
+    """Since when the oldest of each queue waits; absent when the queue is empty."""
+    destinations: Mapping[str, Destination]
+    peers_up: Mapping[str, bool]
+
+    def age_s(self, queue: Queue, now: datetime) -> float:
+        """Seconds that the oldest of a queue has waited, 0 when it is empty."""
+        since = self.oldest.get(queue)
+        return max(0.0, (now - since).total_seconds()) if since else 0.0
+
+
+def read_figures(session: Session, destinations: frozenset[str]) -> Figures:
+    """All figures from one snapshot; `destinations` are told of even before anything was sent to them."""
+    return Figures(
+        studies=_count(session, StudyRow.state, StudyState),
+        jobs=_count(session, JobRow.state, JobState),
+        oldest=_oldest(session),
+        destinations=_destinations(session, destinations),
+        peers_up={row.peer: row.failing_since is None for row in session.scalars(select(PeerCheckRow))},
+    )
+
+
+def _count(session: Session, column: InstrumentedAttribute[str], states: type[S]) -> dict[S, int]:
+    found = {state: count for state, count in session.execute(select(column, func.count()).group_by(column))}
+    return {state: found.get(state.value, 0) for state in states}
+
+
+def _oldest(session: Session) -> dict[Queue, datetime]:
+    receiving = select(func.min(StudyRow.first_received_at)).where(
+        StudyRow.state == StudyState.RECEIVING.value
+    )
+    queued = select(func.min(JobRow.created_at)).where(JobRow.state == JobState.QUEUED.value)
+    waiting = (
+        select(func.min(ResultRow.created_at))
+        .join(DeliveryRow, DeliveryRow.sop_instance_uid == ResultRow.sop_instance_uid)
+        .where(DeliveryRow.state.in_((DeliveryState.WAITING.value, DeliveryState.SENDING.value)))
+    )
+    asked = {
+        Queue.RECEIVING_STUDIES: receiving,
+        Queue.QUEUED_JOBS: queued,
+        Queue.WAITING_DELIVERIES: waiting,
+    }
+    found = {queue: session.scalar(query) for queue, query in asked.items()}
+    return {queue: since for queue, since in found.items() if since is not None}
+
+
+def _destinations(session: Session, known: frozenset[str]) -> dict[str, Destination]:
+    counts: dict[str, dict[DeliveryState, int]] = {}
+    attempts: dict[str, int] = {}
+    rows = session.execute(
+        select(DeliveryRow.destination, DeliveryRow.state, func.count(), func.max(DeliveryRow.attempt))
+        .where(DeliveryRow.state != DeliveryState.DELIVERED.value)
+        .group_by(DeliveryRow.destination, DeliveryRow.state)
+    )
+    for name, state, count, attempt in rows:
+        counts.setdefault(name, {})[DeliveryState(state)] = count
+        if state == DeliveryState.WAITING:
+            attempts[name] = attempt
+    delivered = session.execute(
+        select(DeliveryRow.destination, func.count(), func.max(DeliveryRow.delivered_at))
+        .where(DeliveryRow.state == DeliveryState.DELIVERED.value)
+        .group_by(DeliveryRow.destination)
+    )
+    last: dict[str, datetime] = {}
+    for name, count, at in delivered:
+        counts.setdefault(name, {})[DeliveryState.DELIVERED] = count
+        if at is not None:
+            last[name] = at
+    return {
+        name: Destination(
+            {state: counts.get(name, {}).get(state, 0) for state in DeliveryState},
+            last.get(name),
+            attempts.get(name, 0),
+        )
+        for name in sorted(known | set(counts))
+    }

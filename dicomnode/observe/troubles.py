@@ -1,0 +1,128 @@
+"""What is worth an administrator's attention at this moment, in words without patient data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from dicomnode.observe.figures import Figures, Queue
+from dicomnode.observe.machine import free_bytes
+from dicomnode.records.audit import Event
+from dicomnode.records.states import DeliveryState
+from dicomnode.records.tables import AlertRow, AuditRow, PeerCheckRow
+from dicomnode.settings import Settings
+
+DEATHS = 3
+DEATHS_WITHIN_S = 600.0
+
+
+class Kind(StrEnum):
+    """Every kind of trouble that is told."""
+
+    DEAD_LETTER = "dead_letter"
+    QUEUE_AGE = "queue_age"
+    DISK = "disk"
+    PEER_DOWN = "peer_down"
+    CHAIN_BROKEN = "chain_broken"
+    WORKER_DYING = "worker_dying"
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """One thing that is wrong now. Kind and subject name it; the text may change while it lasts."""
+
+    kind: Kind
+    subject: str
+    """A peer, a queue, a process, or empty."""
+    text: str
+
+
+def find_troubles(session: Session, settings: Settings, figures: Figures, now: datetime) -> list[Trouble]:
+    """All that is wrong, but for the audit chain, which is too long to walk along each time."""
+    return [
+        *_dead_letters(figures),
+        *_old_queues(settings, figures, now),
+        *_full_disk(settings),
+        *_peers_down(session, settings, now),
+        *_dying_workers(session, now),
+    ]
+
+
+def open_alerts(session: Session) -> list[AlertRow]:
+    """Alerts that have begun and not ended, the oldest first."""
+    return list(session.scalars(select(AlertRow).where(AlertRow.ended_at.is_(None)).order_by(AlertRow.id)))
+
+
+def _dead_letters(figures: Figures) -> Iterator[Trouble]:
+    for name, destination in figures.destinations.items():
+        count = destination.states[DeliveryState.DEAD]
+        if count:
+            yield Trouble(
+                Kind.DEAD_LETTER,
+                name,
+                f"{count} result(s) were given up for {name}; `dicomnode replay --dead` sends them again",
+            )
+
+
+def _old_queues(settings: Settings, figures: Figures, now: datetime) -> Iterator[Trouble]:
+    limit_s = settings.alerts.queue_age_s
+    limits_s = {
+        Queue.RECEIVING_STUDIES: settings.assembly.deadline_s + limit_s,
+        Queue.QUEUED_JOBS: limit_s,
+        Queue.WAITING_DELIVERIES: limit_s,
+    }
+    for queue, allowed_s in limits_s.items():
+        age_s = figures.age_s(queue, now)
+        if age_s > allowed_s:
+            yield Trouble(
+                Kind.QUEUE_AGE,
+                queue.value,
+                f"the oldest of the {queue.value.replace('_', ' ')} has waited for {age_s / 60:.0f} min "
+                f"(limit {allowed_s / 60:.0f} min); `dicomnode status` shows what stands still",
+            )
+
+
+def _full_disk(settings: Settings) -> Iterator[Trouble]:
+    free_gb, wanted_gb = free_bytes(settings.spool) / 1e9, settings.alerts.minimum_free_gb
+    if free_gb < wanted_gb:
+        yield Trouble(
+            Kind.DISK,
+            "",
+            f"{free_gb:.1f} GB are free on the disk of the spool (limit {wanted_gb:g} GB); below "
+            f"{settings.listener.minimum_free_gb:g} GB nothing more is taken",
+        )
+
+
+def _peers_down(session: Session, settings: Settings, now: datetime) -> Iterator[Trouble]:
+    since = now - timedelta(seconds=settings.alerts.peer_down_s)
+    down = select(PeerCheckRow).where(PeerCheckRow.failing_since <= since).order_by(PeerCheckRow.peer)
+    for row in session.scalars(down):
+        if row.peer in settings.peers:
+            yield Trouble(
+                Kind.PEER_DOWN,
+                row.peer,
+                f"{row.problem}, since {row.failing_since:%Y-%m-%d %H:%M} UTC; results wait until it is back",
+            )
+
+
+def _dying_workers(session: Session, now: datetime) -> Iterator[Trouble]:
+    died = (Event.JOB_RECOVERED.value, Event.PROCESS_DIED.value)
+    recently = now - timedelta(seconds=DEATHS_WITHIN_S)
+    rows = session.execute(
+        select(AuditRow.event, func.count())
+        .where(AuditRow.event.in_(died), AuditRow.at >= recently)
+        .group_by(AuditRow.event)
+    )
+    count = max((count for _, count in rows), default=0)  # a worker's death may be told by both
+    if count >= DEATHS:
+        yield Trouble(
+            Kind.WORKER_DYING,
+            "",
+            f"processes died or lost their job {count} times within {DEATHS_WITHIN_S / 60:.0f} min; "
+            "`dicomnode audit list --event process_died` and the log say which",
+        )
