@@ -6,7 +6,7 @@ import ipaddress
 import socket
 from dataclasses import dataclass
 
-from dicomnode.receive.intake import Origin
+from dicomnode.receive.arrival import Origin
 from dicomnode.settings import PeerSettings, Settings
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import structlog
 
 from dicomnode.receive.admission import DISK_FULL, NOT_DECIDED, TOO_MANY, Refusal, admit
+from dicomnode.receive.arrival import Origin
 from dicomnode.receive.connections import Connections
-from dicomnode.receive.intake import Origin
 from dicomnode.receive.pressure import DiskGauge, Flow
 from dicomnode.receive.turned_away import TurnedAway
 from dicomnode.records.audit import Event

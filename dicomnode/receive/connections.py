@@ -18,7 +18,7 @@ from pynetdicom.association import Association
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
 from dicomnode.network_settings import ConnectionSettings, Limits
-from dicomnode.receive.intake import Origin
+from dicomnode.receive.arrival import Origin
 from dicomnode.receive.turned_away import TurnedAway
 from dicomnode.records.audit import Event
 from dicomnode.settings import PeerSettings

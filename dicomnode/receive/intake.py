@@ -6,21 +6,22 @@ import hashlib
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from io import BytesIO
+from pathlib import Path
 
-from pydicom import Dataset, dcmread
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from dicomnode.encode.recognise import is_own_result
-from dicomnode.errors import PermanentError
+from dicomnode.receive.arrival import Arrival, Identity, Origin, identify
+from dicomnode.receive.judge import Judge
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.states import StudyState, moved
 from dicomnode.records.tables import InstanceRow, ResultRow, StudyRow
 from dicomnode.spool import Spool
-from dicomnode.study import text
-from dicomnode.urgency import more_urgent, urgency
+from dicomnode.urgency import more_urgent
+
+COMPARED_VERSIONS = 3
+"""A peer that alters an instance again and again does not make each arrival dearer."""
 
 
 class Outcome(StrEnum):
@@ -31,6 +32,8 @@ class Outcome(StrEnum):
     """The very same content is here already: nothing to do."""
     ALTERED = "altered"
     """The same SOP Instance UID with other content: kept as a further version."""
+    RECODED = "recoded"
+    """What is here already, encoded differently (another transfer syntax, say): kept, nothing to do."""
     OWN_RESULT = "own_result"
     """An object made by a node of our kind: kept, never processed."""
 
@@ -38,45 +41,19 @@ class Outcome(StrEnum):
 OUTCOME_EVENTS = {
     Outcome.NEW: Event.INSTANCE_RECEIVED,
     Outcome.REPEATED: Event.INSTANCE_REPEATED,
+    Outcome.RECODED: Event.INSTANCE_RECODED,
     Outcome.ALTERED: Event.INSTANCE_ALTERED,
     Outcome.OWN_RESULT: Event.OWN_RESULT_RECEIVED,
 }
 
 
 @dataclass(frozen=True)
-class Origin:
-    """Who sent something, and to which of our AE titles."""
+class Stored:
+    """Where the bytes of an arrival are now, and the version that they repeat in another encoding."""
 
-    calling_ae_title: str
-    address: str
-    called_ae_title: str
-
-
-@dataclass(frozen=True)
-class Arrival:
-    """The bytes of one C-STORE request: file meta information and data set as sent."""
-
-    file_header: bytes
-    """Preamble, prefix and file meta information (PS3.10 section 7.1)."""
-    encoded: bytes
-    """The data set exactly as received."""
-    sop_class_uid: str
-    sop_instance_uid: str
-    transfer_syntax_uid: str
-    origin: Origin
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What the node needs to know of an instance to file it."""
-
-    study_instance_uid: str
-    series_instance_uid: str
-    patient_id: str
-    accession_number: str
-    urgency: str | None
-    """RequestedProcedurePriority (0040,1003), when the images say it."""
-    own_result: bool
+    path: str
+    sha256: str
+    twin: InstanceRow | None
 
 
 class Intake:
@@ -86,6 +63,11 @@ class Intake:
         self._spool = spool
         self._database = database
         self._audit = audit
+        self._judge = Judge()
+
+    def close(self) -> None:
+        """End what was started beside this process."""
+        self._judge.close()
 
     def take(self, arrival: Arrival) -> Outcome:
         """Store and record one instance; when this returns, it can no longer be lost.
@@ -98,41 +80,54 @@ class Intake:
         path = self._spool.instance_path(
             identity.study_instance_uid, identity.series_instance_uid, arrival.sop_instance_uid, sha256
         )
-        if path.exists():  # a crash or another association may have stopped short of the folders
-            self._spool.sync_folders(path.parent)
-        else:
+        with self._database.snapshot() as session:
+            known = _versions(session, arrival.sop_instance_uid)
+        twin = None
+        if not path.exists():
             self._spool.write(path, arrival.file_header, arrival.encoded)
+            twin = self._twin(path, known)
+        elif sha256 not in {version.sha256 for version in known}:
+            self._spool.sync_folders(path.parent)  # what wrote it may have stopped short of the folders
+            twin = self._twin(path, known)
+        stored = Stored(str(path), sha256, twin)
         with self._database.transaction() as session:
-            return self._record(session, arrival, identity, sha256, str(path))
+            return self._record(session, arrival, identity, stored)
 
-    def _record(
-        self, session: Session, arrival: Arrival, identity: Identity, sha256: str, path: str
-    ) -> Outcome:
+    def _twin(self, path: Path, known: list[InstanceRow]) -> InstanceRow | None:
+        """The version that says the same as this file, encoded differently."""
+        for version in known[:COMPARED_VERSIONS]:
+            if not version.own_result and self._judge.same(path, Path(version.path)):
+                return version
+        return None
+
+    def _record(self, session: Session, arrival: Arrival, identity: Identity, stored: Stored) -> Outcome:
         now = utc_now()
-        known = session.scalars(
-            select(InstanceRow.sha256).where(InstanceRow.sop_instance_uid == arrival.sop_instance_uid)
-        ).all()
+        known = _versions(session, arrival.sop_instance_uid)
         own = identity.own_result or session.get(ResultRow, arrival.sop_instance_uid) is not None
-        if sha256 in known:
+        if stored.sha256 in {version.sha256 for version in known}:
             outcome = Outcome.REPEATED
         elif own:
             outcome = Outcome.OWN_RESULT
+        elif stored.twin is not None:
+            outcome = Outcome.RECODED
         else:
             outcome = Outcome.ALTERED if known else Outcome.NEW
         subject = Subject(identity.study_instance_uid, identity.series_instance_uid, arrival.sop_instance_uid)
         if outcome is not Outcome.REPEATED:
             study = _study_row(session, identity, arrival.origin, now)
-            if outcome is not Outcome.OWN_RESULT:
+            if outcome in (Outcome.NEW, Outcome.ALTERED):
                 study.urgency = more_urgent(study.urgency, identity.urgency)
                 self._note_activity(session, study, now)
-            session.add(_instance_row(arrival, identity, sha256, path, now, len(known) + 1, own))
+            number = max((version.version for version in known), default=0) + 1
+            session.add(_instance_row(arrival, identity, stored, now, number, own))
         self._audit.record(
             session,
             OUTCOME_EVENTS[outcome],
             subject,
             calling_ae_title=arrival.origin.calling_ae_title,
             address=arrival.origin.address,
-            sha256=sha256,
+            sha256=stored.sha256,
+            **_same_as(outcome, stored),
         )
         return outcome
 
@@ -153,36 +148,16 @@ class Intake:
         )
 
 
-def identify(arrival: Arrival) -> Identity:
-    """Read the identifying attributes of an arrival from its bytes.
-
-    Raises PermanentError when they are missing, or contradict the C-STORE request.
-    """
-    header = _read_header(arrival)
-    for keyword in ("SOPInstanceUID", "SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID"):
-        if not text(header, keyword):
-            raise PermanentError(f"the data set has no {keyword}")
-    for keyword, requested in (
-        ("SOPInstanceUID", arrival.sop_instance_uid),
-        ("SOPClassUID", arrival.sop_class_uid),
-    ):
-        if text(header, keyword) != requested:
-            raise PermanentError(f"{keyword} of the data set is not the one of the C-STORE request")
-    return Identity(
-        study_instance_uid=text(header, "StudyInstanceUID"),
-        series_instance_uid=text(header, "SeriesInstanceUID"),
-        patient_id=text(header, "PatientID"),
-        accession_number=text(header, "AccessionNumber"),
-        urgency=urgency(header),
-        own_result=is_own_result(header),
-    )
+def _versions(session: Session, sop_instance_uid: str) -> list[InstanceRow]:
+    """What is recorded under one UID: the newest first, mere repetitions in other encodings last."""
+    rows = session.scalars(select(InstanceRow).where(InstanceRow.sop_instance_uid == sop_instance_uid)).all()
+    return sorted(rows, key=lambda row: (row.same_as is not None, -row.id))
 
 
-def _read_header(arrival: Arrival) -> Dataset:
-    try:
-        return dcmread(BytesIO(arrival.file_header + arrival.encoded), stop_before_pixels=True)
-    except Exception as error:  # pydicom raises anything on malformed bytes
-        raise PermanentError(f"the data set cannot be read ({type(error).__name__})") from error
+def _same_as(outcome: Outcome, stored: Stored) -> dict[str, str]:
+    if outcome is not Outcome.RECODED or stored.twin is None:
+        return {}
+    return {"same_as_sha256": stored.twin.sha256}
 
 
 def _study_row(session: Session, identity: Identity, origin: Origin, now: datetime) -> StudyRow:
@@ -206,8 +181,7 @@ def _study_row(session: Session, identity: Identity, origin: Origin, now: dateti
 def _instance_row(
     arrival: Arrival,
     identity: Identity,
-    sha256: str,
-    path: str,
+    stored: Stored,
     now: datetime,
     version: int,
     own_result: bool,
@@ -218,11 +192,12 @@ def _instance_row(
         transfer_syntax_uid=arrival.transfer_syntax_uid,
         study_instance_uid=identity.study_instance_uid,
         series_instance_uid=identity.series_instance_uid,
-        version=version,
+        version=stored.twin.version if stored.twin else version,
+        same_as=stored.twin.id if stored.twin else None,
         own_result=own_result,
-        sha256=sha256,
+        sha256=stored.sha256,
         size_bytes=len(arrival.encoded),
-        path=path,
+        path=stored.path,
         calling_ae_title=arrival.origin.calling_ae_title,
         calling_address=arrival.origin.address,
         received_at=now,

@@ -42,7 +42,8 @@ class Listener:
         self._visits = Visits(database, audit)
         disk = DiskGauge(spool, settings.listener, database, audit)
         self._associations = Associations(settings, disk, self._connections, self._turned_away)
-        self._storing = Storing(Intake(spool, database, audit), disk, database, audit)
+        self._intake = Intake(spool, database, audit)
+        self._storing = Storing(self._intake, disk, database, audit)
         self._stopping = threading.Event()
         self._servers: list[Server] = []
 
@@ -83,6 +84,7 @@ class Listener:
             while server.active_associations and time.monotonic() < deadline:
                 time.sleep(0.1)
         self._servers.clear()
+        self._intake.close()
         self._stopping.set()
         self._turned_away.flush(float("inf"))
 

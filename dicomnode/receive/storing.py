@@ -8,8 +8,9 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicomnode.errors import PermanentError
+from dicomnode.receive.arrival import arrival_of
 from dicomnode.receive.associations import origin_of
-from dicomnode.receive.intake import Arrival, Intake, Outcome
+from dicomnode.receive.intake import Intake, Outcome
 from dicomnode.receive.pressure import DiskGauge, Flow
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database
@@ -38,7 +39,7 @@ class Storing:
         if self._disk.read() is not Flow.OPEN:
             return self._refuse(event, OUT_OF_RESOURCES, "free disk space is too low")
         try:
-            outcome = self._intake.take(_arrival(event))
+            outcome = self._intake.take(arrival_of(event, origin_of(event.assoc)))
         except PermanentError as error:
             return self._refuse(event, CANNOT_UNDERSTAND, str(error))
         except OSError as error:
@@ -66,16 +67,3 @@ class Storing:
         except (SQLAlchemyError, OSError) as error:
             log.error("refusal_not_recorded", error=type(error).__name__)
         return status
-
-
-def _arrival(event: Any) -> Arrival:
-    encoded = event.request.DataSet.getvalue()
-    with_meta = event.encoded_dataset(include_meta=True)
-    return Arrival(
-        file_header=with_meta[: len(with_meta) - len(encoded)],
-        encoded=encoded,
-        sop_class_uid=str(event.request.AffectedSOPClassUID),
-        sop_instance_uid=str(event.request.AffectedSOPInstanceUID),
-        transfer_syntax_uid=str(event.context.transfer_syntax),
-        origin=origin_of(event.assoc),
-    )

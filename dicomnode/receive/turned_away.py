@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from dicomnode.receive.intake import Origin
+from dicomnode.receive.arrival import Origin
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database
 

@@ -36,6 +36,7 @@ class Event(StrEnum):
     ASSOCIATION_CUT = "association_cut"
     INSTANCE_RECEIVED = "instance_received"
     INSTANCE_REPEATED = "instance_repeated"
+    INSTANCE_RECODED = "instance_recoded"
     INSTANCE_ALTERED = "instance_altered"
     INSTANCE_REFUSED = "instance_refused"
     OWN_RESULT_RECEIVED = "own_result_received"

@@ -9,10 +9,18 @@ from dicomnode.records.tables import InstanceRow
 
 
 def stored_instances(session: Session, study_instance_uid: str) -> list[InstanceRow]:
-    """The newest version of every instance of a study that is not a result of ours."""
+    """The newest version of every instance of a study that is not a result of ours.
+
+    The newest is the content that came first last: an older version sent again does not count, or two
+    senders with different versions would take turns for ever.
+    """
     newest = (
         select(func.max(InstanceRow.id))
-        .where(InstanceRow.study_instance_uid == study_instance_uid, InstanceRow.own_result.is_(False))
+        .where(
+            InstanceRow.study_instance_uid == study_instance_uid,
+            InstanceRow.own_result.is_(False),
+            InstanceRow.same_as.is_(None),
+        )
         .group_by(InstanceRow.sop_instance_uid)
     )
     return list(session.scalars(select(InstanceRow).where(InstanceRow.id.in_(newest))))

@@ -19,6 +19,9 @@ SENTENCES: dict[Event, Callable[[Detail], str]] = {
     Event.ASSOCIATION_ENDED: lambda d: _association(d),
     Event.INSTANCE_RECEIVED: lambda d: f"instance received from {d['calling_ae_title']}",
     Event.INSTANCE_REPEATED: lambda d: f"instance received again from {d['calling_ae_title']}, unchanged",
+    Event.INSTANCE_RECODED: lambda d: (
+        f"instance received again from {d['calling_ae_title']}, encoded differently; nothing has changed"
+    ),
     Event.INSTANCE_ALTERED: lambda d: (
         f"instance received from {d['calling_ae_title']} with other content under the same UID; "
         "kept as a new version"

@@ -66,6 +66,8 @@ class InstanceRow(Base):
     study_instance_uid: Mapped[str] = mapped_column(ForeignKey("studies.study_instance_uid"))
     series_instance_uid: Mapped[str]
     version: Mapped[int]
+    same_as: Mapped[int | None]
+    """Id of the row that says the same in another encoding; this one is never input then."""
     own_result: Mapped[bool]
     sha256: Mapped[str]
     size_bytes: Mapped[int]

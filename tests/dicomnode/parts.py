@@ -22,7 +22,7 @@ from sqlalchemy import select
 
 from dicomnode.config import load_settings
 from dicomnode.encode.equipment import MANUFACTURER, PRODUCT
-from dicomnode.receive.intake import Arrival, Origin
+from dicomnode.receive.arrival import Arrival, Origin
 from dicomnode.records.db import Database
 from dicomnode.records.tables import AuditRow
 from dicomnode.settings import Settings
@@ -147,7 +147,7 @@ def arrival(dataset: FileDataset, requested_uid: str | None = None, origin: Orig
     write_file_meta_info(buffer, dataset.file_meta)
     return Arrival(
         file_header=b"\0" * 128 + b"DICM" + buffer.getvalue(),
-        encoded=encoded(dataset),
+        encoded=encoded(dataset, UID(dataset.file_meta.TransferSyntaxUID)),
         sop_class_uid=str(dataset.file_meta.MediaStorageSOPClassUID),
         sop_instance_uid=requested_uid or str(dataset.file_meta.MediaStorageSOPInstanceUID),
         transfer_syntax_uid=str(dataset.file_meta.TransferSyntaxUID),

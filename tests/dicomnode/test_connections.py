@@ -20,8 +20,8 @@ from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification
 from sqlalchemy import select
 
+from dicomnode.receive.arrival import Origin
 from dicomnode.receive.connections import SPARE_CONNECTIONS
-from dicomnode.receive.intake import Origin
 from dicomnode.receive.listener import Listener
 from dicomnode.receive.turned_away import MANY, TurnedAway
 from dicomnode.records.audit import Audit, Event

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from dicomnode.receive.intake import Intake, Origin
+from dicomnode.receive.arrival import Origin
+from dicomnode.receive.intake import Intake
 from dicomnode.records.audit import Audit
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.tables import JobRow, StudyRow

@@ -1,0 +1,96 @@
+"""One instance as it comes over the network, and what the node needs to know of it to file it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+from pydicom import Dataset, dcmread
+
+from dicomnode.encode.recognise import is_own_result
+from dicomnode.errors import PermanentError
+from dicomnode.study import text
+from dicomnode.urgency import urgency
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Who sent something, and to which of our AE titles."""
+
+    calling_ae_title: str
+    address: str
+    called_ae_title: str
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """The bytes of one C-STORE request: file meta information and data set as sent."""
+
+    file_header: bytes
+    """Preamble, prefix and file meta information (PS3.10 section 7.1)."""
+    encoded: bytes
+    """The data set exactly as received."""
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    origin: Origin
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What the node needs to know of an instance to file it."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    patient_id: str
+    accession_number: str
+    urgency: str | None
+    """RequestedProcedurePriority (0040,1003), when the images say it."""
+    own_result: bool
+
+
+def arrival_of(event: Any, origin: Origin) -> Arrival:
+    """The request that pynetdicom's C-STORE event tells of."""
+    encoded = event.request.DataSet.getvalue()
+    with_meta = event.encoded_dataset(include_meta=True)
+    return Arrival(
+        file_header=with_meta[: len(with_meta) - len(encoded)],
+        encoded=encoded,
+        sop_class_uid=str(event.request.AffectedSOPClassUID),
+        sop_instance_uid=str(event.request.AffectedSOPInstanceUID),
+        transfer_syntax_uid=str(event.context.transfer_syntax),
+        origin=origin,
+    )
+
+
+def identify(arrival: Arrival) -> Identity:
+    """Read the identifying attributes of an arrival from its bytes.
+
+    Raises PermanentError when they are missing, or contradict the C-STORE request.
+    """
+    header = _read_header(arrival)
+    for keyword in ("SOPInstanceUID", "SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID"):
+        if not text(header, keyword):
+            raise PermanentError(f"the data set has no {keyword}")
+    for keyword, requested in (
+        ("SOPInstanceUID", arrival.sop_instance_uid),
+        ("SOPClassUID", arrival.sop_class_uid),
+    ):
+        if text(header, keyword) != requested:
+            raise PermanentError(f"{keyword} of the data set is not the one of the C-STORE request")
+    return Identity(
+        study_instance_uid=text(header, "StudyInstanceUID"),
+        series_instance_uid=text(header, "SeriesInstanceUID"),
+        patient_id=text(header, "PatientID"),
+        accession_number=text(header, "AccessionNumber"),
+        urgency=urgency(header),
+        own_result=is_own_result(header),
+    )
+
+
+def _read_header(arrival: Arrival) -> Dataset:
+    try:
+        return dcmread(BytesIO(arrival.file_header + arrival.encoded), stop_before_pixels=True)
+    except Exception as error:  # pydicom raises anything on malformed bytes
+        raise PermanentError(f"the data set cannot be read ({type(error).__name__})") from error
