@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicomnode.deliver.sender import echo
 from dicomnode.errors import TransientError
-from dicomnode.records.db import Database, migrate
+from dicomnode.records.db import Database, migrate, revision_of
 from dicomnode.records.standing import missing_live, state_here
 from dicomnode.settings import Settings
 from dicomnode.spool import Spool
@@ -45,7 +44,7 @@ def _check_database(settings: Settings) -> Finding:
         database = Database(settings.database_url)
         migrate(database)
         with database.snapshot() as session:
-            revision = session.scalar(text("SELECT version_num FROM alembic_version"))
+            revision = revision_of(session)
     except (SQLAlchemyError, OSError) as error:
         return Finding("database", False, f"{settings.database_url}: {type(error).__name__}; check node.data")
     return Finding("database", True, f"{settings.database_url}, schema {revision}")

@@ -10,8 +10,12 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.orm import Session
+
+from dicomnode.records.copies import keep_before_migration
 
 
 class Database:
@@ -60,9 +64,31 @@ def utc_now() -> datetime:
 
 
 def migrate(database: Database) -> None:
-    """Bring the schema to the newest revision; does nothing when it is there already."""
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    """Bring the schema to the newest revision; does nothing when it is there already.
+
+    A SQLite file of an older revision is copied first (`copies.py`).
+    """
+    config = _alembic()
     with database.engine.begin() as connection:
+        revision = MigrationContext.configure(connection).get_current_revision()
+        file = database.engine.url.database
+        if connection.dialect.name == "sqlite" and file and revision not in (None, newest_revision()):
+            keep_before_migration(Path(file), str(revision))
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+
+
+def newest_revision() -> str | None:
+    """The revision of the schema that this program works with."""
+    return ScriptDirectory.from_config(_alembic()).get_current_head()
+
+
+def revision_of(session: Session) -> str | None:
+    """The revision of the schema that the database has."""
+    return MigrationContext.configure(session.connection()).get_current_revision()
+
+
+def _alembic() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    return config

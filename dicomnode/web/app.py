@@ -16,6 +16,7 @@ from starlette.staticfiles import StaticFiles
 
 from dicomnode.records.db import Database
 from dicomnode.settings import Settings
+from dicomnode.web import health
 from dicomnode.web.headers import SecurityHeaders
 from dicomnode.web.pages import account, now
 from dicomnode.web.site import Site
@@ -25,6 +26,7 @@ STATIC = Path(__file__).parent / "static"
 ROUTES: Sequence[BaseRoute] = (
     *account.ROUTES,
     *now.ROUTES,
+    *health.ROUTES,
     Mount("/static", StaticFiles(directory=STATIC), name="static"),
 )
 
@@ -40,6 +42,7 @@ def create_app(settings: Settings, database: Database, config: Path) -> Starlett
         exception_handlers={HTTPException: _say_status, Exception: _say_bug},
     )
     app.state.site = site
+    app.state.metrics = health.metrics_of(settings, database, config)
     return app
 
 

@@ -12,16 +12,18 @@ from alembic.migration import MigrationContext
 from sqlalchemy import inspect, text
 
 import dicomnode.records.db
+from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database, migrate
 from dicomnode.records.tables import Base
+from dicomnode.settings import Settings
 
 
-def downgrade(database: Database) -> None:
+def downgrade(database: Database, revision: str = "base") -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(dicomnode.records.db.__file__).parent / "migrations"))
     with database.engine.begin() as connection:
         config.attributes["connection"] = connection
-        command.downgrade(config, "base")
+        command.downgrade(config, revision)
 
 
 def test_the_migrations_make_exactly_the_schema_of_the_code(database: Database) -> None:
@@ -60,3 +62,27 @@ def test_the_database_is_readable_by_the_service_user_only(tmp_path: Path) -> No
         for path in folder.iterdir():
             assert stat.S_IMODE(path.stat().st_mode) == 0o600, path.name
     database.engine.dispose()
+
+
+def test_an_older_file_is_copied_before_it_is_migrated_and_three_copies_are_kept(
+    settings: Settings, database: Database
+) -> None:
+    with database.transaction() as session:
+        Audit("test").record(session, Event.NODE_STARTED, Subject(), ae_title="A", port=1, models={})
+    folder = settings.node.data / "node.sqlite.before-migration"
+    migrate(database)
+    assert not folder.exists()  # there was nothing to migrate
+    for _ in range(5):
+        downgrade(database, "0001")
+        migrate(database)
+    copies = sorted(path.name for path in folder.iterdir())
+    assert copies == [f"000{number}-revision-0001.sqlite" for number in (3, 4, 5)]
+    copy = Database(f"sqlite:///{folder / copies[0]}")
+    with copy.snapshot() as session:
+        assert session.scalar(text("SELECT version_num FROM alembic_version")) == "0001"
+        assert session.scalar(text("SELECT count(*) FROM audit_events")) == 1
+    assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in folder.iterdir())
+
+
+def test_a_new_file_is_not_copied(settings: Settings, database: Database) -> None:
+    assert [path.name for path in settings.node.data.iterdir() if "before" in path.name] == []
