@@ -121,6 +121,11 @@ class Preprocessing(_Strict):
         """Input channels of the network."""
         return 2 * self.context_slices + 1
 
+    @property
+    def looks_across_slices(self) -> bool:
+        """Whether what it says of a slice depends on others, so that their distance matters."""
+        return self.spatial_dims == 3 or self.context_slices > 0 or self.spacing_mm[0] is not None
+
 
 class Postprocessing(_Strict):
     """How probabilities become lesions."""

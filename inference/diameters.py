@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 from scipy.spatial import ConvexHull, QhullError
@@ -11,12 +13,16 @@ Points = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
 
-def longest_line(mask: Mask, grid_to_mm: Points) -> Points | None:
+def longest_line(mask: Mask, grid_to_mm: Points, places: Sequence[float] | None = None) -> Points | None:
     """Ends (2, n) in millimetres of the longest line between two centres of `mask` (n axes).
 
-    `grid_to_mm` (n, n) maps indices to millimetres. None when the mask is a single voxel.
+    `grid_to_mm` (n, n) maps indices to millimetres; `places` are those along the first axis where they
+    are not 0, 1, 2, ... None when the mask is a single voxel.
     """
-    corners = _hull_corners(_run_ends(mask) @ grid_to_mm.T)
+    ends = _run_ends(mask)
+    if places is not None:
+        ends[:, 0] = np.asarray(places)[ends[:, 0].astype(int)]
+    corners = _hull_corners(ends @ grid_to_mm.T)
     if len(corners) < 2:
         return None
     distances = squareform(pdist(corners))

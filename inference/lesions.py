@@ -89,17 +89,17 @@ def _accepted(
     region: npt.NDArray[np.bool_] | None,
     certainty: Probabilities | None,
 ) -> bool:
-    if _too_small(inside, volume, how):
+    if _too_small(inside, box[0].start, volume, how):
         return False
     if region is not None and region[box][inside].mean() < 0.5:
         return False
     return certainty is None or bool(certainty[box][inside].max() >= how.peak_probability)
 
 
-def _too_small(inside: npt.NDArray[np.bool_], volume: Volume, how: Postprocessing) -> bool:
+def _too_small(inside: npt.NDArray[np.bool_], first_slice: int, volume: Volume, how: Postprocessing) -> bool:
     """By volume; without a place in the patient by the largest share of one image."""
     if volume.has_geometry:
-        return bool(np.count_nonzero(inside) * volume.voxel_volume_mm3 < how.smallest_lesion_mm3)
+        return volume.volume_mm3(inside, first_slice) < how.smallest_lesion_mm3
     _, rows, columns = volume.shape
     largest_area = int(np.count_nonzero(inside, axis=(1, 2)).max())
     return largest_area < how.smallest_lesion_share * rows * columns

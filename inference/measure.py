@@ -112,11 +112,11 @@ def _measure(lesion: Lesion, lesion_map: LesionMap, volume: Volume) -> LesionMea
         last_slice=lesion.box[0].stop - 1,
         truncated=_touches_border(lesion, volume),
         area=_area(mask, key_slice - lesion.box[0].start, volume.pixel_spacing_at(key_slice)),
-        volume=_volume(voxel_count, volume),
+        volume=_volume(mask, lesion, volume),
         long_axis=long_axis,
         short_axis=short_axis,
-        largest_diameter=_largest_diameter(mask, volume),
-        surface=_surface(mask, volume),
+        largest_diameter=_largest_diameter(mask, lesion, volume),
+        surface=_surface(mask, lesion, volume),
         centroid_lps_mm=_centroid(mask, lesion, volume),
         mean=mean,
         standard_deviation=deviation,
@@ -125,10 +125,10 @@ def _measure(lesion: Lesion, lesion_map: LesionMap, volume: Volume) -> LesionMea
     )
 
 
-def _volume(voxel_count: int, volume: Volume) -> Quantity | Absent:
+def _volume(mask: Mask, lesion: Lesion, volume: Volume) -> Quantity | Absent:
     if not volume.has_geometry:
         return NO_GEOMETRY
-    return Quantity(voxel_count * volume.voxel_volume_mm3, "mm3")
+    return Quantity(volume.volume_mm3(mask, lesion.box[0].start), "mm3")
 
 
 def _area(mask: Mask, index: int, spacing_mm: tuple[float, float] | None) -> Quantity:
@@ -166,25 +166,32 @@ def _intensities(
 def _centroid(mask: Mask, lesion: Lesion, volume: Volume) -> tuple[float, float, float] | Absent:
     if not volume.has_geometry:
         return NO_GEOMETRY
-    start = np.array([box.start for box in lesion.box], dtype=np.float64)
-    left, posterior, superior = volume.to_lps_mm(np.argwhere(mask).mean(axis=0) + start)
+    voxels = np.argwhere(mask) + _corner(lesion)
+    shares = volume.slice_extents[voxels[:, 0].astype(int)]
+    left, posterior, superior = np.average(volume.to_lps_mm(voxels), axis=0, weights=shares)
     return float(left), float(posterior), float(superior)
 
 
-def _surface(mask: Mask, volume: Volume) -> Quantity | Absent:
+def _corner(lesion: Lesion) -> Points:
+    """Index (slice, row, column) of the first voxel of the lesion's box."""
+    return np.array([box.start for box in lesion.box], dtype=np.float64)
+
+
+def _surface(mask: Mask, lesion: Lesion, volume: Volume) -> Quantity | Absent:
     """Area of the marching-cubes mesh at 0.5 (IBSI reference manual, 3.1 'Surface area (mesh)')."""
     if not volume.has_geometry:
         return NO_GEOMETRY
     vertices, faces, _, _ = marching_cubes(np.pad(mask, 1).astype(np.float32), 0.5)
-    in_mm = vertices @ volume.affine[:3, :3].T
+    in_mm = volume.to_lps_mm(vertices - 1 + _corner(lesion))
     return Quantity(float(mesh_surface_area(in_mm, faces)), "mm2")
 
 
-def _largest_diameter(mask: Mask, volume: Volume) -> Quantity | Absent:
+def _largest_diameter(mask: Mask, lesion: Lesion, volume: Volume) -> Quantity | Absent:
     """Largest distance between two voxels of the lesion in three dimensions."""
     if not volume.has_geometry:
         return NO_GEOMETRY
-    line = longest_line(mask, volume.affine[:3, :3])
+    places = volume.slice_places[lesion.box[0]] or None
+    line = longest_line(mask, volume.affine[:3, :3], places)
     if line is None:
         return Absent("the lesion is a single voxel")
     return Quantity(_length(line), "mm")

@@ -11,8 +11,8 @@ from inference.labelmap import LesionMap
 from inference.lesions import find_lesions, to_label_map
 from inference.lungs import lung_mask
 from inference.orientation import plane_of
-from inference.preprocess import Box, prepare
-from inference.volume import Volume
+from inference.preprocess import prepare
+from inference.volume import Box, Volume
 
 Mask = npt.NDArray[np.bool_]
 

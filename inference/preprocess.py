@@ -10,9 +10,8 @@ from torch.nn import functional
 
 from inference.bundle import Preprocessing, Window, ZScore
 from inference.orientation import UNTURNED, Turn, to_canonical
-from inference.volume import Volume
-
-Box = tuple[slice, slice, slice]
+from inference.straighten import Straightening, straightening
+from inference.volume import Box, Volume
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,22 +22,39 @@ class ModelInput:
     box: Box
     source_shape: tuple[int, int, int]
     turn: Turn = UNTURNED
+    straightening: Straightening | None = None
+
+    @property
+    def cropped_shape(self) -> tuple[int, int, int]:
+        """Shape of what was turned: the box, made upright where it was not."""
+        if self.straightening is not None:
+            return self.straightening.upright_shape
+        slices, rows, columns = (part.stop - part.start for part in self.box)
+        return slices, rows, columns
 
 
 def prepare(volume: Volume, how: Preprocessing, box: Box | None = None) -> ModelInput:
-    """Crop to `box` (default: everything), turn, resample to the model's grid and normalise."""
+    """Crop to `box` (default: everything), make upright, turn, resample to the model's grid, normalise.
+
+    A network that looks at each slice alone gets the slices as they are, wherever they lie.
+    """
     whole = tuple(slice(0, n) for n in volume.shape)
     box = box or (whole[0], whole[1], whole[2])
     voxels = torch.from_numpy(np.ascontiguousarray(volume.voxels[box])).float()
+    upright = straightening(volume, box) if how.looks_across_slices else None
+    if upright is not None:
+        voxels = upright.apply(voxels)
     turn = turn_of(volume, how)
-    image = resample(turn.apply(voxels), model_shape(volume, how, tuple(voxels.shape)))
-    return ModelInput(normalise(image, how.intensity), box, volume.shape, turn)
+    step_mm = None if upright is None else upright.step_mm
+    image = resample(turn.apply(voxels), model_shape(volume, how, tuple(voxels.shape), step_mm))
+    return ModelInput(normalise(image, how.intensity), box, volume.shape, turn, upright)
 
 
 def restore(values: torch.Tensor, image: ModelInput) -> torch.Tensor:
     """Values (class, slice, row, column) on the model's grid, brought back to the source's `box`."""
-    slices, rows, columns = (image.box[axis].stop - image.box[axis].start for axis in image.turn.axes)
-    return image.turn.undo(resample(values, (slices, rows, columns)))
+    slices, rows, columns = (image.cropped_shape[axis] for axis in image.turn.axes)
+    cropped = image.turn.undo(resample(values, (slices, rows, columns)))
+    return cropped if image.straightening is None else image.straightening.undo(cropped)
 
 
 def turn_of(volume: Volume, how: Preprocessing) -> Turn:
@@ -46,12 +62,18 @@ def turn_of(volume: Volume, how: Preprocessing) -> Turn:
     return to_canonical(volume.affine) if how.canonical and volume.has_geometry else UNTURNED
 
 
-def model_shape(volume: Volume, how: Preprocessing, shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """Shape of the model's grid, turned, that covers `shape` voxels of the volume as it lies."""
+def model_shape(
+    volume: Volume, how: Preprocessing, shape: tuple[int, ...], step_mm: float | None = None
+) -> tuple[int, int, int]:
+    """Shape of the model's grid, turned, that covers `shape` voxels of the volume as it lies.
+
+    `step_mm` is the slice distance where it is not the volume's own.
+    """
     turn = turn_of(volume, how)
     turned = tuple(shape[axis] for axis in turn.axes)
     if volume.has_geometry:
-        source: tuple[float | None, ...] = turn.of(volume.spacing_mm)
+        slice_mm, row_mm, column_mm = volume.spacing_mm
+        source: tuple[float | None, ...] = turn.of((step_mm or slice_mm, row_mm, column_mm))
     else:
         source = (None, *(volume.in_plane_spacing_mm or (None, None)))
     slices, rows, columns = (

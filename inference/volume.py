@@ -13,6 +13,8 @@ from inference.errors import MissingGeometry
 
 Voxels = npt.NDArray[Any]
 Affine = npt.NDArray[np.float64]
+Box = tuple[slice, slice, slice]
+"""A part of a grid: ranges of slices, rows and columns."""
 IntensityUnit = Literal["HU", "arbitrary", "grey"]
 """Hounsfield units (CT), a scanner's own scale (MR), or grey for display only (ultrasound, screenshots)."""
 
@@ -49,6 +51,9 @@ class Volume:
     in_plane_spacing_mm: tuple[float, float] | None = None
     clips: tuple[Clip, ...] = ()
     """In slice order; empty when all slices belong together."""
+    slice_places: tuple[float, ...] = ()
+    """Where each slice lies along the slice axis, in steps of the affine. Empty: slice i lies at i, as in
+    every evenly spaced series."""
 
     def __post_init__(self) -> None:
         if self.voxels.ndim != 3 or 0 in self.voxels.shape:
@@ -56,6 +61,8 @@ class Volume:
         if self.voxels.dtype not in (np.dtype(np.int16), np.dtype(np.float32)):
             raise ValueError(f"voxels must be int16 or float32, got {self.voxels.dtype}")
         if self.affine_lps is None:
+            if self.slice_places:
+                raise ValueError("slices without a place in the patient have no distances")
             self._check_clips()
             return
         if self.affine_lps.shape != (4, 4) or not np.isfinite(self.affine_lps).all():
@@ -64,6 +71,14 @@ class Volume:
             raise ValueError("affine_lps is singular: two voxels would share one place")
         if self.in_plane_spacing_mm is not None or self.clips:
             raise ValueError("spacing follows from affine_lps; do not give it twice")
+        if self.slice_places:
+            self._check_places()
+
+    def _check_places(self) -> None:
+        if len(self.slice_places) != self.shape[0] or self.slice_places[0] != 0.0:
+            raise ValueError(f"{self.shape[0]} slices need as many places, the first of them 0")
+        if not np.all(np.diff(self.slice_places) > 0):
+            raise ValueError("slice_places must grow from slice to slice")
 
     def _check_clips(self) -> None:
         starts = [clip.first_slice for clip in self.clips]
@@ -92,12 +107,33 @@ class Volume:
 
     @property
     def voxel_volume_mm3(self) -> float:
-        """Volume of one voxel, exact for sheared grids too."""
+        """Volume of one voxel at the affine's slice distance, exact for sheared grids too."""
         return float(abs(np.linalg.det(self.affine[:3, :3])))
 
     @cached_property
+    def slice_extents(self) -> npt.NDArray[np.float64]:
+        """Part of the slice axis that each slice stands for, in steps: half way to either neighbour.
+
+        The first and the last slice reach as far outwards as inwards.
+        """
+        if len(self.slice_places) < 2:
+            return np.ones(self.shape[0])
+        gaps = np.diff(np.asarray(self.slice_places))
+        before, after = np.concatenate([gaps[:1], gaps]), np.concatenate([gaps, gaps[-1:]])
+        extents: npt.NDArray[np.float64] = (before + after) / 2
+        return extents
+
+    def volume_mm3(self, mask: npt.NDArray[np.bool_], first_slice: int = 0) -> float:
+        """Volume of the voxels in `mask` (slice, row, column), whose slices begin at `first_slice`."""
+        if not self.slice_places:
+            return int(np.count_nonzero(mask)) * self.voxel_volume_mm3
+        counts = np.count_nonzero(mask, axis=(1, 2))
+        extents = self.slice_extents[first_slice : first_slice + len(counts)]
+        return float(counts @ extents) * self.voxel_volume_mm3
+
+    @cached_property
     def spacing_mm(self) -> tuple[float, float, float]:
-        """Distance between neighbouring voxel centres along (slice, row, column)."""
+        """Distance between neighbouring voxel centres along (slice, row, column); the usual one of slices."""
         slice_mm, row_mm, column_mm = np.linalg.norm(self.affine[:3, :3], axis=0)
         return float(slice_mm), float(row_mm), float(column_mm)
 
@@ -116,6 +152,32 @@ class Volume:
 
     def to_lps_mm(self, indices: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Positions (..., 3) in LPS millimetres of voxel indices (..., 3) as (slice, row, column)."""
-        points = np.asarray(indices, dtype=np.float64)
+        points = self.to_steps(indices)
         moved: npt.NDArray[np.float64] = points @ self.affine[:3, :3].T + self.affine[:3, 3]
         return moved
+
+    def to_steps(self, indices: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Voxel indices (..., 3) with the slice index turned into steps of the affine's slice axis."""
+        points = np.array(indices, dtype=np.float64)
+        if self.slice_places:
+            known = np.arange(self.shape[0], dtype=np.float64)
+            points[..., 0] = _along(points[..., 0], known, np.asarray(self.slice_places))
+        return points
+
+    def to_indices(self, points_lps_mm: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Fractional voxel indices (..., 3) of positions (..., 3) in LPS millimetres: `to_lps_mm` undone."""
+        offsets = np.asarray(points_lps_mm, dtype=np.float64) - self.affine[:3, 3]
+        indices: npt.NDArray[np.float64] = offsets @ np.linalg.inv(self.affine[:3, :3]).T
+        if self.slice_places:
+            known = np.arange(self.shape[0], dtype=np.float64)
+            indices[..., 0] = _along(indices[..., 0], np.asarray(self.slice_places), known)
+        return indices
+
+
+def _along(
+    values: npt.NDArray[np.float64], known: npt.NDArray[np.float64], targets: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Linear between known pairs; beyond the ends one step outside is one step outside."""
+    inside: npt.NDArray[np.float64] = np.interp(values, known, targets)
+    beyond: npt.NDArray[np.float64] = np.minimum(values - known[0], 0) + np.maximum(values - known[-1], 0)
+    return inside + beyond

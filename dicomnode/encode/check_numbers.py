@@ -169,7 +169,7 @@ def _recompute(
         row_mm, column_mm = volume.pixel_spacing_at(measurement.key_slice) or (1.0, 1.0)
         unit = PIXELS if volume.pixel_spacing_at(measurement.key_slice) is None else "mm2"
         return {key(AREA): Quantity(pixels * row_mm * column_mm, unit)}
-    found = {key(VOLUME): Quantity(np.count_nonzero(mask) * volume.voxel_volume_mm3, "mm3")}
+    found = {key(VOLUME): Quantity(volume.volume_mm3(mask, box[0].start), "mm3")}
     if isinstance(measurement.mean, Quantity):
         found |= _statistics(volume.voxels[box][mask].astype(np.float64), measurement.mean.unit, volume)
     return found

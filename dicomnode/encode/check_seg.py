@@ -6,8 +6,6 @@ validator notices when the two disagree. Images without a place in the patient h
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset
@@ -140,8 +138,7 @@ def _slice_by_place(frame: SegmentFrame, context: ResultContext) -> int:
     if frame.position_mm is None or frame.spacing_mm is None:
         raise ResultRejected(f"SEG frame {frame.number} has no place in the patient")
     _check_steps(frame, frame.spacing_mm, volume)
-    inverse: npt.NDArray[Any] = np.linalg.inv(volume.affine)
-    slice_at, row_at, column_at = (inverse @ np.append(frame.position_mm, 1.0))[:3]
+    slice_at, row_at, column_at = volume.to_indices(frame.position_mm)
     index = round(float(slice_at))
     off_grid = abs(slice_at - index) > SLICE_TOLERANCE or max(abs(row_at), abs(column_at)) > PIXEL_TOLERANCE
     if not 0 <= index < volume.shape[0] or off_grid:

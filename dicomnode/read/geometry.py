@@ -1,4 +1,4 @@
-"""Where the slices of a series lie in the patient, and whether they make one grid.
+"""Where the slices of a series lie in the patient, and whether they make one stack.
 
 Only Image Position (Patient), Image Orientation (Patient) and Pixel Spacing count (DICOM PS3.3
 section C.7.6.2): slice thickness, slice location and gantry tilt attributes are often absent or wrong.
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dicomnode.errors import UnreadableSeries
+from dicomnode.read.duplicates import difference
 from dicomnode.read.frames import FrameHeader, name_all
 
 Vector = npt.NDArray[np.float64]
@@ -25,39 +26,14 @@ SPACING_TOLERANCE = 1e-3
 SAME_PLACE_MM = 0.01
 """Slices nearer than this are at one place: a tenth of the finest slice distance of clinical CT."""
 STEP_TOLERANCE = 0.1
-"""A slice may lie a tenth of a step from an even grid: positions rounded to 0.1 mm pass, a missing slice
-(at least half a step) does not."""
+"""A slice may lie a tenth of a step from an even grid: positions rounded to 0.1 mm pass as even, a missing
+slice (at least half a step) does not."""
+GREATEST_GAP = 4.0
+"""In usual slice distances. Across a wider gap nothing is interpolated: these are two stacks."""
 SIDEWAYS_TOLERANCE = 0.25
 """In pixels: how far a slice may lie beside the straight line through the first and the last one."""
 GREATEST_TILT_DEGREES = 45.0
 """No gantry tilts by more than 30 degrees; positions that move sideways faster are not one stack."""
-
-TELLING_APART = (
-    ("DiffusionBValue", "b-value"),
-    ("SequenceName", "sequence name"),
-    ("TemporalPositionIdentifier", "temporal position"),
-    ("TemporalPositionIndex", "temporal position"),
-    ("TemporalPositionTimeOffset", "temporal position"),
-    ("EchoNumbers", "echo"),
-    ("EchoTime", "echo time"),
-    ("EffectiveEchoTime", "echo time"),
-    ("InversionTime", "inversion time"),
-    ("TriggerTime", "trigger time"),
-    ("NominalCardiacTriggerDelayTime", "trigger time"),
-    ("ImageType", "image type"),
-    ("FrameType", "frame type"),
-    ("DiffusionGradientOrientation", "diffusion direction"),
-    ("ConvolutionKernel", "convolution kernel"),
-    ("KVP", "tube voltage"),
-    ("AcquisitionNumber", "acquisition number"),
-    ("FrameAcquisitionNumber", "acquisition number"),
-    ("AcquisitionTime", "acquisition time"),
-    ("ContentTime", "content time"),
-)
-"""What commonly separates slices at one place, most telling first, and how messages call it."""
-
-PRIVATE_B_VALUES = ((0x0019, 0x100C), (0x2001, 0x1003), (0x0043, 0x1039))
-"""b-value of Siemens, Philips and GE before Diffusion b-value (0018,9087) came."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,10 +58,16 @@ class Plane:
 
 @dataclass(frozen=True, eq=False)
 class Stack:
-    """Slices in the order of their normal, and the affine that maps (slice, row, column, 1) to LPS mm."""
+    """Slices in the order of their normal, and the affine that maps (slice, row, column, 1) to LPS mm.
+
+    Where their distances differ, slice i lies at step `slice_places[i]` of the affine, and `unevenness`
+    says so in words.
+    """
 
     planes: tuple[Plane, ...]
     affine_lps: npt.NDArray[np.float64]
+    slice_places: tuple[float, ...] = ()
+    unevenness: str | None = None
 
 
 def place(header: FrameHeader) -> Plane:
@@ -123,17 +105,18 @@ def _directions(header: FrameHeader, orientation: Vector) -> tuple[Vector, Vecto
 
 
 def arrange(planes: Sequence[Plane]) -> Stack:
-    """Sort the slices along their normal; raises UnreadableSeries when they are not one even grid."""
+    """Sort the slices along their normal; raises UnreadableSeries when they are not one stack."""
     _check_same(planes)
     normal = planes[0].normal
     ordered = sorted(planes, key=lambda plane: float(plane.position_mm @ normal))
     first = ordered[0]
+    steps = Steps(_single_step(first)) if len(ordered) == 1 else _steps(ordered, normal)
     affine = np.eye(4)
-    affine[:3, 0] = _single_step(first) if len(ordered) == 1 else _even_step(ordered, normal)
+    affine[:3, 0] = steps.step_mm
     affine[:3, 1] = first.along_column * first.spacing_mm[0]
     affine[:3, 2] = first.along_row * first.spacing_mm[1]
     affine[:3, 3] = first.position_mm
-    return Stack(tuple(ordered), affine)
+    return Stack(tuple(ordered), affine, steps.places, steps.unevenness)
 
 
 def _check_same(planes: Sequence[Plane]) -> None:
@@ -184,25 +167,40 @@ def _single_step(plane: Plane) -> Vector:
     return plane.normal
 
 
-def _even_step(ordered: Sequence[Plane], normal: Vector) -> Vector:
-    """(last - first) / (n - 1), once every slice is known to lie near first + i * step."""
+@dataclass(frozen=True, eq=False)
+class Steps:
+    """The usual step from slice to slice (LPS mm), and where slices lie that do not keep it."""
+
+    step_mm: Vector
+    places: tuple[float, ...] = ()
+    unevenness: str | None = None
+
+
+def _steps(ordered: Sequence[Plane], normal: Vector) -> Steps:
+    """(last - first) / (n - 1) where every slice lies near first + i * step; else the usual distance."""
     positions = np.stack([plane.position_mm for plane in ordered])
-    heights = positions @ normal
+    heights = (positions - positions[0]) @ normal  # 0 for the first, to the last bit
     _check_distinct(ordered, positions, heights)
     step: Vector = (positions[-1] - positions[0]) / (len(ordered) - 1)
-    along = float(step @ normal)
     _check_tilt(step, normal)
-    deviations = positions - positions[0] - np.outer(np.arange(len(ordered)), step)
-    if np.abs(deviations @ normal).max() > STEP_TOLERANCE * along:
-        _refuse_gap(ordered, heights)
-    sideways = np.linalg.norm(deviations - np.outer(deviations @ normal, normal), axis=1)
-    if sideways.max() > SIDEWAYS_TOLERANCE * ordered[0].spacing_mm.min():
-        worst = int(np.argmax(sideways))
+    line = positions[0] + np.outer(heights / heights[-1], positions[-1] - positions[0])
+    _check_one_line(ordered, positions - line)
+    along = float(step @ normal)
+    if np.abs(heights - along * np.arange(len(ordered))).max() <= STEP_TOLERANCE * along:
+        return Steps(step)
+    usual = float(np.median(np.diff(heights)))
+    words = _unevenness(ordered, heights, usual)
+    return Steps(step * (usual / along), tuple((heights / usual).tolist()), words)
+
+
+def _check_one_line(ordered: Sequence[Plane], beside_mm: Vector) -> None:
+    sideways = np.linalg.norm(beside_mm, axis=1)
+    worst = int(np.argmax(sideways))
+    if sideways[worst] > SIDEWAYS_TOLERANCE * ordered[0].spacing_mm.min():
         raise UnreadableSeries(
             f"{ordered[worst].header.name} lies {sideways[worst]:.2f} mm beside the line of the "
-            "others: they are not one stack; send a series with evenly placed slices"
+            "others: they are not one stack; send slices that lie in one line"
         )
-    return step
 
 
 def _check_tilt(step: Vector, normal: Vector) -> None:
@@ -210,23 +208,29 @@ def _check_tilt(step: Vector, normal: Vector) -> None:
     if tilt > GREATEST_TILT_DEGREES:
         raise UnreadableSeries(
             f"slices move sideways at {tilt:.0f} degrees from their normal (at most "
-            f"{GREATEST_TILT_DEGREES:.0f}): they are not one stack; send a series with evenly placed slices"
+            f"{GREATEST_TILT_DEGREES:.0f}): they are not one stack; send slices that lie in one line"
         )
 
 
-def _refuse_gap(ordered: Sequence[Plane], heights: Vector) -> None:
+def _unevenness(ordered: Sequence[Plane], heights: Vector, usual: float) -> str:
+    """How slice distances differ, in words; raises UnreadableSeries for a gap that separates two stacks."""
     steps = np.diff(heights)
-    usual = float(np.median(steps))
     differing = int(np.count_nonzero(np.abs(steps - usual) > STEP_TOLERANCE * usual))
     worst = int(np.argmax(np.abs(steps - usual)))
     ratio = float(steps[worst]) / usual
     missing = round(ratio) - 1 if abs(ratio - round(ratio)) <= STEP_TOLERANCE else 0
-    why = f"{missing} slice(s) missing" if missing > 0 else "uneven slice distance"
-    raise UnreadableSeries(
-        f"{why}: {steps[worst]:.2f} mm between {ordered[worst].header.name} and "
+    words = (
+        f"{f'{missing} slice(s) missing' if missing > 0 else 'uneven slice distance'}: "
+        f"{steps[worst]:.2f} mm between {ordered[worst].header.name} and "
         f"{ordered[worst + 1].header.name}, usually {usual:.2f} mm ({differing} of {len(steps)} distances "
-        "differ); send the missing slices, or an evenly reconstructed series"
+        "differ)"
     )
+    if steps.max() > GREATEST_GAP * usual * (1 + STEP_TOLERANCE):
+        raise UnreadableSeries(
+            f"{words}; a gap of more than {GREATEST_GAP:.0f} slice distances separates two stacks: send the "
+            "missing slices, or every stack as a series of its own"
+        )
+    return words
 
 
 def _check_distinct(ordered: Sequence[Plane], positions: Vector, heights: Vector) -> None:
@@ -237,35 +241,11 @@ def _check_distinct(ordered: Sequence[Plane], positions: Vector, heights: Vector
     end = at + 1
     while end < len(ordered) and heights[end] - heights[at] < SAME_PLACE_MM:
         end += 1
-    names = name_all([plane.header.name for plane in ordered[at:end]])
+    together = [plane.header for plane in ordered[at:end]]
+    names = name_all([header.name for header in together])
     if np.linalg.norm(positions[at + 1] - positions[at]) >= SAME_PLACE_MM:
         raise UnreadableSeries(
             f"{names} lie beside each other in one plane: they are not one stack; "
             "send every stack as a series of its own"
         )
-    raise UnreadableSeries(
-        f"{len(close)} duplicate slice positions, first {names}; {_difference(ordered[at:end])}"
-    )
-
-
-def _difference(planes: Sequence[Plane]) -> str:
-    """What sets slices at one place apart, in words, with the remedy."""
-    if len({_b_value(plane.header) for plane in planes}) > 1:
-        return "they differ in b-value; send every b-value as a series of its own"
-    for keyword, words in TELLING_APART:
-        if len({str(plane.header.get(keyword)) for plane in planes}) > 1:
-            return f"they differ in {words} ({keyword}); send every one as a series of its own"
-    return (
-        "no attribute tells them apart: the same slices twice, or time points without a name; send each once"
-    )
-
-
-def _b_value(header: FrameHeader) -> str:
-    found = header.get("DiffusionBValue")
-    if found is not None:
-        return str(found)
-    for tag in PRIVATE_B_VALUES:
-        element = header.layers[-1].get(tag)
-        if element is not None:
-            return str(element.value)
-    return ""
+    raise UnreadableSeries(f"{len(close)} duplicate slice positions, first {names}; {difference(together)}")

@@ -9,16 +9,22 @@ from dicomnode.read.unplaced import is_unplaced, read_unplaced
 from dicomnode.study import Series, SourceVolume
 from inference.volume import Volume
 
+UNEVEN = (
+    "Each slice counts half way to its neighbours in volumes; what lies only between the slices was not seen."
+)
+"""For the reports, after what is uneven."""
+
 
 def read_volume(series: Series) -> SourceVolume:
     """Read the pixels of `series` and place them in the patient (LPS, mm).
 
-    Slices are sorted along their normal; a gantry tilt becomes a sheared affine. Values are
-    real-world values: HU for CT with a rescale, else arbitrary.
+    Slices are sorted along their normal; a gantry tilt becomes a sheared affine, and slices at uneven
+    distances keep their places, with a note for the reports. Values are real-world values: HU for CT
+    with a rescale, else arbitrary.
 
     Ultrasound without a place in the patient becomes grey values 0..255 (see `unplaced.py`).
 
-    Raises UnreadableSeries with the reason when the series is not one even grid of greyscale slices.
+    Raises UnreadableSeries with the reason when the series is not one stack of greyscale slices.
     """
     if is_unplaced(series):
         return read_unplaced(series)
@@ -27,5 +33,8 @@ def read_volume(series: Series) -> SourceVolume:
         check_greyscale(header)
     stack = arrange([place(header) for header in headers])
     ordered = [plane.header for plane in stack.planes]
-    volume = Volume(read_voxels(ordered), stack.affine_lps, intensity_unit(ordered))
-    return SourceVolume(series, volume, tuple(header.frame for header in ordered))
+    volume = Volume(
+        read_voxels(ordered), stack.affine_lps, intensity_unit(ordered), slice_places=stack.slice_places
+    )
+    notes = () if stack.unevenness is None else (f"{stack.unevenness}. {UNEVEN}",)
+    return SourceVolume(series, volume, tuple(header.frame for header in ordered), notes)

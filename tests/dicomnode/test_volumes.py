@@ -252,27 +252,48 @@ class TestSingleSlice:
 
 
 class TestUnevenSlices:
-    def test_a_missing_slice_is_named_with_its_gap(self, folder: Path) -> None:
-        why = refusal(drop_slice(folder, 5))
-        assert "1 slice(s) missing: 16.00 mm between instance 5 and instance 7, usually 8.00 mm" in why
+    def test_a_missing_slice_is_told_and_every_other_keeps_its_place(
+        self, folder: Path, small: Phantom
+    ) -> None:
+        read = read_volume(drop_slice(folder, 5))
+        (note,) = read.notes
+        assert "1 slice(s) missing: 16.00 mm between instance 5 and instance 7, usually 8.00 mm" in note
+        kept = [index for index in range(small.volume.shape[0]) if index != 5]
+        assert read.volume.slice_places == pytest.approx(kept)
+        places = small.volume.to_lps_mm([(index, 7, 9) for index in kept])
+        found = read.volume.to_lps_mm([(index, 7, 9) for index in range(len(kept))])
+        np.testing.assert_allclose(found, places, atol=POSITION_MM)
+        np.testing.assert_allclose(read.volume.to_indices(places)[:, 0], np.arange(len(kept)), atol=1e-6)
+        assert_frames_are_in_slice_order(read)
 
     def test_three_missing_slices_are_counted(self, folder: Path) -> None:
         for _ in range(3):
             drop_slice(folder, 4)
-        assert "3 slice(s) missing: 32.00 mm between instance 4 and instance 8" in refusal(
-            read_series(folder)
-        )
+        (note,) = read_volume(read_series(folder)).notes
+        assert "3 slice(s) missing: 32.00 mm between instance 4 and instance 8" in note
+
+    def test_a_wider_gap_separates_two_stacks(self, folder: Path) -> None:
+        for _ in range(4):
+            drop_slice(folder, 4)
+        why = refusal(read_series(folder))
+        assert "4 slice(s) missing: 40.00 mm between instance 4 and instance 9" in why
+        assert "separates two stacks" in why
+
+    def test_an_even_series_has_no_note(self, folder: Path) -> None:
+        read = read_volume(read_series(folder))
+        assert read.notes == ()
+        assert read.volume.slice_places == ()
 
     def test_the_first_and_the_last_slice_may_be_missing(self, folder: Path, small: Phantom) -> None:
         drop_slice(folder, 0)
         read = read_volume(drop_slice(folder, -1))
         np.testing.assert_array_equal(read.volume.voxels, small.volume.voxels[1:-1])
 
-    def test_a_slice_off_the_even_grid_is_refused(self, folder: Path) -> None:
+    def test_a_slice_off_the_even_grid_keeps_its_place(self, folder: Path) -> None:
         x, y, z = dcmread(slice_paths(folder)[6]).ImagePositionPatient
-        moved = [x, y, float(z) + 2.0]
-        why = refusal(change_slice(folder, 6, ImagePositionPatient=moved))
-        assert "uneven slice distance: 10.00 mm between instance 6 and instance 7" in why
+        read = read_volume(change_slice(folder, 6, ImagePositionPatient=[x, y, float(z) + 2.0]))
+        assert "uneven slice distance: 10.00 mm between instance 6 and instance 7" in read.notes[0]
+        np.testing.assert_allclose(read.volume.to_lps_mm((6, 0, 0)), [x, y, float(z) + 2.0], atol=1e-6)
 
     def test_positions_rounded_by_a_scanner_are_accepted(self, folder: Path) -> None:
         x, y, z = dcmread(slice_paths(folder)[6]).ImagePositionPatient
@@ -418,7 +439,9 @@ class TestNoPlaceInThePatient:
         )
 
     def test_messages_hold_neither_names_nor_paths(self, folder: Path) -> None:
-        why = refusal(drop_slice(folder, 5))
+        for _ in range(4):
+            drop_slice(folder, 4)
+        why = refusal(read_series(folder))
         assert "Phantom" not in why
         assert str(folder) not in why
         assert "PHANTOM-0001" not in why

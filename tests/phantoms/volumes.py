@@ -63,6 +63,7 @@ def phantom(
     *,
     reversed_slices: bool = False,
     tilt_degrees: float = 0.0,
+    missing_slices: Sequence[int] = (),
     shapes: Sequence[Shape] = DEFAULT_LESIONS,
     intensity_unit: IntensityUnit = "HU",
     seed: int = 1,
@@ -70,18 +71,20 @@ def phantom(
     """The patient as a scanner sees it. `spacing_mm` is (slice, row, column).
 
     Every voxel differs a little from its neighbours, so a misplaced one is noticed. Shapes must go
-    from the largest to the smallest, as the node numbers lesions.
+    from the largest to the smallest, as the node numbers lesions. The first slice may not be missing.
     """
     shape = tuple(round(FIELD_OF_VIEW_MM / spacing) for spacing in spacing_mm)
     affine = affine_lps(orientation, spacing_mm, shape, reversed_slices, tilt_degrees)
-    points = voxel_centres(affine, shape)
+    kept = np.setdiff1d(np.arange(shape[0]), missing_slices)
+    points = voxel_centres(affine, shape)[kept]
+    shape = (len(kept), *shape[1:])
     numbers = np.zeros(shape, np.uint16)
     for number, solid in enumerate(shapes, start=1):
         numbers[solid.contains(points)] = number
     noise = np.random.default_rng(seed).integers(-NOISE, NOISE + 1, shape)
     voxels = (np.where(numbers > 0, LESION, TISSUE) + noise).astype(np.int16)
     return Phantom(
-        Volume(voxels, affine, intensity_unit),
+        Volume(voxels, affine, intensity_unit, slice_places=tuple(kept) if len(missing_slices) else ()),
         tuple(shapes),
         LabelMap((numbers > 0).astype(np.uint8), (LESION_LABEL,)),
         lesion_map_of(numbers),

@@ -21,21 +21,22 @@ from tests.system.node import Node, forward, received
 
 SPACING_MM = (3.0, 1.0, 1.5)
 
-SITUATIONS: list[tuple[Orientation, bool, float]] = [
-    ("axial", False, 0.0),
-    ("axial", True, 0.0),
-    ("coronal", False, 0.0),
-    ("coronal", True, 0.0),
-    ("sagittal", False, 0.0),
-    ("sagittal", True, 0.0),
-    ("oblique", False, 0.0),
-    ("oblique", True, 0.0),
-    ("axial", False, 15.0),
+SITUATIONS: list[tuple[Orientation, bool, float, tuple[int, ...]]] = [
+    ("axial", False, 0.0, ()),
+    ("axial", True, 0.0, ()),
+    ("coronal", False, 0.0, ()),
+    ("coronal", True, 0.0, ()),
+    ("sagittal", False, 0.0, ()),
+    ("sagittal", True, 0.0, ()),
+    ("oblique", False, 0.0, ()),
+    ("oblique", True, 0.0, ()),
+    ("axial", False, 15.0, ()),
+    ("axial", False, 15.0, (13, 20)),
 ]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("orientation", "reversed_slices", "tilt_degrees"), SITUATIONS)
+@pytest.mark.parametrize(("orientation", "reversed_slices", "tilt_degrees", "missing"), SITUATIONS)
 def test_lesions_return_to_their_place_with_their_size(
     node: Node,
     pacs: Archive,
@@ -43,8 +44,15 @@ def test_lesions_return_to_their_place_with_their_size(
     orientation: Orientation,
     reversed_slices: bool,
     tilt_degrees: float,
+    missing: tuple[int, ...],
 ) -> None:
-    truth = phantom(orientation, SPACING_MM, reversed_slices=reversed_slices, tilt_degrees=tilt_degrees)
+    truth = phantom(
+        orientation,
+        SPACING_MM,
+        reversed_slices=reversed_slices,
+        tilt_degrees=tilt_degrees,
+        missing_slices=missing,
+    )
     identity = SeriesIdentity(series_description="Phantom of shapes".replace("Phantom", "Set"))
     forward(node, pacs, write_series(truth.volume, tmp_path, identity))
     node.wait_until_delivered(identity.study_instance_uid)

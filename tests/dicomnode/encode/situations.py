@@ -25,7 +25,7 @@ from inference.measure import LesionMeasurement, measure_lesions
 from inference.volume import IntensityUnit
 from tests.phantoms import Orientation, Phantom, phantom, write_enhanced, write_phantom
 from tests.phantoms.ultrasound import SPACING_MM, ultrasound_phantom, write_loop, write_stills
-from tests.phantoms.volumes import lesion_map_of, voxel_centres
+from tests.phantoms.volumes import lesion_map_of
 
 COARSE_MM = (6.0, 2.0, 3.0)
 """(slice, row, column): all different, so that a swap shows; small, so that tests are fast."""
@@ -43,6 +43,14 @@ NODULE = Label(
     site=Code(value="39607008", scheme="SCT", meaning="Lung"),
     rgb=(230, 60, 40),
 )
+
+MISSING = (2, 7)
+"""Of the sixteen slices of `COARSE_MM`: the largest lesion loses one, none is lost as a whole."""
+
+CT_SERIES: dict[str, dict[str, Any]] = {
+    "single-slice": {"spacing_mm": (96.0, 2.0, 3.0)},
+    "uneven-tilted-ct": {"missing_slices": MISSING, "tilt_degrees": 18.5},
+}
 
 
 @dataclass(frozen=True)
@@ -114,7 +122,7 @@ def written(
 def seen(series: Series, truth: Phantom) -> Situation:
     """The lesions of `truth` at their places in the patient, on the grid that was read."""
     source = read_volume(series)
-    places = voxel_centres(source.volume.affine, source.volume.shape)
+    places = source.volume.to_lps_mm(np.moveaxis(np.indices(source.volume.shape), 0, -1))
     numbers = np.zeros(source.volume.shape, np.uint16)
     for number, solid in enumerate(truth.shapes, start=1):
         numbers[solid.contains(places)] = number
@@ -193,8 +201,8 @@ def situation(name: str, folder: Path) -> Situation:
         return scanned(folder, "stills", spacing_mm=None)
     if name.startswith("loop-us"):
         return scanned(folder, "loop", none_seen=name.endswith("none-seen"))
-    if name == "single-slice":
-        return written(folder, spacing_mm=(96.0, 2.0, 3.0))
+    if name in CT_SERIES:
+        return written(folder, **CT_SERIES[name])
     if name == "straight-line":
         return drawn(folder, [(3, 12, c) for c in range(10, 15)], [(7, 20, 20)])
     if name == "none-seen":

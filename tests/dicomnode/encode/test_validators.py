@@ -29,6 +29,7 @@ SITUATIONS = (
     "oblique-mr",
     "multi-frame-mr",
     "single-slice",
+    "uneven-tilted-ct",
     "straight-line",
     "none-seen",
     "cut-off",
