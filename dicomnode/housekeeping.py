@@ -12,6 +12,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from dicomnode.assemble.assembly import Assembly
 from dicomnode.deliver.delivery import Delivery
+from dicomnode.models.comparing import Comparing
 from dicomnode.observe.alerts import Alerts
 from dicomnode.observe.peers import check_peer, forget_others, watched_peers
 from dicomnode.records.audit import Audit
@@ -25,6 +26,7 @@ TICK_S = 0.25
 RECOVERY_S = 5.0
 WATCH_S = 15.0
 ECHO_S = 60.0
+COMPARING_S = 2.0
 
 log = structlog.get_logger()
 
@@ -42,6 +44,7 @@ class Housekeeping:
         self._echoes = {
             peer.name: partial(check_peer, settings, database, peer) for peer in watched_peers(settings)
         }
+        self._comparing = Comparing(database, Audit("comparing"))
         self._peers = settings.peer
 
     def run(self, stopping: threading.Event) -> None:
@@ -54,6 +57,7 @@ class Housekeeping:
             ("recover", self._recover_all, RECOVERY_S),
             ("watch", self._alerts.tick, WATCH_S),
             *((f"echo {name}", check, ECHO_S) for name, check in self._echoes.items()),
+            ("compare", self._comparing.compare_due, COMPARING_S),
             *((f"push {peer.name}", partial(self._delivery.push, peer), TICK_S) for peer in self._peers),
         ]
         scheduler = BackgroundScheduler(

@@ -19,11 +19,13 @@ from dicomnode.commands.options import (
     open_node,
     print_json,
 )
+from dicomnode.models.agreement import Agreement, agreement
 from dicomnode.models.life import Life
 from dicomnode.records.audit import Audit
 from dicomnode.records.model_tables import ModelRow
 from dicomnode.records.standing import limit, missing_live, state_here
 from dicomnode.settings import Settings
+from dicomnode.show.agreement import agreement_record, agreement_sentences
 from inference.bundle import ModelBundle
 from inference.registry import find_bundles
 
@@ -114,6 +116,48 @@ def models_rollback(
     life = _life(settings)
     with database.transaction() as session:
         _tell(life.rollback(session, name, reason))
+
+
+@models.command("compare")
+def models_compare(
+    live: Annotated[str, typer.Argument(help="NAME@VERSION or a digest: what was live.")],
+    candidate: Annotated[str, typer.Argument(help="NAME@VERSION or a digest: what ran in shadow.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    as_json: JsonOption = False,
+) -> None:
+    """Say how CANDIDATE agrees with LIVE over the series that both have seen.
+
+    Dice of their label maps, lesions that both or only one of them saw, their volumes, and where they
+    disagree most.
+    """
+    settings, database = open_node(config)
+    registry = _life(settings).registry
+    one, other = registry.find(live), registry.find(candidate)
+    with database.snapshot() as session:
+        found = agreement(session, one.digest, other.digest)
+    if as_json:
+        print_json(agreement_record(found))
+        return
+    names = [f"{bundle.card.name} {bundle.card.version}" for bundle in (one, other)]
+    console.print(f"{names[1]} (candidate) against {names[0]} (live)")
+    for sentence in agreement_sentences(found):
+        console.print(sentence)
+    if found.worst:
+        _print_worst(found)
+
+
+def _print_worst(found: Agreement) -> None:
+    table = Table("Study", "Dice", "Live", "Candidate", "Lesions of both / live only / candidate only")
+    table.title = "Where they disagree most"
+    for row in found.worst:
+        volumes = (row.live_volume_mm3, row.candidate_volume_mm3)
+        table.add_row(
+            row.study_instance_uid,
+            f"{row.dice:.3f}",
+            *("-" if volume is None else f"{volume / 1000:.2f} ml" for volume in volumes),
+            f"{row.found_by_both} / {row.only_live} / {row.only_candidate}",
+        )
+    console.print(table)
 
 
 def _change(

@@ -55,6 +55,7 @@ COMMANDS = {
     "users remove": ["NAME"],
     "users list": ["--json"],
     "models show": ["MODEL", "--json"],
+    "models compare": ["LIVE", "CANDIDATE", "--json"],
     "models promote": ["MODEL", "--reason"],
     "models demote": ["MODEL", "--reason"],
     "models retire": ["MODEL", "--reason"],

@@ -5,7 +5,6 @@ Not covered: that a running node follows (tests/system/test_shadow.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,90 +12,14 @@ from sqlalchemy import select
 
 from dicomnode.errors import PermanentError
 from dicomnode.models.life import Life
-from dicomnode.receive.intake import Intake
-from dicomnode.records.audit import Audit
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.model_tables import ModelRow
-from dicomnode.records.standing import enrol, missing_live, state_here
-from dicomnode.records.tables import DeliveryRow, JobRow, ResultRow
-from dicomnode.settings import Settings
-from dicomnode.work.orders import Order, create_job
-from inference.bundle import ModelBundle, ModelState
+from dicomnode.records.standing import missing_live, state_here
+from dicomnode.records.tables import DeliveryRow, ResultRow
+from inference.bundle import ModelState
 from inference.registry import Registry, find_bundles
-from tests.dicomnode.parts import arrival, events, image, series_of, settings_in
-from tests.phantoms.bundles import write_bundle
-
-AUDIT = Audit("admin jdoe")
-VERSIONS = ("1.0.0", "1.1.0", "1.2.0")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three versions of one model, all live by their cards."""
-    models = tmp_path_factory.mktemp("models")
-    for version in VERSIONS:
-        write_bundle(models / version, version=version)
-    return models
-
-
-@pytest.fixture
-def registry(folder: Path) -> Registry:
-    return find_bundles(folder)
-
-
-@pytest.fixture
-def site(settings: Settings, database: Database, registry: Registry, intake: Intake) -> Iterator[Site]:
-    intake.take(arrival(image()))
-    found = Site(settings, database, registry)
-    found.enrol()
-    yield found
-
-
-class Site:
-    """Three versions of "threshold" at one node: the first is live, the others are candidates."""
-
-    def __init__(self, settings: Settings, database: Database, registry: Registry) -> None:
-        self.settings, self.database, self.registry = settings, database, registry
-        self.life = Life(settings, registry, AUDIT)
-
-    def enrol(self) -> None:
-        with self.database.transaction() as session:
-            enrol(session, AUDIT, self.settings.models, self.registry.versions("threshold"))
-
-    def bundle(self, version: str) -> ModelBundle:
-        return self.registry.find(f"threshold@{version}")
-
-    def promote(self, version: str, reason: str = "better") -> None:
-        with self.database.transaction() as session:
-            self.life.promote(session, self.bundle(version), reason)
-
-    def demote(self, version: str) -> None:
-        with self.database.transaction() as session:
-            self.life.demote(session, self.bundle(version), "worse")
-
-    def retire(self, version: str) -> None:
-        with self.database.transaction() as session:
-            self.life.retire(session, self.bundle(version), "broken")
-
-    def rollback(self) -> None:
-        with self.database.transaction() as session:
-            self.life.rollback(session, "threshold", "complaints")
-
-    def states(self) -> list[str]:
-        with self.database.snapshot() as session:
-            return [state_here(session, self.settings.models, self.bundle(v)).value for v in VERSIONS]
-
-    def job(self, version: str, *, send: bool = True, state: str = "queued", uid: str = "1.2.1") -> int:
-        series = series_of(SeriesInstanceUID=uid, SOPInstanceUID=f"{uid}.1")
-        order = Order(series, 1, self.settings.route[0], self.bundle(version), send)
-        with self.database.transaction() as session:
-            job, _ = create_job(session, AUDIT, order)
-            job.state = state
-            return job.id
-
-    def jobs(self) -> list[JobRow]:
-        with self.database.snapshot() as session:
-            return list(session.scalars(select(JobRow).order_by(JobRow.id)))
+from tests.dicomnode.models.site import ADMIN, VERSIONS, Site
+from tests.dicomnode.parts import events, settings_in
 
 
 def test_beside_a_live_version_a_new_one_begins_as_candidate(site: Site) -> None:
@@ -148,7 +71,7 @@ def test_the_configuration_limits_every_version(site: Site, tmp_path: Path) -> N
     with site.database.snapshot() as session:
         states = [state_here(session, limited.models, site.bundle(v)) for v in VERSIONS]
     assert states == [ModelState.SHADOW] * 3
-    site.life = Life(limited, site.registry, AUDIT)
+    site.life = Life(limited, site.registry, ADMIN)
     with pytest.raises(PermanentError, match=r"models\.states in node\.toml limits threshold to shadow"):
         site.promote("1.1.0")
     assert site.states() == ["live", "shadow", "shadow"]
