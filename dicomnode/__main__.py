@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from dicomnode.commands import admin, files, models, peers, run, web
+from dicomnode.commands import admin, audit, files, models, peers, run, web
 from dicomnode.errors import NodeError
 from inference.errors import InferenceError
 
@@ -28,7 +28,7 @@ PANELS: dict[str, list[Callable[..., None]]] = {
 for panel, functions in PANELS.items():
     for function in functions:
         app.command(rich_help_panel=panel)(function)
-app.add_typer(admin.audit, name="audit", rich_help_panel="Look after it")
+app.add_typer(audit.audit, name="audit", rich_help_panel="Look after it")
 app.add_typer(web.users, name="users", rich_help_panel="Look after it")
 app.add_typer(models.models, name="models", rich_help_panel="Look after it")
 

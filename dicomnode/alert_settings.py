@@ -57,11 +57,6 @@ class AlertSettings(Section):
         """Password of `smtp_user`, if there is one. Raises ConfigurationError."""
         return _secret(SMTP_PASSWORD, self.smtp_password_file)
 
-    def beside(self, folder: Path) -> AlertSettings:
-        """The same, with relative paths starting at `folder`."""
-        files = {name: getattr(self, name) for name in ("webhook_token_file", "smtp_password_file")}
-        return self.model_copy(update={name: folder / path for name, path in files.items() if path})
-
 
 def _secret(variable: str, file: Path | None) -> str | None:
     """From the environment, else from the file that the settings name."""

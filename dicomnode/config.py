@@ -6,12 +6,14 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from dicomnode.errors import ConfigurationError
 from dicomnode.settings import Settings
+
+T = TypeVar("T")
 
 
 def load_settings(path: Path) -> Settings:
@@ -35,17 +37,22 @@ def load_settings(path: Path) -> Settings:
         raise _all_problems(path, problems) from error
     if contradictions:
         raise _all_problems(path, contradictions)
-    base = path.resolve().parent
-    settings = settings.model_copy(
-        update={
-            "node": settings.node.model_copy(update={"data": base / settings.node.data}),
-            "models": settings.models.model_copy(update={"folder": base / settings.models.folder}),
-            "delivery": settings.delivery.model_copy(update={"profiles": base / settings.delivery.profiles}),
-            "alerts": settings.alerts.beside(base),
-        }
-    )
+    settings = _rooted(settings, path.resolve().parent)
     _ = settings.wanted  # a broken profile is found before anything starts
     return settings
+
+
+def _rooted(value: T, base: Path) -> T:
+    """The same settings with every relative path in them below `base`."""
+    rooted: Any = value
+    if isinstance(value, Path):
+        rooted = base / value
+    elif isinstance(value, BaseModel):
+        fields = type(value).model_fields
+        rooted = value.model_copy(update={name: _rooted(getattr(value, name), base) for name in fields})
+    elif isinstance(value, tuple):
+        rooted = tuple(_rooted(item, base) for item in value)
+    return cast(T, rooted)
 
 
 def _all_problems(path: Path, problems: list[str]) -> ConfigurationError:

@@ -15,6 +15,8 @@ from dicomnode.deliver.delivery import Delivery
 from dicomnode.models.comparing import Comparing
 from dicomnode.observe.alerts import Alerts
 from dicomnode.observe.peers import check_peer, forget_others, watched_peers
+from dicomnode.records.anchoring import anchor_of_the_day
+from dicomnode.records.anchors import private_key
 from dicomnode.records.audit import Audit
 from dicomnode.records.db import Database
 from dicomnode.route.dispatch import Dispatch
@@ -27,6 +29,7 @@ RECOVERY_S = 5.0
 WATCH_S = 15.0
 ECHO_S = 60.0
 COMPARING_S = 2.0
+ANCHOR_S = 60.0
 
 log = structlog.get_logger()
 
@@ -46,15 +49,24 @@ class Housekeeping:
         }
         self._comparing = Comparing(database, Audit("comparing"))
         self._peers = settings.peer
+        signing_key = settings.audit.signing_key
+        self._anchor = partial(
+            anchor_of_the_day,
+            database,
+            Audit("housekeeping"),
+            settings.anchors,
+            private_key(signing_key) if signing_key else None,
+        )
 
     def run(self, stopping: threading.Event) -> None:
         """Tick until `stopping` is set."""
         self._delivery.release_leases()
         self._forget_peers()
-        ticks: list[tuple[str, Callable[[], None], float]] = [
+        ticks: list[tuple[str, Callable[[], object], float]] = [
             ("close_and_route", self._close_and_route, TICK_S),
             ("ask_counts", self._assembly.ask_counts, TICK_S),
             ("recover", self._recover_all, RECOVERY_S),
+            ("anchor", self._anchor, ANCHOR_S),
             ("watch", self._alerts.tick, WATCH_S),
             *((f"echo {name}", check, ECHO_S) for name, check in self._echoes.items()),
             ("compare", self._comparing.compare_due, COMPARING_S),
@@ -81,7 +93,7 @@ class Housekeeping:
         self._delivery.bury_unknown()
 
 
-def _guarded(name: str, work: Callable[[], None]) -> Callable[[], None]:
+def _guarded(name: str, work: Callable[[], object]) -> Callable[[], None]:
     """A failing tick is logged and comes again; it never takes the others down."""
 
     def tick() -> None:

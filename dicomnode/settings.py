@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from dicomnode.alert_settings import AlertSettings
+from dicomnode.audit_settings import AuditSettings
 from dicomnode.forms import DEFAULT_FORMS, Form, Wanted, kinds_of
 from dicomnode.network_settings import ConnectionSettings, PeerConnectionSettings
 from dicomnode.profiles import Profile, profile_path, read_profile
@@ -164,6 +165,7 @@ class Settings(Section):
     web: WebSettings | None = None
     priority: PrioritySettings = PrioritySettings()
     alerts: AlertSettings = AlertSettings()
+    audit: AuditSettings = AuditSettings()
     route: tuple[RouteSettings, ...] = ()
 
     @cached_property
@@ -198,3 +200,8 @@ class Settings(Section):
     def spool(self) -> Path:
         """Where instances and results are."""
         return self.node.data / "spool"
+
+    @property
+    def anchors(self) -> Path:
+        """The file of the daily anchors of the audit trail."""
+        return self.audit.anchors or self.node.data / "audit-anchors.jsonl"

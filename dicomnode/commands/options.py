@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import getpass
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +12,7 @@ import typer
 from rich.console import Console
 
 from dicomnode.config import load_settings
+from dicomnode.records.audit import Audit
 from dicomnode.records.db import Database, migrate
 from dicomnode.settings import Settings
 
@@ -17,6 +20,7 @@ ConfigOption = Annotated[
     Path,
     typer.Option("--config", "-c", envvar="DICOMNODE_CONFIG", help="The node's configuration file."),
 ]
+LimitOption = Annotated[int, typer.Option(min=1, help="How many at most.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts instead of a table.")]
 
 DEFAULT_CONFIG = Path("config/node.toml")
@@ -40,3 +44,13 @@ def open_node(config: Path) -> tuple[Settings, Database]:
 def print_json(value: Any) -> None:
     """Machine-readable output on standard output."""
     typer.echo(json.dumps(value, indent=2, default=str))
+
+
+def admin_audit() -> Audit:
+    """Records what the person who typed a command does."""
+    return Audit(f"admin {getpass.getuser()}")
+
+
+def local_time(at: datetime) -> str:
+    """A time for people: local, with its offset."""
+    return f"{at.astimezone():%Y-%m-%d %H:%M:%S%z}"

@@ -1,36 +1,36 @@
-"""The audit trail: append-only rows, each sealed with the digest of the row before.
+"""The audit trail: what is recorded, about what, and by whom.
 
-An event is recorded in the same transaction as the change that it tells of, so neither exists
-without the other. Triggers in the database refuse UPDATE and DELETE.
+An event is recorded in the same transaction as the change that it tells of, so neither exists without
+the other. Rows are only ever added, and each is sealed with the digest of the one before (`chain.py`).
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from dicomnode.errors import NodeError
+from dicomnode.records.chain import GENESIS as GENESIS
+from dicomnode.records.chain import append
+from dicomnode.records.chain import verify_chain as verify_chain
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.tables import AuditRow, JobRow, ResultRow
 from inference.errors import InferenceError
-
-GENESIS = "0" * 64
 
 
 class Event(StrEnum):
     """Every kind of fact that is recorded."""
 
     NODE_STARTED = "node_started"
+    ANCHOR_WRITTEN = "anchor_written"
+    AUDIT_READ = "audit_read"
+    AUDIT_VERIFIED = "audit_verified"
     ASSOCIATION_REJECTED = "association_rejected"
     ASSOCIATION_ENDED = "association_ended"
     ASSOCIATION_CUT = "association_cut"
@@ -119,21 +119,19 @@ class Audit:
 
     def record(self, session: Session, event: Event, subject: Subject, **detail: Any) -> None:
         """Append one event within the caller's transaction. `detail` must be plain JSON values."""
-        previous = session.scalar(select(AuditRow.sha256).order_by(AuditRow.id.desc()).limit(1))
-        row = AuditRow(
-            at=utc_now(),
-            event=event.value,
-            actor=self.actor,
-            study_instance_uid=subject.study_instance_uid,
-            series_instance_uid=subject.series_instance_uid,
-            sop_instance_uid=subject.sop_instance_uid,
-            job_id=subject.job_id,
-            detail=detail,
-            previous_sha256=previous or GENESIS,
+        append(
+            session,
+            AuditRow(
+                at=utc_now(),
+                event=event.value,
+                actor=self.actor,
+                study_instance_uid=subject.study_instance_uid,
+                series_instance_uid=subject.series_instance_uid,
+                sop_instance_uid=subject.sop_instance_uid,
+                job_id=subject.job_id,
+                detail=detail,
+            ),
         )
-        row.sha256 = seal(row)
-        session.add(row)
-        session.flush()
 
     @contextmanager
     def stage(self, database: Database, subject: Subject, stage: Stage) -> Iterator[None]:
@@ -168,40 +166,3 @@ def _enter_stage(database: Database, subject: Subject, stage: Stage) -> None:
         job = session.get(JobRow, subject.job_id)
         if job is not None:
             job.stage = stage.value
-
-
-def seal(row: AuditRow) -> str:
-    """SHA-256 over everything an event says and the seal of the event before it."""
-    content = [
-        row.at.isoformat(),
-        row.event,
-        row.actor,
-        row.study_instance_uid,
-        row.series_instance_uid,
-        row.sop_instance_uid,
-        row.job_id,
-        row.detail,
-        row.previous_sha256,
-    ]
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class ChainCheck:
-    """What a walk along the whole trail found."""
-
-    event_count: int
-    broken_at: int | None
-    """Id of the first event that was changed, or that follows a removed one."""
-    last_at: datetime | None
-
-
-def verify_chain(session: Session) -> ChainCheck:
-    """Recompute every seal from the first event on."""
-    previous, count, last_at = GENESIS, 0, None
-    for row in session.scalars(select(AuditRow).order_by(AuditRow.id).execution_options(yield_per=1000)):
-        if row.previous_sha256 != previous or row.sha256 != seal(row):
-            return ChainCheck(count, row.id, last_at)
-        previous, count, last_at = row.sha256, count + 1, row.at
-    return ChainCheck(count, None, last_at)

@@ -67,16 +67,21 @@ def find_one(session: Session, identifier: str, named: Named | None = None) -> H
     """
     hits = find(session, identifier, named)
     if not hits:
-        raise PermanentError(
-            f"nothing is known under {identifier!r}; it can be an accession number, a patient ID, a job "
-            "number, or the UID of a study, a series, an instance or a result"
-        )
+        raise nothing_known(identifier)
     if len(hits) > 1:
         kinds = ", ".join(sorted({hit.named.value for hit in hits}))
         raise PermanentError(
             f"{identifier!r} names {len(hits)} things ({kinds}); name one of them by its UID"
         )
     return hits[0]
+
+
+def nothing_known(identifier: str) -> PermanentError:
+    """The error that says that an identifier names nothing."""
+    return PermanentError(
+        f"nothing is known under {identifier!r}; it can be an accession number, a patient ID, a job "
+        "number, or the UID of a study, a series, an instance or a result"
+    )
 
 
 def events_about(session: Session, hit: Hit) -> list[AuditRow]:

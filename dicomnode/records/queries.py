@@ -8,7 +8,6 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from dicomnode.errors import PermanentError
 from dicomnode.records.tables import AuditRow, DeliveryRow, JobRow, StudyRow
 
 
@@ -21,26 +20,6 @@ def overview(session: Session) -> dict[str, dict[str, int]]:
         }
         for name, column in tables.items()
     }
-
-
-def study_events(session: Session, study_instance_uid: str) -> list[AuditRow]:
-    """Everything that happened to one study, in order. Raises PermanentError when it is unknown."""
-    rows = list(
-        session.scalars(
-            select(AuditRow).where(AuditRow.study_instance_uid == study_instance_uid).order_by(AuditRow.id)
-        )
-    )
-    if not rows:
-        raise PermanentError(f"no event tells of study {study_instance_uid}; see: dicomnode audit list")
-    return rows
-
-
-def latest_events(session: Session, event: str | None, limit: int) -> list[AuditRow]:
-    """The newest events, newest last, of one kind or of all."""
-    query = select(AuditRow).order_by(AuditRow.id.desc()).limit(limit)
-    if event:
-        query = query.where(AuditRow.event == event)
-    return list(session.scalars(query))[::-1]
 
 
 def jobs(session: Session, state: str | None, limit: int) -> list[tuple[JobRow, Counter[str]]]:
@@ -73,3 +52,8 @@ def job_record(job: JobRow, deliveries: Counter[str]) -> dict[str, Any]:
         "error": job.error,
         "deliveries": dict(deliveries),
     }
+
+
+def event_record(row: AuditRow) -> dict[str, Any]:
+    """An event as plain values."""
+    return {column.name: getattr(row, column.name) for column in AuditRow.__table__.columns}

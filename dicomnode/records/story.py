@@ -14,6 +14,15 @@ Detail = dict[str, Any]
 
 SENTENCES: dict[Event, Callable[[Detail], str]] = {
     Event.NODE_STARTED: lambda d: f"node {d['ae_title']} started on port {d['port']}",
+    Event.ANCHOR_WRITTEN: lambda d: (
+        f"anchor of {d['day']} written: {d['event_count']} events up to event {d['last_id']}, "
+        f"{'signed' if d['signature'] else 'not signed'}"
+    ),
+    Event.AUDIT_READ: lambda d: f"audit trail read (audit {d['command']}, {d['study_count']} studies)",
+    Event.AUDIT_VERIFIED: lambda d: (
+        f"audit trail checked against {d['anchor_count']} anchors: {d['event_count']} events, "
+        f"{d['fault_count']} faults"
+    ),
     Event.ASSOCIATION_REJECTED: lambda d: _turned_away(d, "rejected"),
     Event.ASSOCIATION_CUT: lambda d: _turned_away(d, "cut off"),
     Event.ASSOCIATION_ENDED: lambda d: _association(d),

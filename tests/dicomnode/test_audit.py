@@ -1,6 +1,6 @@
 """The audit trail cannot be changed unnoticed, keeps one chain, and can be told in sentences.
 
-Not covered: cutting off the newest events. No chain alone shows that; a daily anchor elsewhere would.
+Not covered: cutting off the newest events, which no chain alone shows; that is `test_anchors.py`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 from dicomnode.errors import UnreadableSeries
-from dicomnode.records.audit import GENESIS, Audit, Event, Stage, Subject, verify_chain
+from dicomnode.records.audit import Audit, Event, Stage, Subject
+from dicomnode.records.chain import GENESIS, seal, verify_chain
 from dicomnode.records.db import Database
 from dicomnode.records.story import SENTENCES, tell
 from dicomnode.records.tables import AuditRow
@@ -84,7 +85,36 @@ def test_a_changed_event_is_found_where_it_is(database: Database, column: str, v
     tamper(database, f"UPDATE audit_events SET {column} = {value} WHERE id = 3")
     with database.snapshot() as session:
         check = verify_chain(session)
-    assert (check.broken_at, check.event_count) == (3, 2)
+    assert (check.broken_at, check.event_count) == (3, 5)
+    assert "event 3" in check.faults[0].told
+
+
+def test_every_changed_event_is_told_of(database: Database) -> None:
+    record(database, 7)
+    tamper(database, "UPDATE audit_events SET actor = 'x' WHERE id IN (2, 6)")
+    with database.snapshot() as session:
+        check = verify_chain(session)
+    assert [(fault.damage, fault.event_id) for fault in check.faults] == [("changed", 2), ("changed", 6)]
+
+
+def test_an_event_that_was_rewritten_with_its_seal_is_found_at_the_next(database: Database) -> None:
+    record(database)
+    with database.snapshot() as session:
+        row = session.get_one(AuditRow, 3)
+    row.actor = "somebody"
+    tamper(database, f"UPDATE audit_events SET actor = 'somebody', sha256 = '{seal(row)}' WHERE id = 3")
+    with database.snapshot() as session:
+        (fault,) = verify_chain(session).faults
+    assert (fault.damage, fault.event_id) == ("unlinked", 4)
+
+
+def test_several_events_of_one_transaction_are_chained_in_their_order(database: Database) -> None:
+    with database.transaction() as session:
+        for number in range(3):
+            Audit("test").record(session, Event.NODE_STARTED, Subject(), number=number)
+    assert [detail["number"] for _, detail in events(database)] == [0, 1, 2]
+    with database.snapshot() as session:
+        assert verify_chain(session).faults == ()
 
 
 @pytest.mark.parametrize("removed", [1, 3])

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
-from typer.testing import CliRunner
 
 from dicomnode.__main__ import app, main
 from dicomnode.config import load_settings
@@ -26,6 +24,7 @@ from dicomnode.records.tables import JobRow
 from dicomnode.series_writer import SeriesIdentity
 from dicomnode.spool import Spool
 from inference.bundle import read_bundle
+from tests.dicomnode.console import Command
 from tests.dicomnode.parts import Peer, arrival, image, peer_answering, save, write_config
 from tests.phantoms import phantom, write_phantom
 from tests.phantoms.bundles import write_bundle
@@ -45,9 +44,10 @@ COMMANDS = {
     "echo": ["PEER"],
     "probe": ["PEER", "--dry-run", "--json"],
     "send": ["FOLDER", "PEER"],
-    "audit show": ["STUDY_UID", "--json"],
-    "audit list": ["--event", "--limit"],
-    "audit verify": ["--config"],
+    "audit show": ["IDENTIFIER", "--as", "--timing", "--json"],
+    "audit list": ["--event", "--since", "--peer", "--outcome", "--model", "--before", "--limit"],
+    "audit verify": ["--anchors", "--public-key", "--json"],
+    "audit anchor": ["--config"],
     "models list": ["--json"],
     "web": ["--config"],
     "users add": ["NAME", "--role", "--password-file", "--no-password"],
@@ -61,25 +61,6 @@ COMMANDS = {
     "models retire": ["MODEL", "--reason"],
     "models rollback": ["NAME", "--reason"],
 }
-
-
-class Command:
-    """Runs commands against one configuration."""
-
-    def __init__(self, config: Path) -> None:
-        self.config = config
-
-    def __call__(self, *arguments: str, code: int = 0) -> str:
-        result = CliRunner(env={"COLUMNS": "200", "DICOMNODE_CONFIG": str(self.config)}).invoke(
-            app, list(arguments)
-        )
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        assert result.exit_code == code, result.output
-        return result.stdout
-
-    def json(self, *arguments: str) -> Any:
-        return json.loads(self(*arguments, "--json"))
 
 
 @pytest.fixture(autouse=True)
@@ -167,20 +148,11 @@ def test_the_status_counts_by_state(command: Command, known_study: str) -> None:
     assert "State" in command("jobs")
 
 
-def test_the_story_of_a_study_is_told_and_given_as_json(command: Command, known_study: str) -> None:
-    assert "instance received from PACS" in command("audit", "show", known_study)
-    (event,) = command.json("audit", "show", known_study)
-    assert (event["event"], event["study_instance_uid"]) == ("instance_received", known_study)
-    assert "instance received from PACS" in command("audit", "list")
-    assert len(command.json("audit", "list", "--event", "instance_received")) == 1
-    assert command.json("audit", "list", "--event", "job_failed") == []
-
-
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["audit", "show", "9.9"], "no event tells of study 9.9"),
-        (["audit", "list", "--event", "nonsense"], "no event is called 'nonsense'"),
+        (["audit", "show", "9.9"], "nothing is known under '9.9'"),
+        (["audit", "list", "--before", "77"], "there is no event 77"),
         (["replay"], "say what to replay: --job NUMBER, --study UID or --dead"),
         (["replay", "--job", "5"], "nothing to replay"),
         (["replay", "--dead"], "nothing to replay"),
@@ -201,18 +173,6 @@ def test_what_cannot_be_done_ends_with_exit_code_1_and_says_why(
     printed = capsys.readouterr()
     assert says in printed.err
     assert printed.out == ""
-
-
-def test_an_unbroken_trail_verifies_and_a_changed_one_does_not(
-    command: Command, known_study: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert command("audit", "verify").startswith("1 events, unbroken")
-    database = Database(load_settings(command.config).database_url)
-    with database.engine.begin() as connection:
-        connection.execute(text("DROP TRIGGER audit_events_no_update"))
-        connection.execute(text("UPDATE audit_events SET actor = 'x'"))
-    assert run_main(monkeypatch, "audit", "verify", "--config", str(command.config)) == 1
-    assert "broken at event 1" in capsys.readouterr().err
 
 
 def test_a_dead_job_is_listed_and_replayed(command: Command, known_study: str) -> None:

@@ -175,6 +175,7 @@ REQUIRED = {
     "PeerSettings": {"name", "ae_title", "host", "port"},
     "RouteSettings": {"name", "model", "destinations", "when"},
     "Conditions": {"modality"},
+    "SyslogSettings": {"name", "host", "port"},
 }
 
 

@@ -24,8 +24,8 @@ from dicomnode.errors import ConfigurationError, TransientError
 from dicomnode.forms import Form, kinds_of
 from dicomnode.profiles import LABEL_MAP_SEGMENTATION_STORAGE, NEEDS, choose_forms, read_profile
 from dicomnode.settings import PeerSettings
+from tests.dicomnode.console import Command
 from tests.dicomnode.parts import free_port, peer_answering, wait_until, write_config
-from tests.dicomnode.test_commands import Command
 from tests.real_parts import require_program
 
 STATES = (GrayscaleSoftcopyPresentationStateStorage, ColorSoftcopyPresentationStateStorage)

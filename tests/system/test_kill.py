@@ -17,7 +17,7 @@ from pydicom import dcmread
 
 from dicomnode.deliver.sender import Fate, send
 from dicomnode.demo.archive import Archive
-from dicomnode.records.audit import verify_chain
+from dicomnode.records.chain import verify_chain
 from dicomnode.records.tables import InstanceRow
 from dicomnode.series_writer import SeriesIdentity, write_series
 from tests.phantoms import phantom

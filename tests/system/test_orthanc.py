@@ -19,7 +19,7 @@ from pydicom import dcmread
 from dicomnode.forms import Form
 from dicomnode.profiles import read_profile, write_profile
 from dicomnode.series_writer import SeriesIdentity, write_series
-from tests.dicomnode.test_commands import Command
+from tests.dicomnode.console import Command
 from tests.phantoms import phantom
 from tests.real_parts import require_program
 from tests.system.node import Node, free_port, wait_for
