@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from dicomnode.certificates import check_certificates
 from dicomnode.deliver.sender import echo
 from dicomnode.errors import TransientError
 from dicomnode.records.db import Database, migrate, revision_of
@@ -31,6 +32,9 @@ def check_node(settings: Settings) -> Iterator[Finding]:
     yield _check_disk(settings)
     yield from _check_models(settings)
     yield _check_device()
+    if settings.tls is not None:
+        for good, detail in check_certificates(settings.tls):
+            yield Finding("tls", good, detail)
     for peer in settings.peer:
         try:
             echo(settings.node.ae_title, peer)

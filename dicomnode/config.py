@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 from pydantic import BaseModel, ValidationError
 
 from dicomnode.errors import ConfigurationError
+from dicomnode.network_settings import SECRET
 from dicomnode.settings import Settings
 
 T = TypeVar("T")
@@ -38,6 +39,8 @@ def load_settings(path: Path) -> Settings:
     if contradictions:
         raise _all_problems(path, contradictions)
     settings = _rooted(settings, path.resolve().parent)
+    for peer in settings.peer:
+        peer.give(settings.tls)
     _ = settings.wanted  # a broken profile is found before anything starts
     return settings
 
@@ -69,6 +72,8 @@ def _sentence(problem: Any) -> str:
         return f"{key}: unknown key; remove it or correct its spelling"
     if problem["type"] == "missing":
         return f"{key}: missing; add it"
+    if problem["type"] == SECRET:
+        return f"{key}: {problem['msg']}"
     message = problem["msg"].removeprefix("Value error, ")
     return f"{key or 'file'}: {message}; got {problem['input']!r}"
 
@@ -87,6 +92,11 @@ def _contradictions(content: dict[str, Any]) -> Iterable[str]:
     for number, route in enumerate(routes, 1):
         for problem in _destination_problems(route.get("destinations"), known):
             yield f"route[{number}].destinations: {problem}"
+    for peer in peers:
+        if peer.get("tls") and "tls" not in content:
+            yield f"peer {peer.get('name')!r}: tls = true, but the node has no certificate; add section [tls]"
+        if peer.get("tls_name") and not peer.get("tls"):
+            yield f"peer {peer.get('name')!r}: tls_name without tls = true; add it"
     if peers and not any(peer.get("may_send") for peer in peers):
         yield "peer: nobody may send; set may_send = true for at least one"
 

@@ -1,13 +1,27 @@
-"""What can be set about connections: their limits, for all peers or for one."""
+"""What can be set about connections: their limits and TLS, for all peers or for one."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, PrivateAttr
+from pydantic_core import PydanticCustomError
 
-from dicomnode.section import Section
+from dicomnode.section import Port, Section
+
+SECRET = "secret"
+"""Type of the problem of a secret in the configuration; its text is never repeated."""
+
+
+def _file_of_a_secret(value: Any) -> Any:
+    if isinstance(value, str) and ("\n" in value or "-----" in value):
+        raise PydanticCustomError(SECRET, "give the path of a file that holds the secret, not the secret")
+    return value
+
+
+SecretFile = Annotated[Path, BeforeValidator(_file_of_a_secret)]
 
 PduBytes = Annotated[int, Field(ge=4096, le=1048576)]
 
@@ -36,13 +50,43 @@ class ConnectionSettings(Section):
     """One C-STORE may not carry more; it is held in memory until it is whole."""
 
 
-class PeerConnectionSettings(Section):
-    """The same for one peer; what is not set is as for all."""
+class TlsSettings(Section):
+    """How the node proves itself by TLS, and whom it believes. All files are PEM."""
 
+    certificate: Path
+    """The node's certificate, followed by those that lead to an authority."""
+    key: SecretFile
+    key_password_file: SecretFile | None = None
+    """Its first line opens `key`."""
+    authorities: Path
+    """Certificates of the authorities that sign those of the peers; no others are believed."""
+    port: Port = 2762
+
+
+class PeerConnectionSettings(Section):
+    """Limits and TLS of one peer; limits that are not set are as for all."""
+
+    tls: bool = False
+    """All associations with it, in both directions, are by TLS."""
+    tls_name: str = ""
+    """The name that its certificate must bear. Empty: `host` when we call, any when it calls."""
     maximum_associations: int | None = Field(default=None, ge=1)
     idle_timeout_s: float | None = Field(default=None, gt=0.0)
     maximum_pdu_bytes: PduBytes | None = None
     maximum_object_gb: float | None = Field(default=None, gt=0.0)
+
+    _credentials: TlsSettings | None = PrivateAttr(default=None)
+
+    def give(self, credentials: TlsSettings | None) -> None:
+        """Say with which files the node proves itself to this peer."""
+        self._credentials = credentials if self.tls else None
+
+    @property
+    def credentials(self) -> TlsSettings | None:
+        """Files for TLS with this peer; None for a peer without. Raises ValueError when none were given."""
+        if self.tls and self._credentials is None:
+            raise ValueError("the peer wants TLS, and the node has no certificate")
+        return self._credentials
 
     def limits(self, general: ConnectionSettings) -> Limits:
         """What holds for this peer."""

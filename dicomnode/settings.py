@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from dicomnode.alert_settings import AlertSettings
 from dicomnode.audit_settings import AuditSettings
 from dicomnode.forms import DEFAULT_FORMS, Form, Wanted, kinds_of
-from dicomnode.network_settings import ConnectionSettings, PeerConnectionSettings
+from dicomnode.network_settings import ConnectionSettings, PeerConnectionSettings, TlsSettings
 from dicomnode.profiles import Profile, profile_path, read_profile
 from dicomnode.section import AeTitle, Conditions, Name, Network, Port, Section
 from dicomnode.web_settings import WebSettings
@@ -157,6 +157,7 @@ class Settings(Section):
 
     node: NodeSettings
     listener: ListenerSettings = ListenerSettings()
+    tls: TlsSettings | None = None
     peer: tuple[PeerSettings, ...] = ()
     assembly: AssemblySettings = AssemblySettings()
     models: ModelSettings = ModelSettings()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from pydicom import Dataset
-from pynetdicom import AE
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 
 from dicomnode.deliver.reactor import parked_reactor
+from dicomnode.deliver.sender import UNCOMPRESSED, associate
 from dicomnode.errors import TransientError
 from dicomnode.settings import PeerSettings
 
@@ -21,17 +21,16 @@ def count_instances(ae_title: str, peer: PeerSettings, study_instance_uid: str) 
 
     Raises TransientError when the peer cannot be asked.
     """
-    entity = AE(ae_title=ae_title)
-    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = TIMEOUT_S
-    entity.connection_timeout = TIMEOUT_S
-    entity.add_requested_context(StudyRootQueryRetrieveInformationModelFind)
     query = Dataset()
     query.QueryRetrieveLevel = "STUDY"
     query.StudyInstanceUID = study_instance_uid
     query.NumberOfStudyRelatedInstances = None
-    association = entity.associate(peer.host, peer.port, ae_title=peer.ae_title)
-    if not association.is_established:
-        raise TransientError(f"peer {peer.name} does not accept an association for C-FIND")
+    try:
+        offer = (str(StudyRootQueryRetrieveInformationModelFind), UNCOMPRESSED)
+        association = associate(ae_title, peer, [offer], TIMEOUT_S)
+    except TransientError as error:
+        message = f"peer {peer.name} does not accept an association for C-FIND ({error})"
+        raise TransientError(message) from error
     try:
         with parked_reactor(association):
             answers = list(association.send_c_find(query, StudyRootQueryRetrieveInformationModelFind))

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from ssl import SSLContext
 
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
@@ -24,8 +25,9 @@ from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification
 
 from dicomnode.deliver.reactor import parked_reactor
-from dicomnode.errors import TransientError
+from dicomnode.errors import ConfigurationError, TransientError
 from dicomnode.settings import PeerSettings
+from dicomnode.tls import client_context
 
 CONNECTION_TIMEOUT_S = 10.0
 PROBED_SYNTAXES = tuple(
@@ -76,13 +78,27 @@ def associate(
     entity.dimse_timeout = entity.network_timeout = response_timeout_s
     for sop_class_uid, transfer_syntaxes in offers:
         entity.add_requested_context(sop_class_uid, list(transfer_syntaxes))
-    association = entity.associate(peer.host, peer.port, ae_title=peer.ae_title)
+    if peer.maximum_pdu_bytes:
+        entity.maximum_pdu_size = peer.maximum_pdu_bytes
+    association = entity.associate(peer.host, peer.port, ae_title=peer.ae_title, tls_args=_tls(peer))
     if association.is_established:
         return association
     if association.is_rejected:
         answer = association.acceptor.primitive
         raise TransientError(f"peer {peer.name} rejected the association: {answer.reason_str}")
-    raise TransientError(f"peer {peer.name} does not answer at {peer.host}:{peer.port}")
+    by_tls = " by TLS, or one side does not believe the other's certificate" if peer.tls else ""
+    raise TransientError(f"peer {peer.name} does not answer at {peer.host}:{peer.port}{by_tls}")
+
+
+def _tls(peer: PeerSettings) -> tuple[SSLContext, str] | None:
+    """What pynetdicom needs for TLS: the context, and the name that the peer's certificate must bear."""
+    files = peer.credentials
+    if files is None:
+        return None
+    try:
+        return client_context(files), peer.tls_name or peer.host
+    except ConfigurationError as error:  # an administrator may mend it while deliveries wait
+        raise TransientError(str(error)) from error
 
 
 def echo(ae_title: str, peer: PeerSettings) -> None:

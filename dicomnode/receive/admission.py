@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from dicomnode.receive.arrival import Origin
@@ -23,13 +24,20 @@ class Refusal:
 NOT_CALLED = Refusal(1, 1, 7, "called AE title is not ours")
 NOT_KNOWN = Refusal(1, 1, 3, "calling AE title is not a peer that may send")
 WRONG_ADDRESS = Refusal(1, 1, 3, "calling AE title is a peer, but not at this address")
+WITHOUT_TLS = Refusal(1, 1, 1, "calling AE title is a peer that must use TLS")
+WRONG_CERTIFICATE = Refusal(1, 1, 1, "the certificate does not bear the peer's tls_name")
 TOO_MANY = Refusal(2, 3, 2, "too many associations at one time")
 DISK_FULL = Refusal(2, 3, 1, "too little free disk space")
 NOT_DECIDED = Refusal(2, 3, 1, "internal error while deciding about the association")
 
 
-def admit(origin: Origin, settings: Settings) -> PeerSettings | Refusal:
-    """The peer that asks for this association, or why it is refused."""
+def admit(
+    origin: Origin, settings: Settings, certificate_names: Collection[str] | None = None
+) -> PeerSettings | Refusal:
+    """The peer that asks for this association, or why it is refused.
+
+    `certificate_names` are those of its certificate, in lower case; None when it does not come by TLS.
+    """
     if origin.called_ae_title != settings.node.ae_title.strip():
         return NOT_CALLED
     peers = [
@@ -37,7 +45,16 @@ def admit(origin: Origin, settings: Settings) -> PeerSettings | Refusal:
     ]
     if not peers:
         return NOT_KNOWN
-    return next((peer for peer in peers if _at_home(peer, origin.address)), WRONG_ADDRESS)
+    at_home = [peer for peer in peers if _at_home(peer, origin.address)]
+    if not at_home:
+        return WRONG_ADDRESS
+    if certificate_names is None:
+        return next((peer for peer in at_home if not peer.tls), WITHOUT_TLS)
+    return next((peer for peer in at_home if _is_named(peer, certificate_names)), WRONG_CERTIFICATE)
+
+
+def _is_named(peer: PeerSettings, certificate_names: Collection[str]) -> bool:
+    return not peer.tls_name or peer.tls_name.lower() in certificate_names
 
 
 def _at_home(peer: PeerSettings, address: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ssl import SSLSocket
 from typing import Any
 
 import structlog
@@ -13,6 +14,7 @@ from dicomnode.receive.pressure import DiskGauge, Flow
 from dicomnode.receive.turned_away import TurnedAway
 from dicomnode.records.audit import Event
 from dicomnode.settings import Settings
+from dicomnode.tls import names_of
 
 log = structlog.get_logger()
 
@@ -40,7 +42,9 @@ class Associations:
             self._reject(event.assoc, origin, refusal)
 
     def _decide(self, association: Any, origin: Origin) -> Refusal | None:
-        peer = admit(origin, self._settings)
+        channel = association.dul.socket.socket
+        names = names_of(channel) if isinstance(channel, SSLSocket) else None
+        peer = admit(origin, self._settings, names)
         if isinstance(peer, Refusal):
             return peer
         if self._disk.read() is Flow.CLOSED:

@@ -22,6 +22,7 @@ from dicomnode.receive.arrival import Origin
 from dicomnode.receive.turned_away import TurnedAway
 from dicomnode.records.audit import Event
 from dicomnode.settings import PeerSettings
+from dicomnode.tls import Credentials, reason_of, shake_hands
 
 HEADER_BYTES = 6
 P_DATA_TF = 0x04
@@ -221,19 +222,24 @@ class Server(ThreadedAssociationServer):  # type: ignore[misc]
     daemon_threads = True
 
     def __init__(
-        self, *arguments: Any, connections: Connections, turned_away: TurnedAway, **keywords: Any
+        self,
+        *arguments: Any,
+        connections: Connections,
+        turned_away: TurnedAway,
+        credentials: Credentials | None,
+        **keywords: Any,
     ) -> None:
+        """With `credentials` every connection is by TLS."""
         self.connections = connections
         self._turned_away = turned_away
+        self._credentials = credentials
         super().__init__(*arguments, request_handler=_Handler, **keywords)
 
     def verify_request(self, request: socket, client_address: Any) -> bool:
         """Whether there is room for one more connection; asked before it gets a thread."""
         if self.connections.open(client_address[0]):
             return True
-        self._turned_away.tell(
-            Event.ASSOCIATION_REJECTED, Origin("", client_address[0], ""), "too many connections"
-        )
+        self._reject(client_address[0], "too many connections")
         return False
 
     def process_request(self, request: Any, client_address: Any) -> None:
@@ -245,11 +251,20 @@ class Server(ThreadedAssociationServer):  # type: ignore[misc]
             raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Make the association."""
+        """Make the association, after the TLS handshake: a slow one must not hold up the others."""
         try:
+            if self._credentials is not None:
+                timeout_s = self.connections.rules.association_timeout_s
+                request = shake_hands(request, self._credentials.context(), timeout_s)
             super().process_request_thread(request, client_address)
+        except OSError as error:
+            self.shutdown_request(request)
+            self._reject(client_address[0], f"TLS: {reason_of(error)}")
         finally:
             self.connections.opened(client_address[0])
+
+    def _reject(self, address: str, reason: str) -> None:
+        self._turned_away.tell(Event.ASSOCIATION_REJECTED, Origin("", address, ""), reason)
 
     def cut(self, association: Association, address: str, reason: str) -> None:
         """Write down that a limit was broken."""

@@ -18,10 +18,11 @@ from dicomnode.receive.storing import SUCCESS, Storing
 from dicomnode.receive.syntaxes import TRANSFER_SYNTAXES
 from dicomnode.receive.turned_away import TurnedAway
 from dicomnode.receive.visits import Visits
-from dicomnode.records.audit import Audit
+from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database
 from dicomnode.settings import Settings
 from dicomnode.spool import Spool
+from dicomnode.tls import Credentials
 
 DRAIN_TIMEOUT_S = 20.0
 FLUSH_INTERVAL_S = 5.0
@@ -32,10 +33,11 @@ log = structlog.get_logger()
 
 
 class Listener:
-    """One listening port. `start` returns at once."""
+    """The ports that are listened on, plain and TLS. `start` returns at once."""
 
     def __init__(self, settings: Settings, database: Database, spool: Spool) -> None:
-        audit = Audit("receiver")
+        self._audit = audit = Audit("receiver")
+        self._database = database
         self._settings = settings
         self._turned_away = TurnedAway(database, audit)
         self._connections = Connections(settings.listener)
@@ -53,27 +55,41 @@ class Listener:
         return [server.server_address[1] for server in self._servers]
 
     def start(self) -> None:
-        """Open the port. Raises OSError when it is taken."""
+        """Open the ports. Raises OSError when one is taken, ConfigurationError for unusable certificates."""
         entity = self._entity()
-        node = self._settings.node
-        handlers = [
-            (evt.EVT_REQUESTED, self._associations.on_requested),
-            (evt.EVT_C_ECHO, lambda _: SUCCESS),
-            (evt.EVT_C_STORE, self._storing.on_store),
-            *self._visits.handlers,
-        ]
+        tls = self._settings.tls
+        everybody_by_tls = all(peer.tls for peer in self._settings.peer if peer.may_send)
+        if tls is not None:
+            self._open(entity, tls.port, Credentials(tls, server=True, changed=self._certificate_changed))
+        if tls is None or not everybody_by_tls:
+            self._open(entity, self._settings.node.port, None)
+        for server in self._servers:
+            threading.Thread(target=server.serve_forever, name="port", daemon=True).start()
+        threading.Thread(target=self._flush, name="turned away", daemon=True).start()
+        log.info("listener_started", ae_title=self._settings.node.ae_title, ports=self.ports)
+
+    def _open(self, entity: AE, port: int, credentials: Credentials | None) -> None:
         server = entity.make_server(
-            (node.host, node.port),
-            evt_handlers=handlers,
+            (self._settings.node.host, port),
+            evt_handlers=[
+                (evt.EVT_REQUESTED, self._associations.on_requested),
+                (evt.EVT_C_ECHO, lambda _: SUCCESS),
+                (evt.EVT_C_STORE, self._storing.on_store),
+                *self._visits.handlers,
+            ],
             server_class=Server,
             connections=self._connections,
             turned_away=self._turned_away,
+            credentials=credentials,
         )
         entity._servers.append(server)  # where its shutdown looks for it
         self._servers.append(server)
-        threading.Thread(target=server.serve_forever, name=f"port {node.port}", daemon=True).start()
-        threading.Thread(target=self._flush, name="turned away", daemon=True).start()
-        log.info("listener_started", ae_title=node.ae_title, port=node.port)
+
+    def _certificate_changed(self, problem: str | None) -> None:
+        event = Event.CERTIFICATE_NOT_RELOADED if problem else Event.CERTIFICATE_RELOADED
+        log.warning(event.value, reason=problem)
+        with self._database.transaction() as session:
+            self._audit.record(session, event, Subject(), **({"reason": problem} if problem else {}))
 
     def stop(self) -> None:
         """Close the ports and let associations in progress finish, for a while."""

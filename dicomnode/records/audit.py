@@ -34,6 +34,8 @@ class Event(StrEnum):
     ASSOCIATION_REJECTED = "association_rejected"
     ASSOCIATION_ENDED = "association_ended"
     ASSOCIATION_CUT = "association_cut"
+    CERTIFICATE_RELOADED = "certificate_reloaded"
+    CERTIFICATE_NOT_RELOADED = "certificate_not_reloaded"
     INSTANCE_RECEIVED = "instance_received"
     INSTANCE_REPEATED = "instance_repeated"
     INSTANCE_RECODED = "instance_recoded"

@@ -25,6 +25,8 @@ SENTENCES: dict[Event, Callable[[Detail], str]] = {
     ),
     Event.ASSOCIATION_REJECTED: lambda d: _turned_away(d, "rejected"),
     Event.ASSOCIATION_CUT: lambda d: _turned_away(d, "cut off"),
+    Event.CERTIFICATE_RELOADED: lambda d: "changed TLS certificate files are used from now on",
+    Event.CERTIFICATE_NOT_RELOADED: lambda d: f"changed TLS certificate files are not used: {d['reason']}",
     Event.ASSOCIATION_ENDED: lambda d: _association(d),
     Event.INSTANCE_RECEIVED: lambda d: f"instance received from {d['calling_ae_title']}",
     Event.INSTANCE_REPEATED: lambda d: f"instance received again from {d['calling_ae_title']}, unchanged",

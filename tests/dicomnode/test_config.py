@@ -171,6 +171,7 @@ def test_an_ae_title_that_dicom_forbids_is_refused(tmp_path: Path, title: str) -
 
 
 REQUIRED = {
+    "TlsSettings": {"certificate", "key", "authorities"},
     "NodeSettings": {"ae_title", "data"},
     "PeerSettings": {"name", "ae_title", "host", "port"},
     "RouteSettings": {"name", "model", "destinations", "when"},
