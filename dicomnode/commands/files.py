@@ -27,7 +27,7 @@ from dicomnode.forms import DEFAULT_KINDS, Form, ResultKind, kinds_of
 from dicomnode.read.folder import FolderContent, read_folder
 from dicomnode.records.audit import Stage
 from dicomnode.route.exclusions import exclusion
-from dicomnode.route.routing import Decision, route_study
+from dicomnode.route.routing import route_study
 from dicomnode.settings import Settings
 from dicomnode.show.validators import Verdict, judge
 from dicomnode.spool import is_uid
@@ -37,34 +37,6 @@ from inference.errors import InferenceError
 from inference.registry import Registry
 
 FolderArgument = Annotated[Path, typer.Argument(help="Folder with DICOM files; subfolders are read too.")]
-
-
-def explain(
-    folder: FolderArgument, config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False
-) -> None:
-    """Say for every series in FOLDER which route would take it, or which condition fails.
-
-    Gives the same answer as the running node, without a database.
-    """
-    settings = load_settings(config)
-    content = read_folder(folder)
-    decisions = [d for study in content.studies for d in route_study(study, settings.route)]
-    if as_json:
-        print_json([_decision_record(decision) for decision in decisions])
-        return
-    table = Table("Series", "Modality", "Images", "Route", "Why", title=f"Routing of {folder}")
-    for decision in decisions:
-        number = decision.series.header.get("SeriesNumber", "")
-        table.add_row(
-            escape(f"{number} {decision.series.description}".strip()),
-            decision.series.modality,
-            str(len(decision.series.instances)),
-            decision.route.name if decision.route else "-",
-            escape(decision.reason),
-        )
-    console.print(table)
-    for path, reason in content.skipped.items():
-        console.print(f"skipped {escape(path.name)}: {reason}")
 
 
 def segment(
@@ -245,16 +217,3 @@ def lesion_table(lesions: list[dict[str, Any]]) -> Table:
 
 def _cell(quantity: dict[str, Any]) -> str:
     return f"{quantity['value']:.1f} {quantity['unit']}" if "value" in quantity else "-"
-
-
-def _decision_record(decision: Decision) -> dict[str, Any]:
-    return {
-        "study_instance_uid": decision.series.study_instance_uid,
-        "series_instance_uid": decision.series.series_instance_uid,
-        "modality": decision.series.modality,
-        "instance_count": len(decision.series.instances),
-        "route": decision.route.name if decision.route else None,
-        "model": decision.route.model if decision.route else None,
-        "reason": decision.reason,
-        "checks": decision.as_json(),
-    }

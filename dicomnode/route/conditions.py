@@ -26,8 +26,13 @@ class Check:
     passed: bool
 
     def __str__(self) -> str:
-        verb = "fits" if self.passed else "does not fit"
-        return f"{self.condition} {self.found or '(absent)'} {verb} {self.wanted}"
+        return say(self.condition, self.wanted, self.found, self.passed)
+
+
+def say(condition: str, wanted: str, found: str, passed: bool) -> str:
+    """The one sentence for a condition; all that explain a decision say it like this."""
+    verb = "fits" if passed else "does not fit"
+    return f"{condition} {found or '(absent)'} {verb} {wanted}"
 
 
 def check_series(series: Series, when: Conditions) -> list[Check]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 
-from dicomnode.route.conditions import Check, check_series, slice_count, slice_thickness_mm
+from dicomnode.route.conditions import Check, check_series, say, slice_count, slice_thickness_mm
 from dicomnode.route.exclusions import exclusion
 from dicomnode.settings import RouteSettings
 from dicomnode.study import Series, Study, series_number
@@ -138,6 +138,4 @@ def _public(check: Check) -> str:
 
 def _public_failure(check: RouteCheck) -> str:
     failed = next(c for c in check.checks if not c.passed)
-    if _is_public(failed.condition):
-        return str(failed)
-    return f"{failed.condition} does not match {failed.wanted}"
+    return say(failed.condition, failed.wanted, _public(failed), failed.passed)

@@ -38,7 +38,7 @@ COMMANDS = {
     "status": ["--json"],
     "jobs": ["--state", "--limit", "--json"],
     "replay": ["--job", "--study", "--dead"],
-    "explain": ["FOLDER", "--json"],
+    "explain": ["WHAT", "--other", "--conditions", "--json"],
     "segment": ["FOLDER", "--out", "--model", "--form"],
     "verify": ["FOLDER", "--json"],
     "echo": ["PEER"],
