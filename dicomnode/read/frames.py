@@ -135,6 +135,17 @@ def frame_headers(series: Series) -> tuple[FrameHeader, ...]:
     return headers
 
 
+def frame_of(headers: Sequence[FrameHeader], frame_number: int | None) -> FrameHeader:
+    """The header of one frame of one instance: 1, 2, ..., or None for the only one.
+
+    Raises UnreadableSeries when there is no such frame.
+    """
+    for header in headers:
+        if (header.frame.frame_number or 1) == (frame_number or 1):
+            return header
+    raise UnreadableSeries(f"there is no frame {frame_number} among {len(headers)}; send the object again")
+
+
 def _frames_of(instance: Instance) -> Iterator[FrameHeader]:
     header, name = instance.header, name_instance(instance)
     count = frame_count(header, name)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from pydicom.uid import UID
 
-from dicomnode.read.frames import FrameHeader, frame_count, name_instance
+from dicomnode.read.frames import FrameHeader, frame_count, frame_of, name_instance
 from dicomnode.read.grey import check_for_the_screen, to_grey
 from dicomnode.read.pixels import check_size, volume_shape
 from dicomnode.read.regions import beside_the_tissue, pixel_spacing_mm, read_regions
@@ -53,6 +53,18 @@ def read_unplaced(series: Series) -> SourceVolume:
         f"{rows} rows and {columns} columns of the others.",
     )
     return SourceVolume(series, volume, tuple(h.frame for h in headers), notes if left_out else ())
+
+
+def read_unplaced_frame(
+    instance: Instance, frame_number: int | None
+) -> tuple[Voxels, tuple[float, float] | None]:
+    """One image or frame as grey values (row, column), and the size of its pixels where it is known.
+
+    Raises UnreadableSeries with the reason when it cannot be read, or is not there.
+    """
+    header = frame_of(_frames(instance), frame_number)
+    check_for_the_screen(header)
+    return _read_grey([header])[0], pixel_spacing_mm(header, read_regions(header))
 
 
 def _order(instance: Instance) -> tuple[int, str]:
