@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 from rich.table import Table
-from sqlalchemy import select
 
 from dicomnode.commands.options import (
     DEFAULT_CONFIG,
@@ -20,14 +19,11 @@ from dicomnode.commands.options import (
     open_node,
     print_json,
 )
-from dicomnode.deliver.delivery import replay_delivery
 from dicomnode.errors import PermanentError
 from dicomnode.records.queries import job_record, overview
 from dicomnode.records.queries import jobs as newest_jobs
-from dicomnode.records.states import DeliveryState, JobState, StudyState
-from dicomnode.records.tables import DeliveryRow, JobRow, StudyRow
-from dicomnode.route.dispatch import replay_study
-from dicomnode.work.jobs import replay_job
+from dicomnode.records.states import JobState
+from dicomnode.replay import replay_dead, replay_of_job, replay_of_study
 
 
 def status(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
@@ -83,28 +79,12 @@ def replay(
         raise PermanentError("say what to replay: --job NUMBER, --study UID or --dead")
     _, database = open_node(config)
     actor = admin_audit()
-    failed = select(JobRow).where(JobRow.state == JobState.FAILED.value)
-    buried = select(DeliveryRow).where(DeliveryRow.state == DeliveryState.DEAD.value)
-    if job:
-        failed, buried = failed.where(JobRow.id == job), buried.where(DeliveryRow.job_id == job)
-    if study:
-        failed = failed.where(JobRow.study_instance_uid == study)
-        of_study = select(JobRow.id).where(JobRow.study_instance_uid == study)
-        buried = buried.where(DeliveryRow.job_id.in_(of_study))
-    parked = select(StudyRow).where(
-        StudyRow.state == StudyState.PARKED.value, StudyRow.study_instance_uid == study
-    )
     with database.transaction() as session:
-        studies_again = list(session.scalars(parked))
-        jobs_again = list(session.scalars(failed)) if job or study else []
-        deliveries_again = list(session.scalars(buried))
-        for parked_study in studies_again:
-            replay_study(session, actor, parked_study)
-        for row in jobs_again:
-            replay_job(session, actor, row)
-        for delivery in deliveries_again:
-            replay_delivery(session, actor, delivery)
-    counts = {"study": len(studies_again), "job": len(jobs_again), "delivery": len(deliveries_again)}
-    if not any(counts.values()):
+        done = [
+            *([replay_of_job(session, actor, job)] if job else []),
+            *([replay_of_study(session, actor, study)] if study else []),
+            *([replay_dead(session, actor)] if dead else []),
+        ]
+    if not any(done):
         raise PermanentError("nothing to replay: no parked study, failed job or dead delivery among these")
-    console.print("queued again: " + ", ".join(f"{count} x {name}" for name, count in counts.items()))
+    console.print(f"queued again: {'; '.join(str(replayed) for replayed in done if replayed)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +13,9 @@ from dicomnode.commands.options import (
     DEFAULT_CONFIG,
     ConfigOption,
     JsonOption,
+    admin_audit,
     console,
+    local_time,
     open_node,
     print_json,
 )
@@ -22,7 +23,7 @@ from dicomnode.errors import PermanentError
 from dicomnode.logs import configure_logging
 from dicomnode.processes import stop_event
 from dicomnode.records.accounts import Role, UserRow, add_user, end_sessions, find_user, remove_user
-from dicomnode.records.audit import Audit, Event, Subject
+from dicomnode.records.audit import Event, Subject
 from dicomnode.records.passwords import hash_password
 
 users = typer.Typer(no_args_is_help=True, help="Say who may use the web page.")
@@ -58,7 +59,7 @@ def users_add(
     _, database = open_node(config)
     with database.transaction() as session:
         add_user(session, name, role, password_hash)
-        _admin().record(session, Event.USER_ADDED, Subject(), user=name, role=role.value)
+        admin_audit().record(session, Event.USER_ADDED, Subject(), user=name, role=role.value)
     console.print(f"{name} may use the web page as {role.value}")
 
 
@@ -82,7 +83,7 @@ def users_change(
         user.role = role.value if role else user.role
         user.password_hash = password_hash or user.password_hash
         end_sessions(session, name)
-        _admin().record(session, Event.USER_CHANGED, Subject(), user=name, changed=changed)
+        admin_audit().record(session, Event.USER_CHANGED, Subject(), user=name, changed=changed)
     console.print(f"{name}: changed {' and '.join(changed)}")
 
 
@@ -92,7 +93,7 @@ def users_remove(name: NameArgument, config: ConfigOption = DEFAULT_CONFIG) -> N
     _, database = open_node(config)
     with database.transaction() as session:
         remove_user(session, find_user(session, name))
-        _admin().record(session, Event.USER_REMOVED, Subject(), user=name)
+        admin_audit().record(session, Event.USER_REMOVED, Subject(), user=name)
     console.print(f"{name} may use the web page no more")
 
 
@@ -107,14 +108,14 @@ def users_list(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = Fals
             "name": user.name,
             "role": user.role,
             "login": "password" if user.password_hash else "proxy only",
-            "created_at": f"{user.created_at:%Y-%m-%d %H:%M:%S}",
+            "created_at": local_time(user.created_at),
         }
         for user in found
     ]
     if as_json:
         print_json(rows)
         return
-    table = Table("Name", "Role", "Login", "Added (UTC)")
+    table = Table("Name", "Role", "Login", "Added")
     for row in rows:
         table.add_row(*row.values())
     console.print(table)
@@ -129,6 +130,3 @@ def _ask_password(file: Path | None) -> str:
     except OSError as error:
         raise PermanentError(f"password file {file} cannot be read ({error.strerror})") from error
 
-
-def _admin() -> Audit:
-    return Audit(f"admin {getpass.getuser()}")

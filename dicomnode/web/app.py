@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -17,8 +17,9 @@ from starlette.staticfiles import StaticFiles
 from dicomnode.records.db import Database
 from dicomnode.settings import Settings
 from dicomnode.web import health
+from dicomnode.web.faults import FaultPage
 from dicomnode.web.headers import SecurityHeaders
-from dicomnode.web.pages import account, now
+from dicomnode.web.pages import account, lesions, letters, now, studies, study
 from dicomnode.web.site import Site
 
 STATIC = Path(__file__).parent / "static"
@@ -27,10 +28,12 @@ ROUTES: Sequence[BaseRoute] = (
     *account.ROUTES,
     *now.ROUTES,
     *health.ROUTES,
+    *studies.ROUTES,
+    *study.ROUTES,
+    *lesions.ROUTES,
+    *letters.ROUTES,
     Mount("/static", StaticFiles(directory=STATIC), name="static"),
 )
-
-log = structlog.get_logger()
 
 
 def create_app(settings: Settings, database: Database, config: Path) -> Starlette:
@@ -38,8 +41,11 @@ def create_app(settings: Settings, database: Database, config: Path) -> Starlett
     site = Site(settings, database, config)
     app = Starlette(
         routes=list(ROUTES),
-        middleware=[Middleware(SecurityHeaders, https=site.web.https)],
-        exception_handlers={HTTPException: _say_status, Exception: _say_bug},
+        middleware=[
+            Middleware(SecurityHeaders, https=site.web.https),
+            Middleware(FaultPage, answer=partial(_say_fault, site)),
+        ],
+        exception_handlers={HTTPException: _say_status},
     )
     app.state.site = site
     app.state.metrics = health.metrics_of(settings, database, config)
@@ -53,9 +59,6 @@ def _say_status(request: Request, error: Exception) -> Response:
     return site.render("outside.html", error.status_code, title=str(error.detail), message=message)
 
 
-def _say_bug(request: Request, error: Exception) -> Response:
-    """A fault of ours: the log says where, without the address, which may hold a patient ID."""
-    log.error("page_failed", method=request.method, error=type(error).__name__, exc_info=True)
-    site: Site = request.app.state.site
+def _say_fault(site: Site) -> Response:
     message = "This page has failed; the log of the node says where."
     return site.render("outside.html", 500, title="Internal error", message=message)

@@ -19,7 +19,14 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters |= {"when": when, "duration": duration, "ago": ago, "size": size, "number": number}
+    found.filters |= {
+        "when": when,
+        "duration": duration,
+        "ago": ago,
+        "size": size,
+        "number": number,
+        "figures": figures,
+    }
     return found
 
 
@@ -62,3 +69,8 @@ def size(count: float) -> str:
 def number(count: float) -> str:
     """A count with thin spaces between thousands."""
     return f"{count:,.0f}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+
+
+def figures(value: float) -> str:
+    """A measured value: one decimal, or none from 1000 on."""
+    return number(value) if abs(value) >= 1000 else f"{value:.1f}"

@@ -19,6 +19,8 @@ from dicomnode.records.db import Database
 from dicomnode.settings import Settings
 from dicomnode.web.limits import LoginLimiter
 from dicomnode.web.rendering import environment
+from dicomnode.web.results import Gallery
+from dicomnode.web.seen import SeenStudies
 from dicomnode.web_settings import WebSettings
 
 
@@ -46,6 +48,8 @@ NAVIGATION: tuple[tuple[str, str, Right], ...] = (
 )
 """The pages in the head of every page, in this order."""
 
+LARGEST_NUMBER = 2**31 - 1
+
 NOTICES = {
     "replayed": "Queued again.",
     "nothing": "There was nothing to queue again: somebody was faster.",
@@ -62,6 +66,8 @@ class Site:
     config: Path
     templates: Environment = field(default_factory=environment)
     limiter: LoginLimiter = field(default_factory=LoginLimiter)
+    gallery: Gallery = field(default_factory=Gallery)
+    seen: SeenStudies = field(default_factory=SeenStudies)
 
     @property
     def web(self) -> WebSettings:
@@ -116,6 +122,10 @@ class Visit:
     def part(self, name: str) -> str:
         """One variable part of the path."""
         return str(self.request.path_params[name])
+
+    def number(self, name: str) -> int:
+        """A variable part of the path that is a number; no database knows larger ones."""
+        return min(int(self.request.path_params[name]), LARGEST_NUMBER)
 
     def record(self, event: Event, subject: Subject | None = None, **detail: Any) -> None:
         """Write down what the visitor did, with the address from where, before anything is shown."""

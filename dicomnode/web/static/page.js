@@ -35,3 +35,11 @@ async function refresh() {
 showLocalTimes(document);
 const everyS = Number(document.body.dataset.refreshS);
 if (everyS) setInterval(refresh, 1000 * everyS);
+
+// The arrow keys go to the neighbours of a picture or of a page of a list.
+document.addEventListener("keydown", (event) => {
+  if (event.altKey || event.ctrlKey || event.metaKey || event.target.closest("input, select, .scroll")) return;
+  const wanted = { ArrowLeft: "prev", ArrowRight: "next" }[event.key];
+  const link = wanted && document.querySelector(`a[rel=${wanted}]`);
+  if (link) link.click();
+});

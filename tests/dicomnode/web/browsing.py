@@ -13,7 +13,7 @@ from httpx2 import Response
 from starlette.testclient import TestClient
 
 from dicomnode.config import load_settings
-from dicomnode.records.accounts import Role, add_user
+from dicomnode.records.accounts import Role, UserRow, add_user
 from dicomnode.records.db import Database, migrate
 from dicomnode.records.passwords import hash_password
 from dicomnode.settings import Settings
@@ -45,7 +45,8 @@ class Page:
         migrate(self.database)
         with self.database.transaction() as session:
             for role in Role:
-                add_user(session, role.value, role, _hash())
+                if session.get(UserRow, role.value) is None:
+                    add_user(session, role.value, role, _hash())
         self.app = create_app(self.settings, self.database, config)
 
     def browser(self, address: str = ADDRESS) -> Browser:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import select
@@ -247,6 +248,24 @@ def test_every_answer_forbids_what_is_not_ours(page: Page) -> None:
         assert headers["x-frame-options"] == "DENY"
         assert headers["x-content-type-options"] == "nosniff"
     assert browser.get("/").headers["cache-control"] == "no-store"
+
+
+def test_a_fault_of_ours_shows_and_logs_nothing_of_what_it_was_about(
+    page: Page, monkeypatch: pytest.MonkeyPatch, logs: list[Any]
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("Zebrowska^Hildegard")
+
+    browser = page.logged_in()
+    monkeypatch.setattr("dicomnode.web.pages.studies.study_page", fail)
+    answer = browser.get("/studies?find=&state=&sender=PAT-77431")
+    assert answer.status_code == 500
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    (line,) = [entry for entry in logs if entry["event"] == "page_failed"]
+    assert line["error"] == "RuntimeError"
+    for told in (answer.text, str(line)):
+        assert "Zebrowska" not in told
+        assert "PAT-77431" not in told
 
 
 def test_only_an_admin_may_change_something() -> None:
