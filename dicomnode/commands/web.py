@@ -129,4 +129,3 @@ def _ask_password(file: Path | None) -> str:
         return (file.read_text("utf-8").splitlines() or [""])[0]
     except OSError as error:
         raise PermanentError(f"password file {file} cannot be read ({error.strerror})") from error
-
