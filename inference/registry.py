@@ -36,16 +36,18 @@ class Registry:
         found = _listing(self.folder)
         if found == self._seen:
             return
-        self._seen, self.bundles, self.problems = found, {}, {}
+        bundles: dict[str, ModelBundle] = {}
+        problems: dict[Path, str] = {}
         for candidate in sorted(path.parent.parent for path in self.folder.glob(f"*/{CARD}")):
             try:
                 bundle = read_bundle(candidate, self.trusted_digests)
             except BundleError as error:
-                self.problems[candidate] = str(error)
+                problems[candidate] = str(error)
                 continue
-            twin = self.bundles.setdefault(bundle.digest, bundle)
+            twin = bundles.setdefault(bundle.digest, bundle)
             if twin is not bundle:
-                self.problems[candidate] = f"the same bundle as {twin.folder.name}; remove one"
+                problems[candidate] = f"the same bundle as {twin.folder.name}; remove one"
+        self._seen, self.bundles, self.problems = found, bundles, problems
 
     @property
     def names(self) -> list[str]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from dicomnode.models.agreement import Agreement
+from dicomnode.models.agreement import Agreement, VolumeAgreement
 from dicomnode.records.model_tables import ComparisonRow
 
 WORST_COLUMNS = (
@@ -26,31 +25,41 @@ WORST_COLUMNS = (
 )
 
 
-def agreement_sentences(found: Agreement) -> Iterator[str]:
+def agreement_sentences(found: Agreement) -> list[str]:
     """The figures, one sentence each."""
-    yield (
-        f"{found.compared} series seen by both, {found.failed} of them not comparable; "
-        f"in {found.neither} neither saw anything"
-    )
+    sentences = [counted(found)]
     if found.dice is not None:
         dice = found.dice
-        yield (
+        sentences.append(
             f"Dice over {dice.count}: median {dice.median:.3f}, quartiles {dice.lower_quartile:.3f} to "
             f"{dice.upper_quartile:.3f}, lowest {dice.minimum:.3f}, mean {dice.mean:.3f}"
         )
-    yield (
-        f"lesions: {found.found_by_both} found by both, {found.only_live} by the live model alone, "
+    sentences.append(
+        f"Lesions: {found.found_by_both} found by both, {found.only_live} by the live model alone, "
         f"{found.only_candidate} by the candidate alone"
     )
     if found.volumes is not None:
-        volumes = found.volumes
-        limits = "too few for limits of agreement"
-        if volumes.lower_ml is not None and volumes.upper_ml is not None:
-            limits = f"95 % of differences between {volumes.lower_ml:+.2f} and {volumes.upper_ml:+.2f} ml"
-        yield (
-            f"volumes over {len(volumes.pairs)}: the candidate's differ by {volumes.bias_ml:+.2f} ml in the "
-            f"mean; {limits}"
-        )
+        sentences.append(volumes_told(found.volumes))
+    return sentences
+
+
+def counted(found: Agreement) -> str:
+    """How many series the figures stand on."""
+    return (
+        f"{found.compared} series seen by both, {found.failed} of them not comparable; "
+        f"in {found.neither} neither saw anything"
+    )
+
+
+def volumes_told(volumes: VolumeAgreement) -> str:
+    """Bias and limits of agreement."""
+    limits = "too few for limits of agreement"
+    if volumes.lower_ml is not None and volumes.upper_ml is not None:
+        limits = f"95 % of differences between {volumes.lower_ml:+.2f} and {volumes.upper_ml:+.2f} ml"
+    return (
+        f"Volumes over {len(volumes.pairs)}: the candidate's differ by {volumes.bias_ml:+.2f} ml in the "
+        f"mean; {limits}"
+    )
 
 
 def agreement_record(found: Agreement) -> dict[str, Any]:

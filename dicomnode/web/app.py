@@ -19,7 +19,7 @@ from dicomnode.settings import Settings
 from dicomnode.web import health
 from dicomnode.web.faults import FaultPage
 from dicomnode.web.headers import SecurityHeaders
-from dicomnode.web.pages import account, lesions, letters, now, studies, study
+from dicomnode.web.pages import account, lesions, letters, models, now, studies, study
 from dicomnode.web.site import Site
 
 STATIC = Path(__file__).parent / "static"
@@ -27,6 +27,7 @@ STATIC = Path(__file__).parent / "static"
 ROUTES: Sequence[BaseRoute] = (
     *account.ROUTES,
     *now.ROUTES,
+    *models.ROUTES,
     *health.ROUTES,
     *studies.ROUTES,
     *study.ROUTES,

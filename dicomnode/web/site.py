@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from dicomnode.web.rendering import environment
 from dicomnode.web.results import Gallery
 from dicomnode.web.seen import SeenStudies
 from dicomnode.web_settings import WebSettings
+from inference.registry import Registry
 
 
 class Right(StrEnum):
@@ -43,6 +45,7 @@ NAVIGATION: tuple[tuple[str, str, Right], ...] = (
     ("Now", "/", Right.SEE),
     ("Studies", "/studies", Right.SEE),
     ("Dead letters", "/letters", Right.SEE),
+    ("Models", "/models", Right.SEE),
     ("Audit", "/audit", Right.READ_AUDIT),
     ("Configuration", "/configuration", Right.SEE_CONFIGURATION),
 )
@@ -51,6 +54,7 @@ NAVIGATION: tuple[tuple[str, str, Right], ...] = (
 LARGEST_NUMBER = 2**31 - 1
 
 NOTICES = {
+    "changed": "Changed. The node follows at once.",
     "replayed": "Queued again.",
     "nothing": "There was nothing to queue again: somebody was faster.",
 }
@@ -73,6 +77,11 @@ class Site:
     def web(self) -> WebSettings:
         """The section `[web]`; its defaults where there is none (`dicomnode web`)."""
         return self.settings.web or WebSettings()
+
+    @cached_property
+    def registry(self) -> Registry:
+        """The models folder, as it was when somebody last looked."""
+        return Registry(self.settings.models.folder, self.settings.models.trusted_digests)
 
     @property
     def session_limits(self) -> SessionLimits:

@@ -10,23 +10,18 @@ from dicomnode.receive.intake import Intake
 from dicomnode.records.db import Database
 from dicomnode.settings import Settings
 from inference.registry import Registry, find_bundles
-from tests.dicomnode.models.site import VERSIONS, Site
+from tests.dicomnode.models.site import Site, write_versions
 from tests.dicomnode.parts import arrival, image
-from tests.phantoms.bundles import write_bundle
 
 
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three versions of one model, all live by their cards."""
-    models = tmp_path_factory.mktemp("models")
-    for version in VERSIONS:
-        write_bundle(models / version, version=version)
-    return models
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_versions(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture
-def registry(folder: Path) -> Registry:
-    return find_bundles(folder)
+def registry(models: Path) -> Registry:
+    return find_bundles(models)
 
 
 @pytest.fixture

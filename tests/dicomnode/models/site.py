@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from sqlalchemy import select
 
 from dicomnode.models.life import Life
@@ -14,9 +16,17 @@ from dicomnode.work.orders import Order, create_job
 from inference.bundle import ModelBundle
 from inference.registry import Registry
 from tests.dicomnode.parts import series_of
+from tests.phantoms.bundles import write_bundle
 
 ADMIN = Audit("admin jdoe")
 VERSIONS = ("1.0.0", "1.1.0", "1.2.0")
+
+
+def write_versions(folder: Path) -> Path:
+    """Three versions of one model, all live by their cards."""
+    for version in VERSIONS:
+        write_bundle(folder / version, version=version)
+    return folder
 
 
 class Site:
