@@ -122,6 +122,8 @@ class DeliverySettings(Section):
     first_delay_s: float = Field(default=5.0, gt=0.0)
     longest_delay_s: float = Field(default=900.0, gt=0.0)
     maximum_attempts: int = Field(default=200, ge=1)
+    failures_until_lost: int = Field(default=3, ge=1)
+    """After so many failures in a row a destination counts as lost: one alert, and rare probes."""
     response_timeout_s: float = Field(default=30.0, gt=0.0)
     maximum_waiting: int = Field(default=20000, ge=1)
     """While so many results wait to be sent, complete studies are held and make no more."""

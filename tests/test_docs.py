@@ -19,9 +19,10 @@ from pydantic.fields import FieldInfo
 
 import dicomnode.__main__
 import training.__main__
+from dicomnode.deliver.answers import C_STORE_STATUSES, Fate
 from dicomnode.receive.syntaxes import TRANSFER_SYNTAXES
 from dicomnode.records.audit import Event
-from dicomnode.records.states import MOVES, DeliveryState, JobState, StudyState
+from dicomnode.records.states import MOVES, BreakerState, DeliveryState, JobState, StudyState
 from dicomnode.settings import Settings
 from inference.bundle import ModelState
 
@@ -55,19 +56,40 @@ def test_the_audit_page_explains_exactly_the_events() -> None:
 
 @pytest.mark.parametrize(
     ("heading", "states"),
-    [("Study", StudyState), ("Job", JobState), ("Delivery", DeliveryState), ("Model", ModelState)],
+    [
+        ("Study", StudyState),
+        ("Job", JobState),
+        ("Delivery", DeliveryState),
+        ("Destination", BreakerState),
+        ("Model", ModelState),
+    ],
 )
 def test_the_states_page_has_exactly_the_states_and_moves_of_the_code(heading: str, states: Any) -> None:
     section = page("states.md").split(f"\n## {heading}\n")[1].split("\n## ")[0]
     described, moves = section.split("\n### Moves\n")
     assert sorted(first_cells(described)) == sorted(state.value for state in states)
-    written = re.findall(r"^\| `([a-z]+)` \| `([a-z]+)` \|", moves, re.M)
+    written = set(re.findall(r"^\| `([a-z_]+)` \| `([a-z_]+)` \|", moves, re.M))
     assert sorted(written) == sorted((a.value, b.value) for a, b in MOVES if isinstance(a, states))
 
 
 def test_the_conformance_statement_lists_exactly_the_transfer_syntaxes_of_the_listener() -> None:
     listed = set(re.findall(r"1\.2\.840\.10008\.1\.2[0-9.]*", page("conformance.md")))
     assert listed == {str(syntax) for syntax in TRANSFER_SYNTAXES}
+
+
+def test_the_conformance_statement_has_the_table_of_statuses_of_the_code() -> None:
+    words = {
+        Fate.ACCEPTED: "delivered",
+        Fate.TRY_LATER: "tried later",
+        Fate.REFUSED: "refused for good",
+    }
+    written = re.findall(
+        r"^\| ([0-9A-F]{4})(?: to ([0-9A-F]{4}))? \| ([^|]+) \| ([^|]+) \|", page("conformance.md"), re.M
+    )
+    answered = [row for row in written if row[3].strip() in words.values()]
+    assert [(int(a, 16), int(b or a, 16), meaning, fate) for a, b, meaning, fate in answered] == [
+        (known.first, known.last, known.meaning, words[known.fate]) for known in C_STORE_STATUSES
+    ]
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))

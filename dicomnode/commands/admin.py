@@ -19,23 +19,30 @@ from dicomnode.commands.options import (
     open_node,
     print_json,
 )
+from dicomnode.deliver.breaker import probe_now
 from dicomnode.errors import PermanentError
-from dicomnode.records.queries import job_record, overview
+from dicomnode.records.queries import job_record, overview, troubled_destinations
 from dicomnode.records.queries import jobs as newest_jobs
 from dicomnode.records.states import JobState
 from dicomnode.replay import replay_dead, replay_of_job, replay_of_study
 
 
 def status(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
-    """Count studies, jobs and deliveries by state."""
+    """Count studies, jobs, deliveries and destinations by state, and name destinations in trouble."""
     _, database = open_node(config)
     with database.snapshot() as session:
-        counts = overview(session)
+        counts, troubled = overview(session), troubled_destinations(session)
     if as_json:
-        print_json(counts)
+        print_json({**counts, "troubled_destinations": troubled})
         return
     for name, states in counts.items():
         console.print(f"{name}: " + (", ".join(f"{n} {state}" for state, n in states.items()) or "none"))
+    for row in troubled:
+        next_try = f"{row['next_try_at']:%Y-%m-%d %H:%M:%S} UTC" if row["next_try_at"] else "at once"
+        console.print(
+            f"[red]{escape(row['destination'])}[/] is {row['state'].replace('_', ' ')} after "
+            f"{row['failures']} failure(s): {escape(row['reason'] or '')}; next try {next_try}"
+        )
 
 
 def jobs(
@@ -70,13 +77,16 @@ def replay(
     job: Annotated[int | None, typer.Option(help="Run this failed job again.")] = None,
     study: Annotated[str | None, typer.Option(help="Everything failed or given up of this study.")] = None,
     dead: Annotated[bool, typer.Option("--dead", help="Every delivery that was given up.")] = False,
+    destination: Annotated[
+        str | None, typer.Option(help="Try this destination now, whatever its pause.")
+    ] = None,
 ) -> None:
-    """Try again what failed: jobs that failed, and deliveries that were given up.
+    """Try again what failed: jobs that failed, deliveries that were given up, a destination that was lost.
 
-    Say what: --job, --study or --dead. Results keep their UIDs, so nothing appears twice.
+    Say what: --job, --study, --dead or --destination. Results keep their UIDs, so nothing appears twice.
     """
-    if not (job or study or dead):
-        raise PermanentError("say what to replay: --job NUMBER, --study UID or --dead")
+    if not (job or study or dead or destination):
+        raise PermanentError("say what to replay: --job NUMBER, --study UID, --dead or --destination NAME")
     _, database = open_node(config)
     actor = admin_audit()
     with database.transaction() as session:
@@ -84,7 +94,10 @@ def replay(
             *([replay_of_job(session, actor, job)] if job else []),
             *([replay_of_study(session, actor, study)] if study else []),
             *([replay_dead(session, actor)] if dead else []),
+            *(["a destination"] if destination and probe_now(session, destination) else []),
         ]
     if not any(done):
-        raise PermanentError("nothing to replay: no parked study, failed job or dead delivery among these")
+        raise PermanentError(
+            "nothing to replay: no parked study, failed job, dead delivery or pausing destination among these"
+        )
     console.print(f"queued again: {'; '.join(str(replayed) for replayed in done if replayed)}")

@@ -16,7 +16,7 @@ from dicomnode.commands.files import FolderArgument
 from dicomnode.commands.options import DEFAULT_CONFIG, ConfigOption, JsonOption, console, print_json
 from dicomnode.config import load_settings
 from dicomnode.deliver import sender
-from dicomnode.deliver.sender import Fate
+from dicomnode.deliver.answers import Fate
 from dicomnode.errors import PermanentError
 from dicomnode.profiles import (
     NEEDS,

@@ -8,29 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from sqlalchemy import select
+from sqlalchemy import select, update
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from dicomnode.deliver.sender import Fate, Response, send
-from dicomnode.errors import TransientError
+from dicomnode.deliver.answers import Fate, PeerUnavailable
+from dicomnode.deliver.breaker import Breaker, retry_delay_s
+from dicomnode.deliver.sender import Response, send
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.states import DeliveryState, moved
 from dicomnode.records.tables import DeliveryRow, ResultRow
 from dicomnode.settings import DeliverySettings, PeerSettings, Settings
 
-BATCH = 50
 LEASE_MARGIN_S = 60.0
-CHANCE = random.Random()
-"""Spreads load; not for secrets."""
 
 log = structlog.get_logger()
-
-
-def retry_delay_s(attempt: int, rules: DeliverySettings, chance: random.Random = CHANCE) -> float:
-    """Exponential back-off with jitter: half to all of first_delay * 2^(attempt-1), capped."""
-    longest = min(rules.longest_delay_s, rules.first_delay_s * 2.0 ** min(attempt - 1, 30))
-    return longest * chance.uniform(0.5, 1.0)
 
 
 class Delivery:
@@ -40,26 +33,69 @@ class Delivery:
         self._settings = settings
         self._database = database
         self._audit = Audit("delivery")
+        self._breaker = Breaker(settings.delivery, database, self._audit)
+        self._cut_off: set[str] = set()
+        """Destinations with a batch whose outcome the database did not take."""
 
     def push(self, peer: PeerSettings) -> None:
-        """Send one batch to one peer."""
+        """Send one batch to one peer, if anything is due and the peer is not known to be away."""
+        if peer.name in self._cut_off:
+            self.release_leases(peer.name)
+            self._cut_off.discard(peer.name)
         with self._database.snapshot() as session:
             waiting = _due().where(DeliveryRow.destination == peer.name)
             if session.scalar(waiting.with_only_columns(DeliveryRow.id).limit(1)) is None:
                 return
-        batch = self._take(peer.name)
+        allowance = self._breaker.allowance(peer.name)
+        if allowance == 0:
+            return
+        try:
+            self._send(peer, self._take(peer.name, allowance))
+        except SQLAlchemyError:
+            self._cut_off.add(peer.name)
+            raise
+
+    def _send(self, peer: PeerSettings, batch: list[tuple[DeliveryRow, ResultRow]]) -> None:
+        """Send a batch over one association; what cannot be tried stays as it was."""
         by_path = {Path(result.path): delivery for delivery, result in batch}
+        answered, broken_at, silence = False, None, ""
         try:
             for response in send(
                 self._settings.node.ae_title, peer, list(by_path), self._settings.delivery.response_timeout_s
             ):
-                self._settle(by_path.pop(response.path), response)
-        except (TransientError, OSError) as error:
-            log.warning("destination_unreachable", destination=peer.name, reason=str(error))
+                delivery = by_path.pop(response.path)
+                self._settle(delivery, response)
+                if response.fate is Fate.NO_ANSWER:
+                    broken_at, silence = delivery.id, response.status
+                elif response.from_peer and not answered:
+                    answered = True
+                    self._breaker.answered(peer.name)
+            if broken_at is not None:
+                self._keep_in_order(broken_at)
+                if not answered:
+                    raise PeerUnavailable(f"peer {peer.name} answers no object: {silence}")
+        except PeerUnavailable as failure:
             for path, delivery in by_path.items():
-                self._settle(delivery, Response(path, Fate.TRY_LATER, str(error)))
+                self._settle(delivery, Response(path, Fate.NOT_SENT, str(failure)))
+            self._breaker.failed(peer.name, failure)
 
-    def _take(self, destination: str) -> list[tuple[DeliveryRow, ResultRow]]:
+    def _keep_in_order(self, broken_at: int) -> None:
+        """What follows an object of the same job waits as long as that: the SEG stays before its reports."""
+        with self._database.transaction() as session:
+            first = session.get_one(DeliveryRow, broken_at)
+            session.execute(
+                update(DeliveryRow)
+                .where(
+                    DeliveryRow.job_id == first.job_id,
+                    DeliveryRow.destination == first.destination,
+                    DeliveryRow.state == DeliveryState.WAITING.value,
+                    DeliveryRow.id > first.id,
+                    DeliveryRow.not_before < first.not_before,
+                )
+                .values(not_before=first.not_before)
+            )
+
+    def _take(self, destination: str, limit: int) -> list[tuple[DeliveryRow, ResultRow]]:
         """Lease a batch, in the order in which the objects were made: the SEG before its reports."""
         timeout_s = self._settings.delivery.response_timeout_s
         with self._database.transaction() as session:
@@ -67,7 +103,7 @@ class Delivery:
                 _due()
                 .where(DeliveryRow.destination == destination)
                 .order_by(DeliveryRow.id)
-                .limit(BATCH)
+                .limit(limit)
                 .with_for_update(skip_locked=True)
             ).all()
             expires = utc_now() + timedelta(seconds=LEASE_MARGIN_S + timeout_s * (len(rows) + 1))
@@ -80,7 +116,11 @@ class Delivery:
     def _settle(self, delivery: DeliveryRow, response: Response) -> None:
         with self._database.transaction() as session:
             row = session.get_one(DeliveryRow, delivery.id)
-            if row.state == DeliveryState.SENDING and row.attempt == delivery.attempt:
+            if row.state != DeliveryState.SENDING or row.attempt != delivery.attempt:
+                return
+            if response.fate is Fate.NOT_SENT:
+                _hand_back(row)
+            else:
                 settle(session, self._audit, row, response, self._settings.delivery)
 
     def recover_lost(self) -> None:
@@ -94,10 +134,12 @@ class Delivery:
                 response = Response(Path(), Fate.TRY_LATER, "the sender was lost")
                 settle(session, self._audit, row, response, self._settings.delivery)
 
-    def release_leases(self) -> None:
-        """At start-up nobody else sends: whatever is marked as being sent was cut off."""
+    def release_leases(self, destination: str | None = None) -> None:
+        """Free what is marked as being sent, by whom nobody knows: at start-up, or when a batch broke off."""
+        sending = select(DeliveryRow).where(DeliveryRow.state == DeliveryState.SENDING.value)
+        if destination is not None:
+            sending = sending.where(DeliveryRow.destination == destination)
         with self._database.transaction() as session:
-            sending = select(DeliveryRow).where(DeliveryRow.state == DeliveryState.SENDING.value)
             for row in session.scalars(sending):
                 row.state = moved(DeliveryState.SENDING, DeliveryState.WAITING).value
                 row.lease_expires_at = None
@@ -150,6 +192,13 @@ def replay_delivery(session: Session, audit: Audit, row: DeliveryRow) -> None:
     result = session.get_one(ResultRow, row.sop_instance_uid)
     subject = Subject.of_result(result)
     audit.record(session, Event.DELIVERY_REPLAYED, subject, destination=row.destination)
+
+
+def _hand_back(row: DeliveryRow) -> None:
+    """An object whose turn did not come: it waits as before, and no attempt is counted."""
+    row.state = moved(DeliveryState(row.state), DeliveryState.WAITING).value
+    row.attempt -= 1
+    row.lease_expires_at = None
 
 
 def _due() -> Any:

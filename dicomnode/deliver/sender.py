@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from ssl import SSLContext
 
@@ -20,16 +19,22 @@ from pydicom.uid import (
     JPEGLSLossless,
     RLELossless,
 )
-from pynetdicom import AE
+from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification
 
+from dicomnode.deliver.answers import LASTING_REJECTION, Fate, PeerUnavailable, fate_of
 from dicomnode.deliver.reactor import parked_reactor
+from dicomnode.deliver.watchdog import Watchdog, watchdog_of
 from dicomnode.errors import ConfigurationError, TransientError
 from dicomnode.settings import PeerSettings
 from dicomnode.tls import client_context
 
 CONNECTION_TIMEOUT_S = 10.0
+NEGOTIATION_LIMIT_S = 3 * CONNECTION_TIMEOUT_S
+"""For connection, negotiation and, at the end, release, however slowly the peer moves."""
+LOWEST_RATE_BYTES_PER_S = 50_000
+"""A peer that takes an object more slowly is cut off."""
 PROBED_SYNTAXES = tuple(
     str(uid)
     for uid in (
@@ -43,14 +48,6 @@ Offer = tuple[str, tuple[str, ...]]
 """A SOP Class UID and the transfer syntaxes offered for it in one presentation context."""
 
 
-class Fate(StrEnum):
-    """What a C-STORE response means for the delivery."""
-
-    ACCEPTED = "accepted"
-    TRY_LATER = "try_later"
-    REFUSED = "refused"
-
-
 @dataclass(frozen=True)
 class Response:
     """The answer to one file: its fate, and the status or reason in words."""
@@ -58,21 +55,14 @@ class Response:
     path: Path
     fate: Fate
     status: str
-
-
-def fate_of(status: int) -> Fate:
-    """Sort a C-STORE status (PS3.4 table B.2-1, PS3.7 annex C) into what follows from it."""
-    if status in (0x0000, 0x0001, 0x0107, 0x0111, 0x0116) or 0xB000 <= status <= 0xBFFF:
-        return Fate.ACCEPTED  # success, a warning, or there already (0111)
-    if 0xA700 <= status <= 0xA7FF or status in (0x0110, 0x0213):
-        return Fate.TRY_LATER  # out of resources, processing failure: may pass
-    return Fate.REFUSED
+    from_peer: bool = False
+    """Whether the peer itself said so; else it is our own finding."""
 
 
 def associate(
     ae_title: str, peer: PeerSettings, offers: Iterable[Offer], response_timeout_s: float
 ) -> Association:
-    """Open an association with these presentation contexts. Raises TransientError when it fails."""
+    """Open an association with these presentation contexts. Raises PeerUnavailable when it fails."""
     entity = AE(ae_title=ae_title)
     entity.connection_timeout = entity.acse_timeout = CONNECTION_TIMEOUT_S
     entity.dimse_timeout = entity.network_timeout = response_timeout_s
@@ -80,14 +70,25 @@ def associate(
         entity.add_requested_context(sop_class_uid, list(transfer_syntaxes))
     if peer.maximum_pdu_bytes:
         entity.maximum_pdu_size = peer.maximum_pdu_bytes
-    association = entity.associate(peer.host, peer.port, ae_title=peer.ae_title, tls_args=_tls(peer))
+    watchdog = Watchdog()
+    with watchdog.limit(NEGOTIATION_LIMIT_S):
+        association = entity.associate(
+            peer.host,
+            peer.port,
+            ae_title=peer.ae_title,
+            tls_args=_tls(peer),
+            evt_handlers=[(evt.EVT_CONN_OPEN, watchdog.on_connection)],
+        )
     if association.is_established:
         return association
     if association.is_rejected:
         answer = association.acceptor.primitive
-        raise TransientError(f"peer {peer.name} rejected the association: {answer.reason_str}")
+        raise PeerUnavailable(
+            f"peer {peer.name} rejected the association: {answer.reason_str}",
+            lasting=answer.result == LASTING_REJECTION,
+        )
     by_tls = " by TLS, or one side does not believe the other's certificate" if peer.tls else ""
-    raise TransientError(f"peer {peer.name} does not answer at {peer.host}:{peer.port}{by_tls}")
+    raise PeerUnavailable(f"peer {peer.name} does not answer at {peer.host}:{peer.port}{by_tls}")
 
 
 def _tls(peer: PeerSettings) -> tuple[SSLContext, str] | None:
@@ -98,17 +99,24 @@ def _tls(peer: PeerSettings) -> tuple[SSLContext, str] | None:
     try:
         return client_context(files), peer.tls_name or peer.host
     except ConfigurationError as error:  # an administrator may mend it while deliveries wait
-        raise TransientError(str(error)) from error
+        raise PeerUnavailable(str(error)) from error
+
+
+def release(association: Association) -> None:
+    """End an association in good order, or at least in good time."""
+    if association.is_established:
+        with watchdog_of(association).limit(NEGOTIATION_LIMIT_S):
+            association.release()
 
 
 def echo(ae_title: str, peer: PeerSettings) -> None:
     """C-ECHO; raises TransientError when the peer does not answer with success."""
     association = associate(ae_title, peer, [(str(Verification), UNCOMPRESSED)], CONNECTION_TIMEOUT_S)
     try:
-        with parked_reactor(association):
+        with parked_reactor(association), watchdog_of(association).limit(NEGOTIATION_LIMIT_S):
             status = association.send_c_echo()
     finally:
-        association.release()
+        release(association)
     if not status or status.Status != 0x0000:
         raise TransientError(f"peer {peer.name} answered the C-ECHO without success")
 
@@ -119,7 +127,7 @@ def accepted_syntaxes(
     """Ask a peer by association, without sending anything, which transfer syntaxes it takes for each class.
 
     Each pair has a presentation context of its own (at most 128, PS3.8 9.3.2). Classes that it takes in
-    none are absent. Raises TransientError when no association can be had.
+    none are absent. Raises PeerUnavailable when no association can be had.
     """
     offers = [(uid, (syntax,)) for uid in sop_classes for syntax in PROBED_SYNTAXES]
     verification: Offer = (str(Verification), UNCOMPRESSED)
@@ -129,7 +137,7 @@ def accepted_syntaxes(
         uid = str(context.abstract_syntax)
         if uid != Verification:
             found[uid] = (*found.get(uid, ()), str(context.transfer_syntax[0]))
-    association.release()
+    release(association)
     return found
 
 
@@ -140,7 +148,7 @@ def send(
 
     When the association breaks, the file in flight and all that follow are to be tried later, on a
     fresh association: resending the same SOP Instance UID is harmless.
-    A file that cannot be read holds up no other. Raises TransientError when no association can be had.
+    A file that cannot be read holds up no other. Raises PeerUnavailable when no association can be had.
     """
     # Verification keeps the association up when the peer takes none of our classes, so that it can say so.
     offers: set[Offer] = {(str(Verification), UNCOMPRESSED)}
@@ -158,11 +166,15 @@ def send(
     association = associate(ae_title, peer, sorted(offers), response_timeout_s)
     try:
         with parked_reactor(association):
-            for path in readable:
-                yield _store(association, path)
+            for number, path in enumerate(readable):
+                response = _store(association, path, response_timeout_s)
+                yield response
+                if response.fate is Fate.NO_ANSWER:
+                    for rest in readable[number + 1 :]:
+                        yield Response(rest, Fate.NOT_SENT, "association ended before this object was sent")
+                    return
     finally:
-        if association.is_established:
-            association.release()
+        release(association)
 
 
 def _offer(path: Path) -> Offer:
@@ -173,17 +185,21 @@ def _offer(path: Path) -> Offer:
     return str(meta.MediaStorageSOPClassUID), (str(syntax),) if compressed else UNCOMPRESSED
 
 
-def _store(association: Association, path: Path) -> Response:
-    if not association.is_established:
-        return Response(path, Fate.TRY_LATER, "association ended before this object was sent")
+def _store(association: Association, path: Path, response_timeout_s: float) -> Response:
     try:
-        answer = association.send_c_store(dcmread(path))
+        dataset = dcmread(path)
+        size_bytes = path.stat().st_size
+    except OSError as error:
+        return Response(path, Fate.TRY_LATER, f"the file cannot be read ({error.strerror})")
+    longest_s = 2 * response_timeout_s + size_bytes / LOWEST_RATE_BYTES_PER_S
+    try:
+        with watchdog_of(association).limit(longest_s):
+            answer = association.send_c_store(dataset)
     except ValueError as error:
-        return Response(
-            path, Fate.REFUSED, f"the peer does not take it ({error}); `dicomnode probe` finds what it takes"
-        )
+        reason = f"the peer does not take it ({error}); `dicomnode probe` finds what it takes"
+        return Response(path, Fate.REFUSED, reason, from_peer=True)
     except RuntimeError as error:
-        return Response(path, Fate.TRY_LATER, f"association ended: {error}")
+        return Response(path, Fate.NO_ANSWER, f"association ended: {error}")
     if not answer:
-        return Response(path, Fate.TRY_LATER, "no response: timed out or aborted")
-    return Response(path, fate_of(answer.Status), f"{answer.Status:04X}")
+        return Response(path, Fate.NO_ANSWER, "no response: timed out or aborted")
+    return Response(path, fate_of(answer.Status), f"{answer.Status:04X}", from_peer=True)

@@ -20,7 +20,8 @@ from sqlalchemy import select
 
 from dicomnode.commands.files import lesion_table
 from dicomnode.config import load_settings
-from dicomnode.deliver.sender import Fate, echo
+from dicomnode.deliver.answers import Fate
+from dicomnode.deliver.sender import echo
 from dicomnode.demo.archive import Archive
 from dicomnode.demo.cases import Case, real_case, synthetic_case
 from dicomnode.encode.overlay import draw_lesion

@@ -14,7 +14,7 @@ from dicomnode.observe.figures import Figures, Queue
 from dicomnode.observe.machine import free_bytes
 from dicomnode.records.audit import Event
 from dicomnode.records.states import DeliveryState
-from dicomnode.records.tables import AlertRow, AuditRow, PeerCheckRow
+from dicomnode.records.tables import AlertRow, AuditRow, DestinationRow, PeerCheckRow
 from dicomnode.settings import Settings
 
 DEATHS = 3
@@ -28,6 +28,7 @@ class Kind(StrEnum):
     QUEUE_AGE = "queue_age"
     DISK = "disk"
     PEER_DOWN = "peer_down"
+    DESTINATION_LOST = "destination_lost"
     CHAIN_BROKEN = "chain_broken"
     WORKER_DYING = "worker_dying"
 
@@ -49,6 +50,7 @@ def find_troubles(session: Session, settings: Settings, figures: Figures, now: d
         *_old_queues(settings, figures, now),
         *_full_disk(settings),
         *_peers_down(session, settings, now),
+        *_lost_destinations(session, settings),
         *_dying_workers(session, now),
     ]
 
@@ -107,6 +109,17 @@ def _peers_down(session: Session, settings: Settings, now: datetime) -> Iterator
                 Kind.PEER_DOWN,
                 row.peer,
                 f"{row.problem}, since {row.failing_since:%Y-%m-%d %H:%M} UTC; results wait until it is back",
+            )
+
+
+def _lost_destinations(session: Session, settings: Settings) -> Iterator[Trouble]:
+    lost = select(DestinationRow).where(DestinationRow.lost_at.is_not(None)).order_by(DestinationRow.name)
+    for row in session.scalars(lost):
+        if row.name in settings.peers:
+            yield Trouble(
+                Kind.DESTINATION_LOST,
+                row.name,
+                f"results do not get to {row.name}, since {row.lost_at:%Y-%m-%d %H:%M} UTC: {row.reason}",
             )
 
 

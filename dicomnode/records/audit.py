@@ -80,6 +80,8 @@ class Event(StrEnum):
     PROCESS_DIED = "process_died"
     ALERT_BEGAN = "alert_began"
     ALERT_ENDED = "alert_ended"
+    DESTINATION_LOST = "destination_lost"
+    DESTINATION_BACK = "destination_back"
 
 
 class Stage(StrEnum):

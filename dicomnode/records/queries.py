@@ -8,18 +8,41 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from dicomnode.records.tables import AuditRow, DeliveryRow, JobRow, StudyRow
+from dicomnode.records.tables import AuditRow, DeliveryRow, DestinationRow, JobRow, StudyRow
 
 
 def overview(session: Session) -> dict[str, dict[str, int]]:
-    """How many studies, jobs and deliveries are in each state."""
-    tables = {"studies": StudyRow.state, "jobs": JobRow.state, "deliveries": DeliveryRow.state}
+    """How many studies, jobs, deliveries and destinations are in each state."""
+    tables = {
+        "studies": StudyRow.state,
+        "jobs": JobRow.state,
+        "deliveries": DeliveryRow.state,
+        "destinations": DestinationRow.state,
+    }
     return {
         name: {
             state: count for state, count in session.execute(select(column, func.count()).group_by(column))
         }
         for name, column in tables.items()
     }
+
+
+def troubled_destinations(session: Session) -> list[dict[str, Any]]:
+    """Destinations whose breaker is not closed, or that failed last time."""
+    rows = session.scalars(
+        select(DestinationRow).where(DestinationRow.failures > 0).order_by(DestinationRow.name)
+    )
+    return [
+        {
+            "destination": row.name,
+            "state": row.state,
+            "failures": row.failures,
+            "lost_at": row.lost_at,
+            "next_try_at": row.not_before,
+            "reason": row.reason,
+        }
+        for row in rows
+    ]
 
 
 def jobs(session: Session, state: str | None, limit: int) -> list[tuple[JobRow, Counter[str]]]:

@@ -1,4 +1,4 @@
-"""The states of studies, jobs, deliveries and models, and the only moves between them."""
+"""The states of studies, jobs, deliveries, destinations and models, and the only moves between them."""
 
 from __future__ import annotations
 
@@ -43,6 +43,17 @@ class DeliveryState(StrEnum):
     """Refused for good, or tried too often; `dicomnode replay` tries again."""
 
 
+class BreakerState(StrEnum):
+    """Whether anything is sent to one destination."""
+
+    CLOSED = "closed"
+    """It is sent to."""
+    OPEN = "open"
+    """It failed again and again, or rejected us for good: nothing is sent until the pause is over."""
+    HALF_OPEN = "half_open"
+    """One object is tried; its answer decides."""
+
+
 Move = tuple[StrEnum, StrEnum]
 
 MOVES: frozenset[Move] = frozenset(
@@ -78,6 +89,10 @@ MOVES: frozenset[Move] = frozenset(
         (ModelState.LIVE, ModelState.RETIRED),
         (ModelState.RETIRED, ModelState.SHADOW),
         (ModelState.RETIRED, ModelState.LIVE),  # rollback
+        (BreakerState.CLOSED, BreakerState.OPEN),
+        (BreakerState.OPEN, BreakerState.HALF_OPEN),
+        (BreakerState.HALF_OPEN, BreakerState.OPEN),
+        (BreakerState.HALF_OPEN, BreakerState.CLOSED),
     }
 )
 

@@ -91,6 +91,12 @@ SENTENCES: dict[Event, Callable[[Detail], str]] = {
     Event.PROCESS_DIED: lambda d: f"process {d['role']} died with exit status {d['exit_status']}",
     Event.ALERT_BEGAN: lambda d: f"alert begun ({d['kind']}): {d['text']}",
     Event.ALERT_ENDED: lambda d: f"alert ended ({d['kind']}): {d['text']}",
+    Event.DESTINATION_LOST: lambda d: (
+        f"destination {d['destination']} is lost, {d['waiting_count']} object(s) wait: {d['reason']}"
+    ),
+    Event.DESTINATION_BACK: lambda d: (
+        f"destination {d['destination']} is back after {d['lost_s']:.0f} s and {d['failures']} failures"
+    ),
 }
 
 

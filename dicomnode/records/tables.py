@@ -18,7 +18,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from dicomnode.records.states import DeliveryState, JobState, StudyState
+from dicomnode.records.states import BreakerState, DeliveryState, JobState, StudyState
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -206,6 +206,21 @@ class DeliveryRow(Base):
     lease_expires_at: Mapped[datetime | None]
     last_status: Mapped[str | None]
     delivered_at: Mapped[datetime | None]
+
+
+class DestinationRow(Base):
+    """How a destination has behaved of late: its circuit breaker."""
+
+    __tablename__ = "destinations"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    state: Mapped[str] = mapped_column(default=BreakerState.CLOSED.value)
+    failures: Mapped[int] = mapped_column(default=0)
+    """In a row: associations that could not be had, or on which nothing was answered."""
+    not_before: Mapped[datetime | None]
+    """Nothing is sent earlier."""
+    lost_at: Mapped[datetime | None]
+    reason: Mapped[str | None]
 
 
 class AuditRow(Base):

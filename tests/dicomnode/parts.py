@@ -181,11 +181,14 @@ Answer = int | Callable[[Any], int]
 class Peer:
     """A storage SCP that answers each C-STORE as told, and remembers what it was sent."""
 
-    def __init__(self, answers: Iterable[Answer] = (), sop_classes: Iterable[str] | None = None) -> None:
-        self.port = free_port()
+    def __init__(
+        self, answers: Iterable[Answer] = (), sop_classes: Iterable[str] | None = None, port: int = 0
+    ) -> None:
+        self.port = port or free_port()
         self.received: list[str] = []
         self.associations = 0
-        self.rejecting = False
+        self.rejecting: tuple[int, int, int] | None = None
+        """Result, source and diagnostic with which associations are rejected."""
         self._answers: Iterator[Answer] = iter(answers)
         self._lock = threading.Lock()
         entity = AE(ae_title="PACS")
@@ -198,7 +201,7 @@ class Peer:
     def _on_requested(self, event: Any) -> None:
         self.associations += 1
         if self.rejecting:
-            event.assoc.acse.send_reject(2, 3, 1)
+            event.assoc.acse.send_reject(*self.rejecting)
             event.assoc.is_rejected = True
             event.assoc.kill()
 
@@ -210,9 +213,11 @@ class Peer:
 
 
 @contextmanager
-def peer_answering(*answers: Answer, sop_classes: Iterable[str] | None = None) -> Iterator[Peer]:
-    """A `Peer` on a free port; after the given answers it accepts everything."""
-    peer = Peer(answers, sop_classes)
+def peer_answering(
+    *answers: Answer, sop_classes: Iterable[str] | None = None, port: int = 0
+) -> Iterator[Peer]:
+    """A `Peer`, on a free port unless one is given; after the given answers it accepts everything."""
+    peer = Peer(answers, sop_classes, port)
     try:
         yield peer
     finally:

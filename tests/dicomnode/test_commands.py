@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from dicomnode.errors import PermanentError
 from dicomnode.receive.intake import Intake
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database, migrate, utc_now
-from dicomnode.records.tables import JobRow
+from dicomnode.records.tables import DestinationRow, JobRow
 from dicomnode.series_writer import SeriesIdentity
 from dicomnode.spool import Spool
 from inference.bundle import read_bundle
@@ -37,7 +38,7 @@ COMMANDS = {
     "check": ["--json"],
     "status": ["--json"],
     "jobs": ["--state", "--limit", "--json"],
-    "replay": ["--job", "--study", "--dead"],
+    "replay": ["--job", "--study", "--dead", "--destination"],
     "explain": ["WHAT", "--other", "--conditions", "--json"],
     "segment": ["FOLDER", "--out", "--model", "--form"],
     "verify": ["FOLDER", "--json"],
@@ -137,8 +138,23 @@ def test_a_message_with_brackets_is_printed_as_it_is(
 
 
 def test_the_status_of_an_empty_node_has_nothing(command: Command) -> None:
-    assert command("status").splitlines() == ["studies: none", "jobs: none", "deliveries: none"]
-    assert command.json("status") == {"studies": {}, "jobs": {}, "deliveries": {}}
+    tables = ("studies", "jobs", "deliveries", "destinations")
+    assert command("status").splitlines() == [f"{table}: none" for table in tables]
+    assert command.json("status") == {**{table: {} for table in tables}, "troubled_destinations": []}
+
+
+def test_a_lost_destination_is_named_in_the_status_and_can_be_tried_at_once(command: Command) -> None:
+    command("status")
+    database = Database(load_settings(command.config).database_url)
+    with database.transaction() as session:
+        later = utc_now() + timedelta(hours=1)
+        session.add(DestinationRow(name="PACS", state="open", failures=4, reason="[away]", not_before=later))
+    database.engine.dispose()
+    told = command("status")
+    assert "destinations: 1 open" in told
+    assert "PACS is open after 4 failure(s): [away]; next try" in told
+    assert "queued again: a destination" in command("replay", "--destination", "PACS")
+    assert "next try at once" in command("status")
 
 
 def test_the_status_counts_by_state(command: Command, known_study: str) -> None:
@@ -153,7 +169,7 @@ def test_the_status_counts_by_state(command: Command, known_study: str) -> None:
     [
         (["audit", "show", "9.9"], "nothing is known under '9.9'"),
         (["audit", "list", "--before", "77"], "there is no event 77"),
-        (["replay"], "say what to replay: --job NUMBER, --study UID or --dead"),
+        (["replay"], "say what to replay: --job NUMBER, --study UID, --dead or --destination NAME"),
         (["replay", "--job", "5"], "nothing to replay"),
         (["replay", "--dead"], "nothing to replay"),
         (["echo", "NOBODY"], "no peer is called 'NOBODY' (known: PACS); add a [[peer]]"),

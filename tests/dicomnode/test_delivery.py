@@ -11,21 +11,22 @@ from pathlib import Path
 
 import pytest
 from pydicom.uid import CTImageStorage, MRImageStorage
-from sqlalchemy import select
 
-from dicomnode.deliver.delivery import Delivery, replay_delivery, retry_delay_s
-from dicomnode.deliver.sender import Fate, echo, fate_of, send
+from dicomnode.deliver.answers import Fate, fate_of
+from dicomnode.deliver.breaker import retry_delay_s
+from dicomnode.deliver.delivery import Delivery, replay_delivery
+from dicomnode.deliver.sender import echo, send
 from dicomnode.errors import TransientError
 from dicomnode.records.audit import Audit
 from dicomnode.records.db import Database, utc_now
-from dicomnode.records.tables import DeliveryRow, JobRow, ResultRow, StudyRow
-from dicomnode.settings import DeliverySettings, Settings
+from dicomnode.records.tables import DeliveryRow
+from dicomnode.settings import DeliverySettings
+from tests.dicomnode.outbox import outbox_to
 from tests.dicomnode.parts import (
     Answer,
     Peer,
     abort,
     events,
-    free_port,
     image,
     kinds,
     peer_answering,
@@ -35,70 +36,10 @@ from tests.dicomnode.parts import (
 )
 
 
-class Outbox:
-    """Results of one job, on their way to a peer."""
-
-    def __init__(self, settings: Settings, database: Database, folder: Path) -> None:
-        self.settings, self.database, self.folder = settings, database, folder
-        self.delivery = Delivery(settings, database)
-        now = utc_now()
-        with database.transaction() as session:
-            session.add(
-                StudyRow(
-                    study_instance_uid="1.2.3", patient_id="", accession_number="", calling_ae_title="PACS",
-                    first_received_at=now, last_received_at=now,
-                )
-            )  # fmt: skip
-            session.flush()
-            session.add(
-                JobRow(
-                    study_instance_uid="1.2.3", series_instance_uid="1.2", generation=1, route="r",
-                    destinations={}, model="m", model_digest="d", input_digest="i", notes={}, priority=0,
-                    not_before=now, created_at=now,
-                )
-            )  # fmt: skip
-
-    def add(self, uid: str, sop_class: str = CTImageStorage, destination: str = "PACS") -> Path:
-        path = save(image(SOPInstanceUID=uid, SOPClassUID=sop_class), self.folder / f"{uid}.dcm")
-        now = utc_now()
-        with self.database.transaction() as session:
-            session.add(
-                ResultRow(
-                    sop_instance_uid=uid, job_id=1, kind="seg", sop_class_uid=sop_class,
-                    study_instance_uid="1.2.3", series_instance_uid="1.9", instance_number=1, sha256="s",
-                    path=str(path), created_at=now,
-                )
-            )  # fmt: skip
-            session.flush()
-            session.add(DeliveryRow(sop_instance_uid=uid, job_id=1, destination=destination, not_before=now))
-        return path
-
-    def push(self) -> None:
-        self.delivery.push(self.settings.peers["PACS"])
-
-    def rows(self) -> list[DeliveryRow]:
-        with self.database.snapshot() as session:
-            return list(session.scalars(select(DeliveryRow).order_by(DeliveryRow.id)))
-
-    def states(self) -> list[str]:
-        return [row.state for row in self.rows()]
-
-    def change(self, **values: object) -> None:
-        with self.database.transaction() as session:
-            for row in session.scalars(select(DeliveryRow)):
-                for name, value in values.items():
-                    setattr(row, name, value)
-
-
 @pytest.fixture
 def peer() -> Iterator[Peer]:
     with peer_answering() as found:
         yield found
-
-
-def outbox_to(peer: Peer | None, database: Database, folder: Path, more: str = "") -> Outbox:
-    settings = settings_in(folder, more, peer_port=peer.port if peer else free_port())
-    return Outbox(settings, database, folder)
 
 
 def test_results_are_sent_in_the_order_in_which_they_were_made(
@@ -154,9 +95,8 @@ def test_when_the_association_breaks_what_was_sent_stays_sent_and_the_rest_waits
             outbox.add(uid)
         outbox.push()
         assert outbox.states() == ["delivered", "waiting", "waiting"]
-        outbox.change(not_before=utc_now())
-        with database.transaction() as session:
-            session.get_one(DeliveryRow, 1).not_before = utc_now()
+        assert [row.attempt for row in outbox.rows()] == [1, 1, 0]
+        outbox.end_pauses()
         outbox.push()
     assert outbox.states() == ["delivered"] * 3
     assert peer.received[:1] + peer.received[-2:] == ["1.1", "1.2", "1.3"]
@@ -203,21 +143,22 @@ def test_a_peer_that_is_not_there_leaves_everything_waiting(database: Database, 
     outbox.add("1.1")
     outbox.push()
     (row,) = outbox.rows()
-    assert (row.state, row.attempt) == ("waiting", 1)
-    assert row.not_before > utc_now()
-    assert "does not answer" in str(row.last_status)
+    assert (row.state, row.attempt) == ("waiting", 0)
+    destination = outbox.destination()
+    assert destination.not_before is not None and destination.not_before > utc_now()
+    assert "does not answer" in str(destination.reason)
 
 
 def test_a_peer_that_rejects_us_leaves_everything_waiting(
     peer: Peer, database: Database, tmp_path: Path
 ) -> None:
-    peer.rejecting = True
+    peer.rejecting = (2, 3, 1)
     outbox = outbox_to(peer, database, tmp_path)
     outbox.add("1.1")
     outbox.push()
     (row,) = outbox.rows()
     assert row.state == "waiting"
-    assert "rejected the association" in str(row.last_status)
+    assert "rejected the association" in str(outbox.destination().reason)
 
 
 def test_what_is_not_due_is_not_sent(peer: Peer, database: Database, tmp_path: Path) -> None:
@@ -237,7 +178,7 @@ def test_another_destination_is_left_alone(peer: Peer, database: Database, tmp_p
 
 def test_what_was_tried_often_enough_is_a_dead_letter(database: Database, tmp_path: Path) -> None:
     with peer_answering(0xA700, 0xA700) as peer:
-        outbox = outbox_to(peer, database, tmp_path, "")
+        outbox = outbox_to(peer, database, tmp_path)
         rules = outbox.settings.delivery.model_copy(update={"maximum_attempts": 2})
         outbox.delivery = Delivery(outbox.settings.model_copy(update={"delivery": rules}), database)
         outbox.add("1.1")
@@ -298,14 +239,19 @@ def test_a_destination_that_is_no_longer_configured_is_a_dead_letter(
 
 
 def test_objects_of_a_job_that_failed_together_stay_in_order(database: Database, tmp_path: Path) -> None:
-    outbox = outbox_to(None, database, tmp_path)
-    for uid in ("1.1", "1.2", "1.3", "1.4", "1.5", "1.6"):
-        outbox.add(uid)
-    for _ in range(4):
-        outbox.change(not_before=utc_now())
+    with peer_answering(*[abort] * 4) as peer:
+        outbox = outbox_to(peer, database, tmp_path)
+        for uid in ("1.1", "1.2", "1.3", "1.4", "1.5", "1.6"):
+            outbox.add(uid)
+        for _ in range(4):
+            outbox.end_pauses()
+            outbox.push()
+            due = [row.not_before for row in outbox.rows()]
+            assert due == sorted(due)
+        outbox.end_pauses()
         outbox.push()
-        due = [row.not_before for row in outbox.rows()]
-        assert due == sorted(due)
+        outbox.push()
+    assert list(dict.fromkeys(peer.received)) == ["1.1", "1.2", "1.3", "1.4", "1.5", "1.6"]
 
 
 def test_the_pause_between_attempts_doubles_up_to_its_cap() -> None:
@@ -335,7 +281,7 @@ def test_a_compressed_file_that_the_peer_cannot_take_is_refused_and_the_others_g
 
 def test_an_echo_succeeds_or_says_why_not(peer: Peer, tmp_path: Path) -> None:
     echo("NODE", settings_in(tmp_path, peer_port=peer.port).peers["PACS"])
-    peer.rejecting = True
+    peer.rejecting = (2, 3, 1)
     with pytest.raises(TransientError, match="rejected"):
         echo("NODE", settings_in(tmp_path, peer_port=peer.port).peers["PACS"])
     with pytest.raises(TransientError, match="does not answer at"):

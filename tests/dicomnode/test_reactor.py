@@ -14,8 +14,9 @@ from pydicom import Dataset
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import CTImageStorage
 
+from dicomnode.deliver.answers import Fate
 from dicomnode.deliver.reactor import parked_reactor
-from dicomnode.deliver.sender import UNCOMPRESSED, Fate, associate, send
+from dicomnode.deliver.sender import UNCOMPRESSED, associate, send
 from dicomnode.series_writer import SeriesIdentity, write_series
 from dicomnode.settings import PeerSettings
 from inference.volume import Volume

@@ -23,7 +23,8 @@ from sqlalchemy import select
 
 from dicomnode.certificates import check_certificates
 from dicomnode.config import load_settings
-from dicomnode.deliver.sender import Fate, echo, send
+from dicomnode.deliver.answers import Fate
+from dicomnode.deliver.sender import echo, send
 from dicomnode.errors import ConfigurationError, TransientError
 from dicomnode.receive.admission import WITHOUT_TLS, WRONG_CERTIFICATE, admit
 from dicomnode.receive.arrival import Origin

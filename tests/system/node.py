@@ -17,7 +17,8 @@ from pydicom import Dataset, dcmread
 from sqlalchemy import select
 
 from dicomnode.config import load_settings
-from dicomnode.deliver.sender import Fate, echo, send
+from dicomnode.deliver.answers import Fate
+from dicomnode.deliver.sender import echo, send
 from dicomnode.demo.archive import Archive
 from dicomnode.errors import TransientError
 from dicomnode.records.db import Database

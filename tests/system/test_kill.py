@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 
-from dicomnode.deliver.sender import Fate, send
+from dicomnode.deliver.answers import Fate
+from dicomnode.deliver.sender import send
 from dicomnode.demo.archive import Archive
 from dicomnode.records.chain import verify_chain
 from dicomnode.records.tables import InstanceRow

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from dicomnode.deliver.sender import Fate, send
+from dicomnode.deliver.answers import Fate
+from dicomnode.deliver.sender import send
 from dicomnode.demo.archive import Archive
 from dicomnode.read.folder import read_folder
 from dicomnode.series_writer import SeriesIdentity, write_series

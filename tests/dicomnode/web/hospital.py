@@ -13,8 +13,9 @@ from pydicom import Dataset, dcmread
 from sqlalchemy import select
 
 from dicomnode.assemble.assembly import Assembly
+from dicomnode.deliver.answers import Fate
 from dicomnode.deliver.delivery import settle
-from dicomnode.deliver.sender import Fate, Response
+from dicomnode.deliver.sender import Response
 from dicomnode.receive.arrival import Origin
 from dicomnode.receive.intake import Intake
 from dicomnode.records.audit import Audit

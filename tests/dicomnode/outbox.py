@@ -1,0 +1,117 @@
+"""An outbox with the results of one job, and a clock that a test moves."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+from pydicom.uid import CTImageStorage
+from sqlalchemy import select
+
+import dicomnode.deliver.breaker
+import dicomnode.deliver.delivery
+from dicomnode.deliver.delivery import Delivery
+from dicomnode.records.db import Database, utc_now
+from dicomnode.records.tables import DeliveryRow, DestinationRow, JobRow, ResultRow, StudyRow
+from dicomnode.settings import Settings
+from tests.dicomnode.parts import Peer, free_port, image, save, settings_in
+
+
+class Clock:
+    """The time as the outbox sees it; only the test moves it."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.now: datetime = utc_now() + timedelta(hours=1)  # later than all that a test adds
+        for module in (dicomnode.deliver.breaker, dicomnode.deliver.delivery):
+            patch.setattr(module, "utc_now", lambda: self.now)
+
+    def advance(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+
+class Outbox:
+    """Results of one job, on their way to a peer."""
+
+    def __init__(self, settings: Settings, database: Database, folder: Path) -> None:
+        self.settings, self.database, self.folder = settings, database, folder
+        self.delivery = Delivery(settings, database)
+        now = utc_now()
+        with database.transaction() as session:
+            session.add(
+                StudyRow(
+                    study_instance_uid="1.2.3", patient_id="", accession_number="", calling_ae_title="PACS",
+                    first_received_at=now, last_received_at=now,
+                )
+            )  # fmt: skip
+            session.flush()
+            session.add(
+                JobRow(
+                    study_instance_uid="1.2.3", series_instance_uid="1.2", generation=1, route="r",
+                    destinations={}, model="m", model_digest="d", input_digest="i", notes={}, priority=0,
+                    not_before=now, created_at=now,
+                )
+            )  # fmt: skip
+
+    def add(
+        self,
+        uid: str,
+        sop_class: str = CTImageStorage,
+        destination: str = "PACS",
+        size_bytes: int = 32,
+    ) -> Path:
+        dataset = image(SOPInstanceUID=uid, SOPClassUID=sop_class, PixelData=bytes(size_bytes))
+        path = save(dataset, self.folder / f"{uid}.dcm")
+        now = utc_now()
+        with self.database.transaction() as session:
+            session.add(
+                ResultRow(
+                    sop_instance_uid=uid, job_id=1, kind="seg", sop_class_uid=sop_class,
+                    study_instance_uid="1.2.3", series_instance_uid="1.9", instance_number=1, sha256="s",
+                    path=str(path), created_at=now,
+                )
+            )  # fmt: skip
+            session.flush()
+            session.add(DeliveryRow(sop_instance_uid=uid, job_id=1, destination=destination, not_before=now))
+        return path
+
+    def push(self) -> None:
+        self.delivery.push(self.settings.peers["PACS"])
+
+    def rows(self) -> list[DeliveryRow]:
+        with self.database.snapshot() as session:
+            return list(session.scalars(select(DeliveryRow).order_by(DeliveryRow.id)))
+
+    def states(self) -> list[str]:
+        return [row.state for row in self.rows()]
+
+    def run(self, hours: float, clock: Clock, step_s: float = 30.0) -> None:
+        """Housekeeping's pushes while the time goes by."""
+        end = clock.now + timedelta(hours=hours)
+        while clock.now < end:
+            self.push()
+            clock.advance(step_s)
+
+    def destination(self) -> DestinationRow:
+        with self.database.snapshot() as session:
+            return session.get_one(DestinationRow, "PACS")
+
+    def change(self, **values: object) -> None:
+        with self.database.transaction() as session:
+            for row in session.scalars(select(DeliveryRow)):
+                for name, value in values.items():
+                    setattr(row, name, value)
+
+    def end_pauses(self) -> None:
+        """Everything that waits is due now, and the destination may be tried."""
+        with self.database.transaction() as session:
+            for row in session.scalars(select(DeliveryRow).where(DeliveryRow.state == "waiting")):
+                row.not_before = utc_now()
+            for destination in session.scalars(select(DestinationRow)):
+                destination.not_before = None
+
+
+def outbox_to(peer: Peer | None, database: Database, folder: Path, peer_port: int = 0) -> Outbox:
+    """An outbox to `peer`, or to whatever listens on the port."""
+    settings = settings_in(folder, peer_port=peer.port if peer else peer_port or free_port())
+    return Outbox(settings, database, folder)
