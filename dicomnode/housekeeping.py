@@ -11,6 +11,7 @@ from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from dicomnode.assemble.assembly import Assembly
+from dicomnode.assemble.ticks import assembly_ticks
 from dicomnode.deliver.delivery import Delivery
 from dicomnode.models.comparing import Comparing
 from dicomnode.observe.alerts import Alerts
@@ -39,6 +40,8 @@ class Housekeeping:
 
     def __init__(self, settings: Settings, database: Database, registry: Registry) -> None:
         self._assembly = Assembly(settings, database)
+        self._assembling = assembly_ticks(settings, database, self._assembly, self._close_and_route)
+        self._closing = threading.Lock()
         self._dispatch = Dispatch(settings, database, registry, Audit("routing"))
         self._delivery = Delivery(settings, database)
         self._recover = partial(recover_lost_leases, database, Audit("housekeeping"), settings.worker)
@@ -64,7 +67,7 @@ class Housekeeping:
         self._forget_peers()
         ticks: list[tuple[str, Callable[[], object], float]] = [
             ("close_and_route", self._close_and_route, TICK_S),
-            ("ask_counts", self._assembly.ask_counts, TICK_S),
+            *self._assembling,
             ("recover", self._recover_all, RECOVERY_S),
             ("anchor", self._anchor, ANCHOR_S),
             ("watch", self._alerts.tick, WATCH_S),
@@ -84,8 +87,13 @@ class Housekeeping:
         scheduler.shutdown(wait=True)
 
     def _close_and_route(self) -> None:
-        self._assembly.close_complete_studies()
-        self._dispatch.route_complete_studies()
+        """Does nothing while another thread is at it; that one, or the next tick, sees the same."""
+        if self._closing.acquire(blocking=False):
+            try:
+                self._assembly.close_complete_studies()
+                self._dispatch.route_complete_studies()
+            finally:
+                self._closing.release()
 
     def _recover_all(self) -> None:
         self._recover()

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from dicomnode.alert_settings import AlertSettings
+from dicomnode.assembly_settings import AssemblySettings, RequiredSettings
 from dicomnode.audit_settings import AuditSettings
 from dicomnode.forms import DEFAULT_FORMS, Form, Wanted, kinds_of
 from dicomnode.network_settings import ConnectionSettings, PeerConnectionSettings, TlsSettings
@@ -68,26 +69,22 @@ class PeerSettings(PeerConnectionSettings):
     networks: tuple[Network, ...] = ()
     """Addresses it may send from, as IP addresses or CIDR; empty means `host` alone."""
     count_instances: bool = False
-    """Ask it by C-FIND how many instances a study has, so that nothing needs waiting for."""
+    """Ask it how many instances a study has, so that nothing needs waiting for."""
+    dicomweb: str | None = Field(default=None, pattern=r"^https?://[^\s?#]+[^\s?#/]$")
+    """Root of its DICOMweb services: asks by QIDO-RS instead of C-FIND."""
+    dicomweb_token_file: Path | None = None
+    """A file with the bearer token for them."""
+    retrieve_missing: Literal["no", "move", "get"] = "no"
+    """Fetch from it what did not arrive of a study: by C-MOVE to our own port, or by C-GET."""
     priority: int = Field(default=0, ge=-10, le=10)
     """Added to the priority of every job from a study that it sent."""
     forms: tuple[Form, ...] = ()
     """Forms of the results that it gets. Empty: those of its profile, else "seg" and "reports"."""
 
-
-class AssemblySettings(Section):
-    """When a study is complete: the first of these."""
-
-    quiet_period_s: float = Field(default=30.0, gt=0.0)
-    deadline_s: float = Field(default=1800.0, gt=0.0)
-    settle_s: float = Field(default=0.5, gt=0.0)
-    """A pause this long must pass before the peer is asked for its count."""
-    count_interval_s: float = Field(default=5.0, gt=0.0)
-
     @model_validator(mode="after")
-    def _ordered(self) -> AssemblySettings:
-        if self.deadline_s < self.quiet_period_s:
-            raise ValueError("deadline_s must not be below quiet_period_s")
+    def _can_count(self) -> PeerSettings:
+        if self.retrieve_missing != "no" and not self.count_instances:
+            raise ValueError("retrieve_missing needs count_instances = true: a count shows what is missing")
         return self
 
 
@@ -162,6 +159,7 @@ class Settings(Section):
     tls: TlsSettings | None = None
     peer: tuple[PeerSettings, ...] = ()
     assembly: AssemblySettings = AssemblySettings()
+    required: tuple[RequiredSettings, ...] = ()
     models: ModelSettings = ModelSettings()
     worker: WorkerSettings = WorkerSettings()
     delivery: DeliverySettings = DeliverySettings()

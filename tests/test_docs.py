@@ -23,6 +23,7 @@ from dicomnode.deliver.answers import C_STORE_STATUSES, Fate
 from dicomnode.receive.syntaxes import TRANSFER_SYNTAXES
 from dicomnode.records.audit import Event
 from dicomnode.records.states import MOVES, BreakerState, DeliveryState, JobState, StudyState
+from dicomnode.section import Conditions
 from dicomnode.settings import Settings
 from inference.bundle import ModelState
 
@@ -117,7 +118,7 @@ def leaf_keys(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, F
     """Every key of a section and of those below it, as the dotted name that TOML gives it."""
     for name, field in model.model_fields.items():
         below = section_in(field.annotation)
-        if below is None:
+        if below is None or (below is Conditions and prefix != "route."):  # described with routes
             yield prefix + name, field
         else:
             yield from leaf_keys(below, f"{prefix}{name}.")

@@ -1,181 +1,157 @@
-"""Decides when a study is complete, and lets the peers' own counts speed that up."""
+"""Closes studies when their rules say so: to be routed, or to stand aside because something is missing."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import StrEnum
 
-import structlog
-from sqlalchemy import SelectBase, func, select, union
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from dicomnode.assemble.completeness import count_instances
-from dicomnode.errors import TransientError
+from dicomnode.assemble.counts import Counts
+from dicomnode.assemble.required import required_of
+from dicomnode.assemble.rules import Progress, Required, Verdict, is_due, verdict
+from dicomnode.assemble.stored import read_study
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database, utc_now
-from dicomnode.records.states import DeliveryState, StudyState, moved
-from dicomnode.records.tables import DeliveryRow, InstanceRow, ResultRow, StudyRow
-from dicomnode.settings import AssemblySettings, PeerSettings, Settings
-
-log = structlog.get_logger()
-
-
-class CompletedBy(StrEnum):
-    """The rule that closed a study."""
-
-    EXPECTED_COUNT = "expected_count"
-    QUIET_PERIOD = "quiet_period"
-    DEADLINE = "deadline"
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a study has come in."""
-
-    first_received_at: datetime
-    last_received_at: datetime
-    received_count: int
-    """Distinct instances that both we and the sending peer hold."""
-    expected_count: int | None
-    expected_asked_at: datetime | None
-
-
-def completed_by(progress: Progress, rules: AssemblySettings, now: datetime) -> CompletedBy | None:
-    """The rule that makes a study complete now, or None while something may still come.
-
-    A count only holds when it was asked after the last arrival: while a modality is still storing
-    to the peer, an older count would close the study too early.
-    """
-    settled = progress.last_received_at + timedelta(seconds=rules.settle_s)
-    if (
-        progress.expected_count is not None
-        and progress.expected_asked_at is not None
-        and progress.expected_asked_at >= settled
-        and progress.received_count >= progress.expected_count
-    ):
-        return CompletedBy.EXPECTED_COUNT
-    if now >= progress.last_received_at + timedelta(seconds=rules.quiet_period_s):
-        return CompletedBy.QUIET_PERIOD
-    if now >= progress.first_received_at + timedelta(seconds=rules.deadline_s):
-        return CompletedBy.DEADLINE
-    return None
-
-
-def count_is_due(progress: Progress, rules: AssemblySettings, now: datetime) -> bool:
-    """Whether the peer should be asked (again) for its count."""
-    settled = progress.last_received_at + timedelta(seconds=rules.settle_s)
-    if now < settled:
-        return False
-    asked = progress.expected_asked_at
-    return asked is None or asked < settled or now >= asked + timedelta(seconds=rules.count_interval_s)
+from dicomnode.records.instances import stored_instances
+from dicomnode.records.states import StudyState, moved
+from dicomnode.records.tables import StudyRow
+from dicomnode.settings import PeerSettings, Settings
 
 
 class Assembly:
-    """Closes studies. One per node."""
+    """Watches the studies that are coming in. One per node."""
 
     def __init__(self, settings: Settings, database: Database) -> None:
         self._settings = settings
         self._database = database
         self._audit = Audit("assembly")
+        self.counts = Counts(settings)
+        self._looked: dict[str, tuple[datetime, Required | None]] = {}
+        """Study -> its last arrival when somebody looked for required series, and what was found."""
 
     def close_complete_studies(self) -> None:
-        """Move every study that is complete by now to that state."""
+        """End the wait for every study whose rules say so by now."""
         with self._database.snapshot() as session:
+            receiving = receiving_studies(session)
             due = [
                 study.study_instance_uid
-                for study in _receiving(session)
-                if completed_by(self._progress(session, study), self._settings.assembly, utc_now())
+                for study in receiving
+                if verdict(self.progress(session, study), self._settings.assembly, utc_now())
             ]
+        self._forget_others({study.study_instance_uid for study in receiving})
         for study_instance_uid in due:
             with self._database.transaction() as session:
                 self._close(session, study_instance_uid)
 
-    def ask_counts(self) -> None:
-        """Ask the sending peers for the counts that are due."""
-        for study_instance_uid, peer in self._counts_due():
-            asked_at = utc_now()
-            try:
-                expected = count_instances(self._settings.node.ae_title, peer, study_instance_uid)
-            except TransientError as error:
-                log.warning("count_not_available", peer=peer.name, reason=str(error))
-                expected = None
+    def ask_counts(self, peer: PeerSettings) -> bool:
+        """Ask one peer for the counts that are due. Returns whether it said anything."""
+        said = False
+        for study_instance_uid in self._due_at(peer):
+            if self.counts.rests(peer) or not self.counts.ask(peer, study_instance_uid):
+                break
+            said = True
             with self._database.transaction() as session:
                 study = session.get_one(StudyRow, study_instance_uid)
-                study.expected_count, study.expected_asked_at = expected, asked_at
+                study.expected_count = _expected(self.progress(session, study))
+        return said
+
+    def look_for_required(self) -> None:
+        """Read the headers of studies that have come to rest, when there are rules on required series."""
+        if not self._settings.required:
+            return
+        with self._database.snapshot() as session:
+            resting = [
+                (study.study_instance_uid, study.last_received_at)
+                for study in receiving_studies(session)
+                if self._is_to_be_looked_at(study)
+            ]
+        for study_instance_uid, last_received_at in resting:
+            with self._database.snapshot() as session:
+                rows = stored_instances(session, study_instance_uid)
+            found = read_study(rows)
+            required = required_of(found[0], self._settings.required) if found else None
+            self._looked[study_instance_uid] = last_received_at, required
+
+    def progress(self, session: Session, study: StudyRow) -> Progress:
+        """How far a study has come in."""
+        looked_at, required = self._looked.get(study.study_instance_uid, (None, None))
+        return Progress(
+            first_received_at=study.first_received_at,
+            last_received_at=study.last_received_at,
+            senders=self.counts.senders(session, study),
+            required=required,
+            looked=looked_at == study.last_received_at or not self._settings.required,
+        )
 
     def _close(self, session: Session, study_instance_uid: str) -> None:
         """Decide again within the transaction: an instance may have arrived since."""
         study = session.get_one(StudyRow, study_instance_uid)
         if study.state != StudyState.RECEIVING:
             return
-        now = utc_now()
-        progress = self._progress(session, study)
-        rule = completed_by(progress, self._settings.assembly, now)
-        if rule is None:
+        progress = self.progress(session, study)
+        found = verdict(progress, self._settings.assembly, utc_now())
+        if found is None:
             return
-        study.state = moved(StudyState(study.state), StudyState.COMPLETE).value
-        study.completed_at, study.completed_by = now, rule.value
-        study.received_count = progress.received_count
+        study.completed_at, study.completed_by, study.missing = utc_now(), found.rule.value, found.missing
+        study.received_count = sum(sender.held_count for sender in progress.senders)
+        study.expected_count = _expected(progress)
+        state = StudyState.PARKED if found.park else StudyState.COMPLETE
+        study.state = moved(StudyState(study.state), state).value
+        self._tell(session, study, found)
+
+    def _tell(self, session: Session, study: StudyRow, found: Verdict) -> None:
+        counts = {"received_count": study.received_count, "expected_count": study.expected_count}
+        subject = Subject(study.study_instance_uid)
+        if found.park:
+            reason = f"something is missing at the deadline: {found.missing}"
+            self._audit.record(session, Event.STUDY_PARKED, subject, reason=reason, **counts)
+            return
+        missing = {"missing": found.missing} if found.missing else {}
         self._audit.record(
             session,
             Event.STUDY_COMPLETED,
-            Subject(study_instance_uid),
-            rule=rule.value,
+            subject,
+            rule=found.rule.value,
             generation=study.generation,
-            received_count=progress.received_count,
-            expected_count=progress.expected_count,
+            **counts,
+            **missing,
         )
 
-    def _counts_due(self) -> list[tuple[str, PeerSettings]]:
-        now = utc_now()
+    def _due_at(self, peer: PeerSettings) -> list[str]:
+        now, title = utc_now(), peer.ae_title.strip()
         with self._database.snapshot() as session:
             return [
-                (study.study_instance_uid, peer)
-                for study in _receiving(session)
-                if (peer := self._counting_peer(study.calling_ae_title)) is not None
-                and count_is_due(self._progress(session, study), self._settings.assembly, now)
+                study.study_instance_uid
+                for study in receiving_studies(session)
+                if is_due(self._asked_at(study, title), study.last_received_at, self._settings.assembly, now)
+                and title in {sender.ae_title for sender in self.counts.senders(session, study)}
             ]
 
-    def _counting_peer(self, calling_ae_title: str) -> PeerSettings | None:
-        for peer in self._settings.peer:
-            if peer.count_instances and peer.ae_title.strip() == calling_ae_title:
-                return peer
-        return None
+    def _asked_at(self, study: StudyRow, ae_title: str) -> datetime | None:
+        answer = self.counts.answer(study.study_instance_uid, ae_title)
+        return answer.asked_at if answer else None
 
-    def _progress(self, session: Session, study: StudyRow) -> Progress:
-        return Progress(
-            first_received_at=study.first_received_at,
-            last_received_at=study.last_received_at,
-            received_count=_held_by_both(session, study, self._counting_peer(study.calling_ae_title)),
-            expected_count=study.expected_count,
-            expected_asked_at=study.expected_asked_at,
-        )
+    def _is_to_be_looked_at(self, study: StudyRow) -> bool:
+        rules, now = self._settings.assembly, utc_now()
+        settled = now >= study.last_received_at + timedelta(seconds=rules.settle_s)
+        over = now >= study.first_received_at + timedelta(seconds=rules.deadline_s)
+        looked_at, _ = self._looked.get(study.study_instance_uid, (None, None))
+        return (settled or over) and looked_at != study.last_received_at
+
+    def _forget_others(self, study_instance_uids: set[str]) -> None:
+        self.counts.forget_others(study_instance_uids)
+        for uid in list(self._looked):
+            if uid not in study_instance_uids:
+                self._looked.pop(uid, None)
 
 
-def _receiving(session: Session) -> list[StudyRow]:
+def receiving_studies(session: Session) -> list[StudyRow]:
+    """The studies of which something may still arrive."""
     return list(session.scalars(select(StudyRow).where(StudyRow.state == StudyState.RECEIVING.value)))
 
 
-def _held_by_both(session: Session, study: StudyRow, peer: PeerSettings | None) -> int:
-    """What came in, plus our results that the peer has and therefore counts too."""
-    received = select(InstanceRow.sop_instance_uid).where(
-        InstanceRow.study_instance_uid == study.study_instance_uid
-    )
-    if peer is None:
-        return _count(session, received.distinct())
-    delivered = (
-        select(DeliveryRow.sop_instance_uid)
-        .join(ResultRow, ResultRow.sop_instance_uid == DeliveryRow.sop_instance_uid)
-        .where(
-            ResultRow.study_instance_uid == study.study_instance_uid,
-            DeliveryRow.destination == peer.name,
-            DeliveryRow.state == DeliveryState.DELIVERED.value,
-        )
-    )
-    return _count(session, union(received, delivered))
-
-
-def _count(session: Session, rows: SelectBase) -> int:
-    """Counted by the database: this is asked several times a second for every study coming in."""
-    return session.scalar(select(func.count()).select_from(rows.subquery())) or 0
+def _expected(progress: Progress) -> int | None:
+    """What all senders together say that there is; None when one of them does not say."""
+    said = [sender.count.instances if sender.count else None for sender in progress.senders]
+    return None if not said or None in said else sum(number for number in said if number is not None)

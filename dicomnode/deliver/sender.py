@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from ssl import SSLContext
+from typing import Any
 
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
@@ -60,9 +61,17 @@ class Response:
 
 
 def associate(
-    ae_title: str, peer: PeerSettings, offers: Iterable[Offer], response_timeout_s: float
+    ae_title: str,
+    peer: PeerSettings,
+    offers: Iterable[Offer],
+    response_timeout_s: float,
+    roles: Sequence[Any] = (),
+    handlers: Sequence[tuple[Any, Callable[[Any], Any]]] = (),
 ) -> Association:
-    """Open an association with these presentation contexts. Raises PeerUnavailable when it fails."""
+    """Open an association with these presentation contexts. Raises PeerUnavailable when it fails.
+
+    `roles` and `handlers` are for peers that send to us on it (C-GET).
+    """
     entity = AE(ae_title=ae_title)
     entity.connection_timeout = entity.acse_timeout = CONNECTION_TIMEOUT_S
     entity.dimse_timeout = entity.network_timeout = response_timeout_s
@@ -76,8 +85,9 @@ def associate(
             peer.host,
             peer.port,
             ae_title=peer.ae_title,
+            ext_neg=list(roles),
             tls_args=_tls(peer),
-            evt_handlers=[(evt.EVT_CONN_OPEN, watchdog.on_connection)],
+            evt_handlers=[(evt.EVT_CONN_OPEN, watchdog.on_connection), *handlers],
         )
     if association.is_established:
         return association

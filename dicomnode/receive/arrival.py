@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Any
 
@@ -16,11 +16,12 @@ from dicomnode.urgency import urgency
 
 @dataclass(frozen=True)
 class Origin:
-    """Who sent something, and to which of our AE titles."""
+    """Who sent something, to which of our AE titles, and whether we asked for it."""
 
     calling_ae_title: str
     address: str
     called_ae_title: str
+    asked_for: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,10 @@ class Identity:
 
 
 def arrival_of(event: Any, origin: Origin) -> Arrival:
-    """The request that pynetdicom's C-STORE event tells of."""
+    """The request that pynetdicom's C-STORE event tells of.
+
+    A sub-operation of our own C-MOVE names us as its originator (PS3.7 section 9.1.1.1).
+    """
     encoded = event.request.DataSet.getvalue()
     with_meta = event.encoded_dataset(include_meta=True)
     return Arrival(
@@ -60,8 +64,12 @@ def arrival_of(event: Any, origin: Origin) -> Arrival:
         sop_class_uid=str(event.request.AffectedSOPClassUID),
         sop_instance_uid=str(event.request.AffectedSOPInstanceUID),
         transfer_syntax_uid=str(event.context.transfer_syntax),
-        origin=origin,
+        origin=replace(origin, asked_for=True) if _moved_by(event) == origin.called_ae_title else origin,
     )
+
+
+def _moved_by(event: Any) -> str:
+    return str(event.request.MoveOriginatorApplicationEntityTitle or "").strip()
 
 
 def identify(arrival: Arrival) -> Identity:

@@ -127,6 +127,7 @@ class Intake:
             calling_ae_title=arrival.origin.calling_ae_title,
             address=arrival.origin.address,
             sha256=stored.sha256,
+            **({"asked_for": True} if arrival.origin.asked_for else {}),
             **_same_as(outcome, stored),
         )
         return outcome
@@ -139,7 +140,7 @@ class Intake:
         study.state = moved(StudyState(study.state), StudyState.RECEIVING).value
         study.generation += 1
         study.first_received_at = now
-        study.completed_at = study.completed_by = study.held_reason = None
+        study.completed_at = study.completed_by = study.held_reason = study.missing = None
         self._audit.record(
             session,
             Event.STUDY_REOPENED,

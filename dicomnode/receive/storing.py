@@ -8,7 +8,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicomnode.errors import PermanentError
-from dicomnode.receive.arrival import arrival_of
+from dicomnode.receive.arrival import Origin, arrival_of
 from dicomnode.receive.associations import origin_of
 from dicomnode.receive.intake import Intake, Outcome
 from dicomnode.receive.pressure import DiskGauge, Flow
@@ -35,21 +35,27 @@ class Storing:
         self._audit = audit
 
     def on_store(self, event: Any) -> int:
-        """Handles pynetdicom's EVT_C_STORE; returns the status."""
+        """Handles pynetdicom's EVT_C_STORE on our port; returns the status."""
+        return self.store(event, origin_of(event.assoc))
+
+    def store(self, event: Any, origin: Origin) -> int:
+        """Take what `origin` sends on whatever association; returns the status."""
         if self._disk.read() is not Flow.OPEN:
-            return self._refuse(event, OUT_OF_RESOURCES, "free disk space is too low")
+            return self._refuse(event, origin, OUT_OF_RESOURCES, "free disk space is too low")
         try:
-            outcome = self._intake.take(arrival_of(event, origin_of(event.assoc)))
+            outcome = self._intake.take(arrival_of(event, origin))
         except PermanentError as error:
-            return self._refuse(event, CANNOT_UNDERSTAND, str(error))
+            return self._refuse(event, origin, CANNOT_UNDERSTAND, str(error))
         except OSError as error:
-            return self._refuse(event, OUT_OF_RESOURCES, f"the disk did not take it: {error.strerror}")
+            return self._refuse(
+                event, origin, OUT_OF_RESOURCES, f"the disk did not take it: {error.strerror}"
+            )
         except SQLAlchemyError as error:
             log.error("instance_not_recorded", error=type(error).__name__)
             return PROCESSING_FAILURE
         return DOES_NOT_MATCH if outcome is Outcome.ALTERED else SUCCESS
 
-    def _refuse(self, event: Any, status: int, reason: str) -> int:
+    def _refuse(self, event: Any, origin: Origin, status: int, reason: str) -> int:
         sop_instance_uid = str(event.request.AffectedSOPInstanceUID)
         log.warning(
             "instance_refused", status=f"{status:04X}", reason=reason, sop_instance_uid=sop_instance_uid
@@ -60,7 +66,7 @@ class Storing:
                     session,
                     Event.INSTANCE_REFUSED,
                     Subject(sop_instance_uid=sop_instance_uid),
-                    calling_ae_title=origin_of(event.assoc).calling_ae_title,
+                    calling_ae_title=origin.calling_ae_title,
                     status=f"{status:04X}",
                     reason=reason,
                 )

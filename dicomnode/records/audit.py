@@ -42,6 +42,7 @@ class Event(StrEnum):
     INSTANCE_ALTERED = "instance_altered"
     INSTANCE_REFUSED = "instance_refused"
     OWN_RESULT_RECEIVED = "own_result_received"
+    INSTANCES_RETRIEVED = "instances_retrieved"
     DISK_LOW = "disk_low"
     DISK_RECOVERED = "disk_recovered"
     STUDY_REOPENED = "study_reopened"

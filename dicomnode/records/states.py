@@ -19,7 +19,7 @@ class StudyState(StrEnum):
     IGNORED = "ignored"
     """No series matched a route; the reasons are stored with each series."""
     PARKED = "parked"
-    """Routing failed by a fault of ours; `dicomnode replay --study` tries again."""
+    """Something is missing, or routing failed by a fault of ours; `dicomnode replay --study` goes on."""
 
 
 class JobState(StrEnum):
@@ -59,6 +59,7 @@ Move = tuple[StrEnum, StrEnum]
 MOVES: frozenset[Move] = frozenset(
     {
         (StudyState.RECEIVING, StudyState.COMPLETE),
+        (StudyState.RECEIVING, StudyState.PARKED),  # something is missing at the deadline
         (StudyState.COMPLETE, StudyState.ROUTED),
         (StudyState.COMPLETE, StudyState.IGNORED),
         (StudyState.COMPLETE, StudyState.RECEIVING),  # a late instance reopens the study

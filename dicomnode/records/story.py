@@ -43,6 +43,10 @@ SENTENCES: dict[Event, Callable[[Detail], str]] = {
     Event.OWN_RESULT_RECEIVED: lambda d: (
         f"result of a node of this kind came back from {d['calling_ae_title']}; not processed"
     ),
+    Event.INSTANCES_RETRIEVED: lambda d: (
+        f"{d['missing_count']} missing instances asked of {d['peer']} by C-{d['method'].upper()}: "
+        f"{d['completed_count']} came, {d['failed_count']} failed ({d['status']})"
+    ),
     Event.DISK_LOW: lambda d: f"disk low, {d['free_bytes'] / 1e9:.1f} GB free: intake is {d['flow']}",
     Event.DISK_RECOVERED: lambda d: (
         f"disk has {d['free_bytes'] / 1e9:.1f} GB free: everything is taken again"

@@ -98,11 +98,12 @@ class StudyRow(Base):
     first_received_at: Mapped[datetime]
     last_received_at: Mapped[datetime]
     expected_count: Mapped[int | None]
-    expected_asked_at: Mapped[datetime | None]
     completed_at: Mapped[datetime | None]
     completed_by: Mapped[str | None]
     received_count: Mapped[int | None]
     """Instances that were here when the study was closed, counted as the sending peer counts."""
+    missing: Mapped[str | None]
+    """What was known to be missing when the study was closed, in words for its reports."""
     urgency: Mapped[str | None]
     """RequestedProcedurePriority (0040,1003): the most urgent that an image of the study says."""
     held_reason: Mapped[str | None]

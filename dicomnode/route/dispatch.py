@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import structlog
-from pydicom.errors import InvalidDicomError
 from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from dicomnode.assemble.assembly import CompletedBy
+from dicomnode.assemble.rules import CompletedBy
+from dicomnode.assemble.stored import read_study
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.instances import stored_instances
 from dicomnode.records.states import DeliveryState, JobState, StudyState, moved
-from dicomnode.records.tables import DecisionRow, DeliveryRow, InstanceRow, JobRow, StudyRow
+from dicomnode.records.tables import DecisionRow, DeliveryRow, JobRow, StudyRow
 from dicomnode.route.routing import Decision, route_study
 from dicomnode.route.versions import Request, Versions
 from dicomnode.settings import Settings
-from dicomnode.study import Instance, group_studies, read_instance
 from dicomnode.urgency import rank, steps
 from inference.registry import Registry
 
@@ -111,11 +109,8 @@ class Dispatch:
         with self.database.snapshot() as session:
             generation = session.get_one(StudyRow, study_instance_uid).generation
             rows = stored_instances(session, study_instance_uid)
-        instances = [found for row in rows if (found := _read(row)) is not None]
         decisions = [
-            decision
-            for study in group_studies(instances)
-            for decision in route_study(study, self.settings.route)
+            decision for study in read_study(rows) for decision in route_study(study, self.settings.route)
         ]
         with self.database.transaction() as session:
             study = session.get_one(StudyRow, study_instance_uid)
@@ -186,22 +181,10 @@ def completeness_notes(study: StudyRow) -> list[str]:
     """What the report must say when the study may not be whole."""
     notes = []
     if study.completed_by == CompletedBy.DEADLINE:
-        notes.append("The study was processed at its deadline while images were still arriving.")
-    if study.expected_count and (study.received_count or 0) < study.expected_count:
-        notes.append(
-            f"The study may not be complete: {study.received_count} of {study.expected_count} objects "
-            "that the sending archive holds had arrived."
-        )
+        notes.append("The study was closed at its deadline, not because it was known to be whole.")
+    if study.missing:
+        notes.append(f"The study may not be complete: {study.missing}.")
     return notes
-
-
-def _read(row: InstanceRow) -> Instance | None:
-    """The header of a stored instance; None, and an event in the log, when it cannot be read."""
-    try:
-        return read_instance(Path(row.path), row.sha256)
-    except (InvalidDicomError, OSError) as error:
-        log.error("instance_unreadable", sop_instance_uid=row.sop_instance_uid, error=type(error).__name__)
-        return None
 
 
 def replay_study(session: Session, audit: Audit, study: StudyRow) -> None:

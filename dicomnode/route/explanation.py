@@ -14,10 +14,10 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from dicomnode.conditions import say
 from dicomnode.errors import PermanentError
 from dicomnode.records.instances import stored_instances
 from dicomnode.records.tables import DecisionRow
-from dicomnode.route.conditions import say
 from dicomnode.route.routing import Decision, route_study
 from dicomnode.settings import RouteSettings
 from dicomnode.study import Series, Study, group_studies, read_instance

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 
-from dicomnode.route.conditions import Check, check_series, say, slice_count, slice_thickness_mm
+from dicomnode.conditions import Check, check_series, say, slice_count, slice_thickness_mm
 from dicomnode.route.exclusions import exclusion
 from dicomnode.settings import RouteSettings
 from dicomnode.study import Series, Study, series_number

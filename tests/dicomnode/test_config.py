@@ -177,6 +177,8 @@ REQUIRED = {
     "RouteSettings": {"name", "model", "destinations", "when"},
     "Conditions": {"modality"},
     "SyslogSettings": {"name", "host", "port"},
+    "RequiredSettings": {"name", "when", "series"},
+    "RequiredSeries": {"name", "when"},
 }
 
 

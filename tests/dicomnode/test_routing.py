@@ -15,8 +15,8 @@ from pydicom.uid import (
     XRayRadiationDoseSRStorage,
 )
 
+from dicomnode.conditions import check_series
 from dicomnode.encode.equipment import MANUFACTURER, PRODUCT
-from dicomnode.route.conditions import check_series
 from dicomnode.route.exclusions import exclusion
 from dicomnode.route.routing import Decision, route_study
 from dicomnode.section import Conditions, Range

@@ -11,7 +11,7 @@ import pytest
 from pydicom import dcmread
 from sqlalchemy import select
 
-import dicomnode.route.dispatch
+import dicomnode.assemble.stored
 import dicomnode.work.worker
 from dicomnode.errors import TransientError, UnreadableSeries
 from dicomnode.receive.intake import Intake
@@ -296,7 +296,7 @@ def test_a_study_that_cannot_be_routed_is_parked_and_can_be_replayed(
 def test_an_instance_that_arrives_while_routing_leaves_the_study_to_the_next_round(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = dicomnode.route.dispatch._read
+    read = dicomnode.assemble.stored._read
     late = [image(StudyInstanceUID=node.study_uid)]
 
     def arrives(row: Any) -> Any:
@@ -304,7 +304,7 @@ def test_an_instance_that_arrives_while_routing_leaves_the_study_to_the_next_rou
             node.intake.take(arrival(late.pop()))
         return read(row)
 
-    monkeypatch.setattr("dicomnode.route.dispatch._read", arrives)
+    monkeypatch.setattr("dicomnode.assemble.stored._read", arrives)
     node.route()
     assert node.study().state == "receiving"
     assert node.jobs() == []

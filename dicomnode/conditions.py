@@ -1,4 +1,4 @@
-"""The conditions of a route, each checked on its own so that every answer can be explained."""
+"""Conditions on a series, each checked on its own so that every answer can be explained."""
 
 from __future__ import annotations
 

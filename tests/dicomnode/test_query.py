@@ -12,8 +12,8 @@ from pydicom.uid import CTImageStorage
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 
-import dicomnode.assemble.completeness
-from dicomnode.assemble.completeness import count_instances
+from dicomnode.assemble import query
+from dicomnode.assemble.query import count_instances
 from dicomnode.errors import TransientError
 from dicomnode.settings import PeerSettings
 from tests.dicomnode.parts import free_port
@@ -51,9 +51,9 @@ def test_the_count_of_the_study_is_asked_and_returned() -> None:
 
     with archive(on_find) as peer:
         assert count_instances("NODE", peer, "1.2.3") == 42
-    (query,) = asked
-    assert (query.QueryRetrieveLevel, query.StudyInstanceUID) == ("STUDY", "1.2.3")
-    assert "NumberOfStudyRelatedInstances" in query
+    (wanted,) = asked
+    assert (wanted.QueryRetrieveLevel, wanted.StudyInstanceUID) == ("STUDY", "1.2.3")
+    assert "NumberOfStudyRelatedInstances" in wanted
 
 
 def nothing(_: Any) -> Iterator[tuple[int, Dataset | None]]:
@@ -95,12 +95,12 @@ def test_a_peer_that_aborts_gives_no_count() -> None:
 
 
 def test_a_peer_that_is_not_there_cannot_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dicomnode.assemble.completeness, "TIMEOUT_S", 1.0)
+    monkeypatch.setattr(query, "TIMEOUT_S", 1.0)
     peer = PeerSettings(name="PACS", ae_title="PACS", host="127.0.0.1", port=free_port())
-    with pytest.raises(TransientError, match="peer PACS does not accept"):
+    with pytest.raises(TransientError, match="peer PACS does not answer"):
         count_instances("NODE", peer, "1.2.3")
 
 
 def test_a_peer_without_queries_cannot_be_asked() -> None:
-    with archive(nothing, context=CTImageStorage) as peer, pytest.raises(TransientError, match="C-FIND"):
+    with archive(nothing, context=CTImageStorage) as peer, pytest.raises(TransientError, match="peer PACS"):
         count_instances("NODE", peer, "1.2.3")
