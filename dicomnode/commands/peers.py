@@ -11,7 +11,6 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from dicomnode.checks import check_node
 from dicomnode.commands.files import FolderArgument
 from dicomnode.commands.options import DEFAULT_CONFIG, ConfigOption, JsonOption, console, print_json
 from dicomnode.config import load_settings
@@ -31,26 +30,6 @@ from dicomnode.read.folder import read_folder
 from dicomnode.settings import PeerSettings, Settings
 
 PeerArgument = Annotated[str, typer.Argument(help="Name of a peer in the configuration.")]
-
-
-def check(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
-    """Check everything the node needs: configuration, database, disk, models, device, peers.
-
-    Exit code 1 when something is wrong.
-    """
-    settings = load_settings(config)
-    findings = []
-    if not as_json:
-        console.print(f"[green]ok[/]     configuration {config}")
-    for finding in check_node(settings):
-        findings.append(finding)
-        if not as_json:
-            verdict = "[green]ok[/]    " if finding.good else "[red]wrong[/] "
-            console.print(f"{verdict} {escape(f'{finding.subject}: {finding.detail}')}")
-    if as_json:
-        print_json([vars(finding) for finding in findings])
-    if not all(finding.good for finding in findings):
-        raise typer.Exit(1)
 
 
 def echo(peer: PeerArgument, config: ConfigOption = DEFAULT_CONFIG) -> None:

@@ -22,7 +22,6 @@ from dicomnode.commands.files import lesion_table
 from dicomnode.config import load_settings
 from dicomnode.deliver.answers import Fate
 from dicomnode.deliver.sender import echo
-from dicomnode.demo.archive import Archive
 from dicomnode.demo.cases import Case, real_case, synthetic_case
 from dicomnode.encode.overlay import draw_lesion
 from dicomnode.errors import NodeError, TransientError
@@ -30,6 +29,7 @@ from dicomnode.read.volumes import read_volume
 from dicomnode.records.db import Database
 from dicomnode.records.states import DeliveryState, JobState
 from dicomnode.records.tables import DeliveryRow, JobRow
+from dicomnode.selftest.archive import Archive
 from dicomnode.series_writer import SeriesIdentity, write_series
 from dicomnode.settings import PeerSettings, Settings
 from dicomnode.show.record import measurement_record

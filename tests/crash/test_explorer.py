@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from dicomnode.selftest.bundles import write_bundle
 from tests.crash.explorer import Lane, Plan
 from tests.crash.points import point_called
-from tests.phantoms.bundles import write_bundle
 
 pytestmark = [pytest.mark.slow, pytest.mark.real_parts]
 

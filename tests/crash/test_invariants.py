@@ -21,13 +21,13 @@ from dicomnode.deliver.delivery import Delivery
 from dicomnode.receive.intake import Intake
 from dicomnode.records.audit import Audit
 from dicomnode.records.db import Database, migrate
+from dicomnode.selftest.bundles import write_bundle
 from dicomnode.series_writer import SeriesIdentity, write_series
 from dicomnode.spool import Spool
 from tests.crash.invariants import Sent, complaints, data_set_digest
 from tests.dicomnode.parts import peer_answering, settings_in
 from tests.dicomnode.test_worker import Node
 from tests.phantoms import phantom
-from tests.phantoms.bundles import write_bundle
 from tests.phantoms.dicom import set_sop_instance_uid
 
 Damage = Callable[[Path], object]

@@ -22,20 +22,20 @@ from dicomnode.receive.intake import Intake
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database, migrate, utc_now
 from dicomnode.records.tables import DestinationRow, JobRow
+from dicomnode.selftest.bundles import write_bundle
 from dicomnode.series_writer import SeriesIdentity
 from dicomnode.spool import Spool
 from inference.bundle import read_bundle
 from tests.dicomnode.console import Command
 from tests.dicomnode.parts import Peer, arrival, image, peer_answering, save, write_config
 from tests.phantoms import phantom, write_phantom
-from tests.phantoms.bundles import write_bundle
 
 COMMANDS = {
     "serve": ["--config"],
     "receive": ["--config"],
     "housekeep": ["--config"],
     "work": ["--device", "--config"],
-    "check": ["--json"],
+    "check": ["--listen", "--self-test", "--json"],
     "status": ["--json"],
     "jobs": ["--state", "--limit", "--json"],
     "replay": ["--job", "--study", "--dead", "--destination"],

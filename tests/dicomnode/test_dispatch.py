@@ -13,11 +13,11 @@ from dicomnode.records.audit import Audit
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.tables import JobRow, StudyRow
 from dicomnode.route.dispatch import Dispatch
+from dicomnode.selftest.bundles import write_bundle
 from dicomnode.settings import Settings
 from inference.registry import Registry, find_bundles
 from tests.dicomnode.parts import arrival, events, image, settings_in
 from tests.dicomnode.test_assembly import add_result
-from tests.phantoms.bundles import write_bundle
 
 MORE = """
 [worker]

@@ -21,10 +21,10 @@ from dicomnode.records.states import StudyState
 from dicomnode.records.story import tell
 from dicomnode.records.tables import StudyRow
 from dicomnode.route.dispatch import Dispatch
+from dicomnode.selftest.bundles import write_bundle
 from dicomnode.spool import Spool
 from inference.registry import find_bundles
 from tests.dicomnode.parts import arrival, image, save, write_config
-from tests.phantoms.bundles import write_bundle
 
 STUDY = "1.2.3.4"
 OTHER_ROUTE = """

@@ -14,6 +14,7 @@ from dicomnode.receive.intake import Intake
 from dicomnode.records.audit import Audit, Event
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.tables import DeliveryRow, JobRow, ResultRow
+from dicomnode.selftest.bundles import write_bundle
 from dicomnode.settings import PrioritySettings, RouteSettings, WorkerSettings
 from dicomnode.study import Series
 from dicomnode.urgency import rank
@@ -21,7 +22,6 @@ from dicomnode.work.jobs import JobQueue, Lease, NewResult, recover_lost_leases,
 from dicomnode.work.orders import Order, create_job
 from inference.bundle import ModelBundle, read_bundle
 from tests.dicomnode.parts import arrival, events, image, kinds, series_of
-from tests.phantoms.bundles import write_bundle
 
 RULES = WorkerSettings(lease_s=30, maximum_attempts=3, retry_delay_s=10)
 AUDIT = Audit("test")

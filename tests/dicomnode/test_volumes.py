@@ -15,6 +15,7 @@ from pydicom.uid import RLELossless
 
 from dicomnode.errors import UnreadableSeries
 from dicomnode.read.volumes import read_volume
+from dicomnode.selftest.volumes import voxel_centres
 from dicomnode.series_writer import SeriesIdentity, write_series
 from dicomnode.study import Series, SourceVolume, read_instance
 from inference.volume import Volume
@@ -37,7 +38,6 @@ from tests.phantoms.faults import (
     slice_paths,
 )
 from tests.phantoms.ultrasound import ultrasound_phantom, write_loop, write_stills
-from tests.phantoms.volumes import voxel_centres
 
 POSITION_MM = 1e-6
 """Headers keep ten digits."""

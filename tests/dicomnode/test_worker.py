@@ -20,13 +20,13 @@ from dicomnode.records.db import Database, utc_now
 from dicomnode.records.story import tell
 from dicomnode.records.tables import AuditRow, DecisionRow, DeliveryRow, JobRow, ResultRow, StudyRow
 from dicomnode.route.dispatch import Dispatch, replay_study
+from dicomnode.selftest.bundles import write_bundle
 from dicomnode.series_writer import SeriesIdentity, write_series
 from dicomnode.settings import ModelSettings, Settings
 from dicomnode.work.worker import Worker
 from inference.registry import find_bundles
 from tests.dicomnode.parts import PATIENT, arrival, events, image, kinds, settings_in
 from tests.phantoms import phantom
-from tests.phantoms.bundles import write_bundle
 
 SPACING_MM = (8.0, 2.0, 2.0)
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from dicomnode.selftest.bundles import write_bundle, write_json
 from inference.bundle import CARD, NETWORK, is_plain, read_bundle
 from inference.engine import Model
 from inference.errors import BundleError
 from inference.networks.build import build_network
 from inference.registry import find_bundles
-from tests.phantoms.bundles import write_bundle, write_json
 
 UNET = {"_target_": "monai.networks.nets.BasicUNet", "spatial_dims": 2}
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from dicomnode.selftest.bundles import write_bundle
 from inference.bundle import read_bundle
 from inference.engine import SLICES_PER_STEP, WINDOWS_PER_STEP, Model, mirrored_axes
 from inference.errors import OutOfMemory, UnsuitableVolume
@@ -16,7 +17,6 @@ from inference.predict import segment
 from inference.preprocess import ModelInput
 from inference.volume import Volume
 from tests.phantoms import ORIENTATIONS, Orientation, phantom
-from tests.phantoms.bundles import write_bundle
 from tests.phantoms.chest import chest
 
 CPU = torch.device("cpu")

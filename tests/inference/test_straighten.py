@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy import ndimage
 
+from dicomnode.selftest.bundles import write_bundle
 from inference.bundle import read_bundle
 from inference.engine import Model
 from inference.measure import Quantity, measure_lesions
@@ -16,7 +17,6 @@ from inference.predict import segment
 from inference.straighten import Straightening, straightening
 from inference.volume import Box, Volume
 from tests.phantoms import Phantom, phantom
-from tests.phantoms.bundles import write_bundle
 
 SPACING_MM = (3.0, 1.0, 1.5)
 MISSING = (9, 14, 15)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dicomnode.selftest.shapes import Ellipsoid, sphere
+from dicomnode.selftest.volumes import LESION_LABEL, Phantom, lesion_map_of, voxel_centres
 from inference.labelmap import LabelMap
 from inference.volume import Volume
-from tests.phantoms.shapes import Ellipsoid, sphere
-from tests.phantoms.volumes import LESION_LABEL, Phantom, lesion_map_of, voxel_centres
 
 AIR_HU, LUNG_HU, TISSUE_HU, BONE_HU, NODULE_HU = -1000, -850, 40, 400, 30
 

@@ -14,10 +14,10 @@ from pydicom.uid import (
     generate_uid,
 )
 
+from dicomnode.selftest.volumes import Phantom
 from dicomnode.series_writer import SeriesIdentity, slice_dataset, write_series
 from dicomnode.study import Series, group_studies, read_instance
 from inference.volume import Volume
-from tests.phantoms.volumes import Phantom
 
 ENHANCED = {"CT": EnhancedCTImageStorage, "MR": EnhancedMRImageStorage}
 PER_FRAME = (

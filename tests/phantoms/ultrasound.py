@@ -12,11 +12,11 @@ from pydicom import Dataset
 from pydicom.dataset import FileDataset
 from pydicom.uid import UltrasoundImageStorage, UltrasoundMultiFrameImageStorage
 
+from dicomnode.selftest.volumes import LESION, NOISE, TISSUE
 from dicomnode.series_writer import SeriesIdentity, slice_dataset
 from dicomnode.study import Series
 from inference.volume import Volume
 from tests.phantoms.dicom import read_series, save
-from tests.phantoms.volumes import LESION, NOISE, TISSUE
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dicomnode.demo.archive import Archive
-from tests.phantoms.bundles import write_bundle
+from dicomnode.selftest.archive import Archive
+from dicomnode.selftest.bundles import write_bundle
 from tests.system.node import Node, archive_on_loopback
 
 

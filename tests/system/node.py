@@ -19,10 +19,10 @@ from sqlalchemy import select
 from dicomnode.config import load_settings
 from dicomnode.deliver.answers import Fate
 from dicomnode.deliver.sender import echo, send
-from dicomnode.demo.archive import Archive
 from dicomnode.errors import TransientError
 from dicomnode.records.db import Database
 from dicomnode.records.tables import AuditRow, DeliveryRow, JobRow, StudyRow
+from dicomnode.selftest.archive import Archive
 from dicomnode.settings import PeerSettings, Settings
 
 T = TypeVar("T")

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from pydicom import Dataset
 
-from dicomnode.demo.archive import Archive
 from dicomnode.encode.decode import read_frames
+from dicomnode.selftest.archive import Archive
 from dicomnode.series_writer import SeriesIdentity, write_series
 from inference.measure import Axis, measure_lesions
 from tests.phantoms import Orientation, Phantom, phantom

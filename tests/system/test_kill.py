@@ -17,9 +17,9 @@ from pydicom import dcmread
 
 from dicomnode.deliver.answers import Fate
 from dicomnode.deliver.sender import send
-from dicomnode.demo.archive import Archive
 from dicomnode.records.chain import verify_chain
 from dicomnode.records.tables import InstanceRow
+from dicomnode.selftest.archive import Archive
 from dicomnode.series_writer import SeriesIdentity, write_series
 from tests.phantoms import phantom
 from tests.system.node import Node, archive_on_loopback, wait_for

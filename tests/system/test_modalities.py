@@ -14,8 +14,8 @@ import numpy.typing as npt
 import pytest
 from pydicom import dcmread
 
-from dicomnode.demo.archive import Archive
 from dicomnode.encode.decode import read_frames
+from dicomnode.selftest.archive import Archive
 from dicomnode.series_writer import SeriesIdentity, write_series
 from inference.bundle import read_bundle
 from inference.engine import Model

@@ -24,13 +24,13 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from dicomnode.encode.dress import to_bytes
+from dicomnode.selftest.volumes import voxel_centres
 from dicomnode.series_writer import SeriesIdentity, write_series
 from dicomnode.work.pipeline import Assignment, process_series
 from inference.labelmap import LesionMap
 from inference.volume import Volume
 from tests.dicomnode.encode.situations import DIGEST, card
 from tests.phantoms import Box, lesion_map_of, read_series
-from tests.phantoms.volumes import voxel_centres
 from tests.real_parts import require_program
 
 pytestmark = [pytest.mark.slow, pytest.mark.real_parts]

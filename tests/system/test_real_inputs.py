@@ -12,8 +12,8 @@ import pytest
 
 from dicomnode.deliver.answers import Fate
 from dicomnode.deliver.sender import send
-from dicomnode.demo.archive import Archive
 from dicomnode.read.folder import read_folder
+from dicomnode.selftest.archive import Archive
 from dicomnode.series_writer import SeriesIdentity, write_series
 from tests.phantoms import phantom
 from tests.phantoms.faults import drop_pixel_data, truncate

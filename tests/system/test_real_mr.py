@@ -19,14 +19,14 @@ import SimpleITK
 
 from dicomnode.read.folder import read_folder
 from dicomnode.read.volumes import read_volume
+from dicomnode.selftest.bundles import write_bundle
+from dicomnode.selftest.volumes import LESION_LABEL
 from dicomnode.show.result_folder import write_results
 from dicomnode.work.pipeline import Assignment, process_series
 from inference.bundle import Postprocessing
 from inference.labelmap import LabelMap, LesionMap
 from inference.lesions import find_lesions
 from inference.volume import Volume
-from tests.phantoms.bundles import write_bundle
-from tests.phantoms.volumes import LESION_LABEL
 from tests.real_parts import require_program
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"

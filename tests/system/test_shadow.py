@@ -19,15 +19,15 @@ from sqlalchemy import select
 from typer.testing import CliRunner
 
 from dicomnode.__main__ import app
-from dicomnode.demo.archive import Archive
 from dicomnode.encode.decode import read_frames
 from dicomnode.records.audit import verify_chain
 from dicomnode.records.model_tables import ComparisonRow
+from dicomnode.selftest.archive import Archive
+from dicomnode.selftest.bundles import write_bundle
 from dicomnode.series_writer import SeriesIdentity, write_series
 from inference.registry import find_bundles
 from inference.volume import Volume
 from tests.phantoms import phantom
-from tests.phantoms.bundles import write_bundle
 from tests.system.node import Node, archive_on_loopback, forward, received, wait_for
 
 THRESHOLDS = {"1.0.0": 80.0, "1.1.0": 110.0, "1.2.0": 60.0}

@@ -20,8 +20,8 @@ from dicomnode.encode.check_report import measurement_groups
 from dicomnode.encode.concepts import LONG_AXIS
 from dicomnode.encode.content import child
 from dicomnode.encode.decode import read_frames
+from dicomnode.selftest.bundles import write_bundle
 from dicomnode.series_writer import SeriesIdentity
-from tests.phantoms.bundles import write_bundle
 from tests.phantoms.ultrasound import SPACING_MM, ultrasound_phantom, write_loop, write_stills
 from tests.real_parts import require_program
 from tests.system.node import Node, free_port

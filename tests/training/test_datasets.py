@@ -16,8 +16,8 @@ from PIL import Image
 from pydicom import dcmread
 from pydicom.uid import generate_uid
 
+from dicomnode.selftest.volumes import Orientation, Phantom, phantom
 from tests.phantoms.dicom import write_phantom
-from tests.phantoms.volumes import Orientation, Phantom, phantom
 from tests.training.crops import AFFINE_RAS, write_crops
 from training.cases import Case, DataSet, LoadedCase, digest, of_split
 from training.datasets.catalogue import FORMATS, open_dataset

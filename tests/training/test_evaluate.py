@@ -13,12 +13,12 @@ import numpy.typing as npt
 import pytest
 import torch
 
+from dicomnode.selftest.bundles import write_bundle
 from inference.bundle import read_bundle
 from inference.engine import Model
 from inference.labelmap import Label
 from inference.volume import Volume
 from tests.phantoms import LESION_LABEL, phantom
-from tests.phantoms.bundles import write_bundle
 from training.cases import Case, LoadedCase
 from training.errors import DataError, RunError
 from training.evaluate import (

@@ -17,10 +17,10 @@ from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
+from dicomnode.selftest.bundles import write_bundle
 from inference.bundle import read_bundle
 from inference.engine import Model
 from inference.volume import Volume
-from tests.phantoms.bundles import write_bundle
 from training.cases import Case, LoadedCase
 from training.commands.trust import axes_of, trust
 from training.errors import DataError, ExperimentError, RunError

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from dicomnode.selftest.bundles import write_bundle
 from inference.bundle import read_bundle
 from inference.engine import Model
 from inference.preprocess import ModelInput
-from tests.phantoms.bundles import write_bundle
 from training.errors import RunError
 from training.trust.uncertainty import foretells_error, mirrored_members, uncertainty
 

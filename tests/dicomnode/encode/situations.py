@@ -16,6 +16,7 @@ from dicomnode.encode.dress import to_bytes
 from dicomnode.encode.results import encode_results
 from dicomnode.forms import ResultKind
 from dicomnode.read.volumes import read_volume
+from dicomnode.selftest.volumes import lesion_map_of
 from dicomnode.series_writer import SeriesIdentity
 from dicomnode.study import Series, SourceVolume
 from inference.bundle import ModelCard
@@ -25,7 +26,6 @@ from inference.measure import LesionMeasurement, measure_lesions
 from inference.volume import IntensityUnit
 from tests.phantoms import Orientation, Phantom, phantom, write_enhanced, write_phantom
 from tests.phantoms.ultrasound import SPACING_MM, ultrasound_phantom, write_loop, write_stills
-from tests.phantoms.volumes import lesion_map_of
 
 COARSE_MM = (6.0, 2.0, 3.0)
 """(slice, row, column): all different, so that a swap shows; small, so that tests are fast."""

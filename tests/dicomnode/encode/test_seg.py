@@ -23,6 +23,7 @@ from dicomnode.encode.decode import read_frames
 from dicomnode.encode.seg import encode_seg
 from dicomnode.errors import PermanentError
 from dicomnode.read.volumes import read_volume
+from dicomnode.selftest.shapes import Ellipsoid
 from dicomnode.series_writer import write_series
 from dicomnode.study import Instance, Series, SourceFrame, SourceVolume
 from inference.labelmap import LesionMap
@@ -42,7 +43,6 @@ from tests.dicomnode.encode.situations import (
 )
 from tests.phantoms import ORIENTATIONS, Box, Orientation, Shape, phantom, write_enhanced
 from tests.phantoms.faults import edit_all
-from tests.phantoms.shapes import Ellipsoid
 
 Points = npt.NDArray[np.float64]
 

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 
+from dicomnode.selftest.shapes import Box, Ellipsoid
 from dicomnode.show.validators import NO_XPATH_LIMITS, PIXELMED_CLASS, PIXELMED_JAR
 from inference.measure import Axis, Quantity
 from tests.dicomnode.encode.situations import saved, situation, written
 from tests.phantoms import Orientation, Shape, phantom
-from tests.phantoms.shapes import Box, Ellipsoid
 from tests.real_parts import require_program
 
 pytestmark = pytest.mark.real_parts

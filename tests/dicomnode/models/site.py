@@ -11,12 +11,12 @@ from dicomnode.records.audit import Audit
 from dicomnode.records.db import Database
 from dicomnode.records.standing import state_here
 from dicomnode.records.tables import JobRow
+from dicomnode.selftest.bundles import write_bundle
 from dicomnode.settings import Settings
 from dicomnode.work.orders import Order, create_job
 from inference.bundle import ModelBundle
 from inference.registry import Registry
 from tests.dicomnode.parts import series_of
-from tests.phantoms.bundles import write_bundle
 
 ADMIN = Audit("admin jdoe")
 VERSIONS = ("1.0.0", "1.1.0", "1.2.0")

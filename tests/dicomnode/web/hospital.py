@@ -21,6 +21,7 @@ from dicomnode.receive.intake import Intake
 from dicomnode.records.audit import Audit
 from dicomnode.records.tables import DeliveryRow, JobRow, ResultRow, StudyRow
 from dicomnode.route.dispatch import Dispatch
+from dicomnode.selftest.bundles import write_bundle
 from dicomnode.series_writer import SeriesIdentity, write_series
 from dicomnode.spool import Spool
 from dicomnode.work.worker import Worker
@@ -28,7 +29,6 @@ from inference.registry import find_bundles
 from tests.dicomnode.parts import arrival, image
 from tests.dicomnode.web.browsing import Page
 from tests.phantoms import phantom
-from tests.phantoms.bundles import write_bundle
 
 MORE = '[models]\nfolder = "models"\n[assembly]\nquiet_period_s = 0.1\n[web]\n'
 

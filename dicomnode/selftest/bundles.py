@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
+from dicomnode.selftest.volumes import LESION_LABEL
 from inference.bundle import CARD, METADATA, NETWORK
 from inference.networks.build import build_network
-from tests.phantoms.volumes import LESION_LABEL
 
 WINDOW = (0.0, 200.0)
 THRESHOLD = 80.0

@@ -11,10 +11,10 @@ import numpy.typing as npt
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
+from dicomnode.selftest.shapes import Box, Ellipsoid, Point, Shape, sphere
 from inference.codes import Code
 from inference.labelmap import Label, LabelMap, Lesion, LesionMap
 from inference.volume import IntensityUnit, Volume
-from tests.phantoms.shapes import Box, Ellipsoid, Point, Shape, sphere
 
 Orientation = Literal["axial", "coronal", "sagittal", "oblique"]
 ORIENTATIONS: tuple[Orientation, ...] = get_args(Orientation)

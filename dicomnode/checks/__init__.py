@@ -1,0 +1,1 @@
+"""What `dicomnode check` finds out beyond the configuration file."""

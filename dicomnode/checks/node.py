@@ -1,0 +1,104 @@
+"""Checks of the node itself: database, disk, models, device, clock, certificates; then its peers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from dicomnode.certificates import check_certificates
+from dicomnode.checks.clock import check_clock
+from dicomnode.checks.finding import Finding, note, ok, wrong
+from dicomnode.checks.peers import check_calls, check_peer
+from dicomnode.observe.machine import gpu_memory
+from dicomnode.records.db import Database, migrate, revision_of
+from dicomnode.records.standing import missing_live, state_here
+from dicomnode.settings import Settings
+from dicomnode.spool import Spool
+from inference.registry import find_bundles
+
+
+def check_node(settings: Settings, listen_s: float = 0.0) -> Iterator[Finding]:
+    """Check one thing after the other, slow ones last. `listen_s`: how long to wait for peers to call."""
+    database = Database(settings.database_url)
+    checked = _check_database(settings, database)
+    yield checked
+    yield _check_disk(settings)
+    if checked.verdict == "ok":
+        yield from _check_models(settings, database)
+        yield check_clock(database)
+    yield from _check_devices(settings)
+    if settings.tls is not None:
+        for good, detail in check_certificates(settings.tls):
+            yield (ok if good else wrong)("tls", detail)
+    for peer in settings.peer:
+        yield from check_peer(settings, peer)
+    if checked.verdict == "ok":
+        yield from check_calls(settings, database, listen_s)
+
+
+def _check_database(settings: Settings, database: Database) -> Finding:
+    try:
+        migrate(database)
+        with database.snapshot() as session:
+            revision = revision_of(session)
+    except (SQLAlchemyError, OSError) as error:
+        return wrong("database", f"{settings.database_url}: {type(error).__name__}; check node.data")
+    return ok("database", f"{settings.database_url}, schema {revision}")
+
+
+def _check_disk(settings: Settings) -> Finding:
+    spool = Spool(settings.spool)
+    try:
+        spool.prepare()
+        free_gb = spool.free_bytes() / 1e9
+    except OSError as error:
+        return wrong("disk", f"{settings.spool} cannot be used ({error.strerror}); check node.data")
+    wanted = settings.listener.minimum_free_gb
+    said = ok if free_gb >= wanted else wrong
+    return said("disk", f"{free_gb:.0f} GB free, at least {wanted:g} GB wanted")
+
+
+def _check_models(settings: Settings, database: Database) -> Iterator[Finding]:
+    registry = find_bundles(settings.models.folder, settings.models.trusted_digests)
+    with database.snapshot() as session:
+        for name in registry.names:
+            for bundle in registry.versions(name):
+                state = state_here(session, settings.models, bundle)
+                yield ok(f"model {name}", f"{bundle.card.version}, {state}, digest {bundle.digest[:12]}")
+            for sentence in missing_live(session, registry, name):
+                yield wrong(f"model {name}", f"{sentence}; restore it or promote another")
+    for folder, problem in registry.problems.items():
+        yield wrong(f"model {folder.name}", problem)
+    for route in settings.route:
+        if route.model not in registry.names:
+            yield wrong(f"route {route.name}", f"no usable model is called {route.model!r}")
+
+
+def _check_devices(settings: Settings) -> Iterator[Finding]:
+    import torch
+
+    from inference.engine import best_device
+
+    memory = {gpu.name: gpu for gpu in gpu_memory()}
+    for wanted in settings.worker.devices:
+        device = best_device() if wanted == "auto" else torch.device(wanted)
+        if device.type == "cpu":
+            yield (note if wanted == "auto" else ok)(
+                "device",
+                "no GPU found; models run on the CPU" if wanted == "auto" else "models run on the CPU",
+            )
+            continue
+        try:
+            torch.zeros(1, device=device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            yield wrong("device", f"{wanted} cannot be used ({reason}); correct worker.devices")
+            continue
+        name = f"cuda:{device.index or 0}"
+        free = (
+            f", {(memory[name].total_bytes - memory[name].used_bytes) / 1e9:.0f} GB free"
+            if name in memory
+            else ""
+        )
+        yield ok("device", f"models run on {name}{free}")

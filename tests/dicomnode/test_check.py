@@ -1,0 +1,136 @@
+"""`dicomnode check`: clock, devices, peers in both directions. The self-test has a file of its own."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pynetdicom.sop_class import SegmentationStorage
+
+from dicomnode.checks import clock, node
+from dicomnode.checks.finding import Finding, Verdict
+from dicomnode.checks.peers import check_calls, check_peer
+from dicomnode.deliver.sender import echo
+from dicomnode.errors import TransientError
+from dicomnode.observe.machine import GpuMemory
+from dicomnode.records.audit import Audit, Event, Subject
+from dicomnode.records.db import Database, utc_now
+from dicomnode.settings import PeerSettings, Settings
+from tests.dicomnode.parts import peer_answering, settings_in
+
+
+def verdicts(findings: Iterator[Finding]) -> list[tuple[str, Verdict]]:
+    return [(finding.subject, finding.verdict) for finding in findings]
+
+
+def record(database: Database, event: Event, ae_title: str = "PACS", **detail: Any) -> None:
+    with database.transaction() as session:
+        Audit("receiver").record(session, event, Subject(), calling_ae_title=ae_title, **detail)
+
+
+def test_a_clock_behind_the_audit_is_wrong(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    record(database, Event.INSTANCE_RECEIVED)
+    assert clock.check_clock(database).verdict is not Verdict.WRONG
+    monkeypatch.setattr(clock, "utc_now", lambda: utc_now() - timedelta(hours=1))
+    finding = clock.check_clock(database)
+    assert finding.verdict is Verdict.WRONG
+    assert "set the clock right" in finding.detail
+
+
+@pytest.mark.parametrize(
+    ("answer", "synchronised", "verdict"),
+    [(0, True, Verdict.OK), (clock.TIME_ERROR, False, Verdict.NOTE), (-1, None, Verdict.NOTE)],
+)
+def test_whether_the_clock_is_synchronised_is_what_the_kernel_says(
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: int,
+    synchronised: bool | None,
+    verdict: Verdict,
+) -> None:
+    class Kernel:
+        def adjtimex(self, _: Any) -> int:
+            return answer
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: Kernel())
+    assert clock.is_synchronised() is synchronised
+    assert clock.check_clock(database).verdict is verdict
+
+
+def test_the_kernel_can_really_be_asked() -> None:
+    assert clock.is_synchronised() in (True, False, None)
+
+
+def test_a_peer_is_asked_whether_it_takes_what_it_is_to_get(tmp_path: Path) -> None:
+    with peer_answering() as peer:
+        settings = settings_in(tmp_path, peer_port=peer.port)
+        answers, takes = check_peer(settings, settings.peers["PACS"])
+        assert answers.verdict is takes.verdict is Verdict.OK
+        assert takes.detail == "takes what it is to get: seg, reports"
+        assert peer.received == []
+    with peer_answering(sop_classes=[SegmentationStorage]) as peer:
+        settings = settings_in(tmp_path, peer_port=peer.port)
+        _, takes = check_peer(settings, settings.peers["PACS"])
+        assert takes.verdict is Verdict.WRONG
+        assert takes.detail.startswith("does not take reports; `dicomnode probe PACS`")
+
+
+def test_a_peer_that_is_not_there_is_wrong(settings: Settings) -> None:
+    assert verdicts(check_peer(settings, settings.peers["PACS"])) == [("peer PACS", Verdict.WRONG)]
+
+
+def test_the_audit_says_whether_a_peer_has_called(settings: Settings, database: Database) -> None:
+    (never,) = check_calls(settings, database, 0.0)
+    assert never.verdict is Verdict.NOTE
+    assert f"C-ECHO from PACS to LESIONNODE at port {settings.node.port}" in never.detail
+    record(database, Event.INSTANCE_RECEIVED, "OTHER")
+    assert verdicts(check_calls(settings, database, 0.0)) == [("peer PACS to us", Verdict.NOTE)]
+    record(database, Event.INSTANCE_RECEIVED)
+    assert verdicts(check_calls(settings, database, 0.0)) == [("peer PACS to us", Verdict.OK)]
+    record(database, Event.ASSOCIATION_REJECTED, reason="not at this address")
+    (refused,) = check_calls(settings, database, 0.0)
+    assert refused.verdict is Verdict.WRONG
+    assert "not at this address" in refused.detail
+
+
+def call_until_taken(settings: Settings, as_ae_title: str, stopping: threading.Event) -> None:
+    us = PeerSettings(name="us", ae_title=settings.node.ae_title, host="127.0.0.1", port=settings.node.port)
+    while not stopping.is_set():
+        try:
+            echo(as_ae_title, us)
+            return
+        except TransientError:
+            time.sleep(0.1)
+
+
+def test_check_waits_for_a_real_call_where_no_node_runs(settings: Settings, database: Database) -> None:
+    record(database, Event.INSTANCE_RECEIVED)  # an old call does not count
+    stopping = threading.Event()
+    caller = threading.Thread(target=call_until_taken, args=(settings, "PACS", stopping))
+    caller.start()
+    try:
+        assert verdicts(check_calls(settings, database, 60.0)) == [("peer PACS to us", Verdict.OK)]
+    finally:
+        stopping.set()
+        caller.join()
+
+
+def test_nobody_calling_in_the_time_given_is_wrong(settings: Settings, database: Database) -> None:
+    record(database, Event.INSTANCE_RECEIVED)
+    (silent,) = check_calls(settings, database, 0.1)
+    assert silent.verdict is Verdict.WRONG
+    assert "has not called in the time given" in silent.detail
+
+
+def test_a_device_that_is_not_there_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_in(tmp_path, '[worker]\ndevices = ["cuda:7"]')
+    monkeypatch.setattr(node, "gpu_memory", lambda: [GpuMemory("cuda:0", 1, 2)])
+    devices = [finding for finding in node.check_node(settings) if finding.subject == "device"]
+    assert [finding.verdict for finding in devices] == [Verdict.WRONG]
+    assert "cuda:7 cannot be used" in devices[0].detail
