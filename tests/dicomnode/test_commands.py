@@ -35,6 +35,7 @@ COMMANDS = {
     "receive": ["--config"],
     "housekeep": ["--config"],
     "work": ["--device", "--config"],
+    "init": ["--ae-title", "--data", "--pacs-host"],
     "check": ["--listen", "--self-test", "--json"],
     "status": ["--json"],
     "jobs": ["--state", "--limit", "--json"],
