@@ -23,9 +23,9 @@ from dicomnode.commands.options import (
     print_json,
 )
 from dicomnode.records.anchoring import anchor_of_the_day
-from dicomnode.records.anchors import Anchor, check_anchors, private_key, public_key, read_anchors
+from dicomnode.records.anchors import private_key, public_key
 from dicomnode.records.audit import Event, Subject
-from dicomnode.records.chain import ChainCheck, Damage, Fault, verify_chain
+from dicomnode.records.chain import ChainCheck
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.events import EventFilter, Outcome, event_page, events_with
 from dicomnode.records.lookup import Hit, Named, events_about, find, nothing_known
@@ -33,7 +33,7 @@ from dicomnode.records.queries import event_record
 from dicomnode.records.story import SENTENCES, tell
 from dicomnode.records.tables import AuditRow
 from dicomnode.records.timing import JobTiming, timings
-from dicomnode.settings import Settings
+from dicomnode.records.verifying import own_key, record_check, verify_trail
 from dicomnode.show.plain import plain
 
 audit = typer.Typer(no_args_is_help=True, help="Read and check the audit trail.")
@@ -158,17 +158,15 @@ def audit_verify(
     Recomputes every seal, and compares the trail with the anchors that were written once a day.
     """
     settings, database = open_node(config)
-    check = _verify(settings, database, anchors or settings.anchors, key)
-    with database.transaction() as session:
-        admin_audit().record(
-            session,
-            Event.AUDIT_VERIFIED,
-            Subject(),
-            event_count=check.event_count,
-            anchor_count=check.anchor_count,
-            fault_count=len(check.faults),
-            broken_at=check.broken_at,
+    of_anchors = public_key(key) if key else own_key(settings.audit.signing_key)
+    with console.status("") as status:
+        check = verify_trail(
+            database,
+            anchors or settings.anchors,
+            of_anchors,
+            lambda count: status.update(f"{count} events"),
         )
+    record_check(database, admin_audit(), check)
     if as_json:
         print_json(_check_record(check))
     else:
@@ -189,20 +187,6 @@ def audit_anchor(config: ConfigOption = DEFAULT_CONFIG) -> None:
         console.print("nothing to do: today's anchor is written, or the trail is empty")
     else:
         console.print(f"anchor of {anchor.day}: {anchor.event_count} events, in {settings.anchors}")
-
-
-def _verify(settings: Settings, database: Database, path: Path, key: Path | None) -> ChainCheck:
-    known = read_anchors(path)
-    faults = _anchor_faults(settings, known, key)
-    with console.status("") as status, database.snapshot() as session:
-        check = verify_chain(session, known, lambda count: status.update(f"{count} events"))
-    return ChainCheck(**{**vars(check), "faults": (*check.faults, *faults)})
-
-
-def _anchor_faults(settings: Settings, known: list[Anchor], path: Path | None) -> list[Fault]:
-    signing_key = settings.audit.signing_key
-    key = public_key(path) if path else private_key(signing_key).public_key() if signing_key else None
-    return [Fault(Damage.ANCHOR, fault.told, anchor=fault.day) for fault in check_anchors(known, key)]
 
 
 def _kinds(events: list[Event] | None, outcome: str | None) -> frozenset[Event]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from dicomnode.settings import Settings
 from dicomnode.web import health
 from dicomnode.web.faults import FaultPage
 from dicomnode.web.headers import SecurityHeaders
-from dicomnode.web.pages import account, lesions, letters, models, now, studies, study
+from dicomnode.web.pages import account, audit, configuration, lesions, letters, models, now, studies, study
 from dicomnode.web.site import Site
 
 STATIC = Path(__file__).parent / "static"
@@ -33,13 +34,15 @@ ROUTES: Sequence[BaseRoute] = (
     *study.ROUTES,
     *lesions.ROUTES,
     *letters.ROUTES,
+    *audit.ROUTES,
+    *configuration.ROUTES,
     Mount("/static", StaticFiles(directory=STATIC), name="static"),
 )
 
 
 def create_app(settings: Settings, database: Database, config: Path) -> Starlette:
     """The application for one node. `config` is the file that `settings` come from."""
-    site = Site(settings, database, config)
+    site = Site(settings, database, config, hashlib.sha256(config.read_bytes()).hexdigest())
     app = Starlette(
         routes=list(ROUTES),
         middleware=[

@@ -22,6 +22,7 @@ from dicomnode.web.limits import LoginLimiter
 from dicomnode.web.rendering import environment
 from dicomnode.web.results import Gallery
 from dicomnode.web.seen import SeenStudies
+from dicomnode.web.verification import Verification
 from dicomnode.web_settings import WebSettings
 from inference.registry import Registry
 
@@ -56,6 +57,8 @@ LARGEST_NUMBER = 2**31 - 1
 NOTICES = {
     "changed": "Changed. The node follows at once.",
     "replayed": "Queued again.",
+    "verifying": "The check of the audit trail has begun.",
+    "verifying_already": "Somebody has begun a check already.",
     "nothing": "There was nothing to queue again: somebody was faster.",
 }
 """What a page says after something was done; the address holds the key."""
@@ -68,10 +71,13 @@ class Site:
     settings: Settings
     database: Database
     config: Path
+    config_digest: str
+    """SHA-256 of the file as it was when it was read."""
     templates: Environment = field(default_factory=environment)
     limiter: LoginLimiter = field(default_factory=LoginLimiter)
     gallery: Gallery = field(default_factory=Gallery)
     seen: SeenStudies = field(default_factory=SeenStudies)
+    verification: Verification = field(default_factory=Verification)
 
     @property
     def web(self) -> WebSettings:

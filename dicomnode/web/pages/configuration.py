@@ -1,0 +1,114 @@
+"""The configuration as this process runs it: read-only, no secrets, with what `dicomnode check` finds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from dicomnode.checks import Finding
+from dicomnode.config import load_settings
+from dicomnode.errors import NodeError
+from dicomnode.web.access import page
+from dicomnode.web.site import Right, Visit
+
+CHECK_TIMEOUT_S = 120.0
+
+Row = tuple[str, str, bool]
+"""Key, value, whether it is another than the default."""
+
+
+def show_configuration(visit: Visit) -> Response:
+    """Every key with its value, section by section."""
+    return _page(visit, None)
+
+
+def check(visit: Visit) -> Response:
+    """Run `dicomnode check`; in a process of its own, since it loads the model code to look for a GPU."""
+    return _page(visit, _findings(visit.site.config))
+
+
+def _page(visit: Visit, findings: list[Finding] | None) -> Response:
+    sections = {
+        name: list(_rows(name, getattr(visit.site.settings, name)))
+        for name in type(visit.site.settings).model_fields
+    }
+    return visit.page(
+        "configuration.html",
+        sections={name: rows for name, rows in sections.items() if rows},
+        file=visit.site.config,
+        changed=_digest(visit.site.config) != visit.site.config_digest,
+        problem=_problem(visit.site.config),
+        findings=findings,
+    )
+
+
+def _rows(name: str, value: Any) -> Iterator[Row]:
+    """A section, or a list of tables, as lines of key and value."""
+    if isinstance(value, BaseModel):
+        for key, found in value:
+            if isinstance(found, BaseModel):
+                yield from _rows(f"{name}.{key}", found)
+            else:
+                yield f"{name}.{key}", shown(found), found != type(value).model_fields[key].default
+    elif isinstance(value, tuple):
+        for number, found in enumerate(value, 1):
+            yield from _rows(f"{name}[{number}]", found)
+
+
+def shown(value: Any) -> str:
+    """A value as the file writes it. Of an address with a path only the host: the path may be a secret."""
+    if value is None:
+        return "not set"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str) and "://" in value:
+        parts = urlsplit(value)
+        return f"{parts.scheme}://{parts.hostname or ''}/… (rest not shown)"
+    if isinstance(value, tuple | frozenset | list):
+        return ", ".join(sorted(map(shown, value)) if isinstance(value, frozenset) else map(shown, value))
+    if isinstance(value, dict):
+        return ", ".join(f"{key} = {shown(found)}" for key, found in value.items())
+    return str(value)
+
+
+def _digest(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return ""
+
+
+def _problem(path: Path) -> str:
+    """What is wrong with the file as it is now."""
+    try:
+        load_settings(path)
+    except NodeError as error:
+        return str(error)
+    return ""
+
+
+def _findings(config: Path) -> list[Finding]:
+    command = [sys.executable, "-m", "dicomnode", "check", "--json", "--config", str(config)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=CHECK_TIMEOUT_S, check=False)
+        return [Finding(**found) for found in json.loads(done.stdout)]
+    except subprocess.TimeoutExpired:
+        return [Finding("check", False, f"not finished within {CHECK_TIMEOUT_S:.0f} s")]
+    except (ValueError, TypeError):
+        told = done.stderr.strip().splitlines() or ["it said nothing"]
+        return [Finding("check", False, told[-1][:500])]
+
+
+ROUTES = (
+    page("/configuration", show_configuration, Right.SEE_CONFIGURATION),
+    page("/configuration/check", check, Right.SEE_CONFIGURATION, ("POST",)),
+)
