@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from dicomnode.checks import Finding
+from dicomnode.checks.finding import Finding, Verdict
 from dicomnode.config import load_settings
 from dicomnode.errors import NodeError
 from dicomnode.web.access import page
@@ -100,12 +100,14 @@ def _findings(config: Path) -> list[Finding]:
     command = [sys.executable, "-m", "dicomnode", "check", "--json", "--config", str(config)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=CHECK_TIMEOUT_S, check=False)
-        return [Finding(**found) for found in json.loads(done.stdout)]
+        return [
+            Finding(**found | {"verdict": Verdict(found["verdict"])}) for found in json.loads(done.stdout)
+        ]
     except subprocess.TimeoutExpired:
-        return [Finding("check", False, f"not finished within {CHECK_TIMEOUT_S:.0f} s")]
-    except (ValueError, TypeError):
+        return [Finding("check", Verdict.WRONG, f"not finished within {CHECK_TIMEOUT_S:.0f} s")]
+    except (ValueError, TypeError, KeyError):
         told = done.stderr.strip().splitlines() or ["it said nothing"]
-        return [Finding("check", False, told[-1][:500])]
+        return [Finding("check", Verdict.WRONG, told[-1][:500])]
 
 
 ROUTES = (
