@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from dicomnode.errors import ConfigurationError
+from dicomnode.network_settings import SecretFile
 from dicomnode.section import Port, Section
 
 WEBHOOK_TOKEN = "DICOMNODE_WEBHOOK_TOKEN"
@@ -28,14 +29,14 @@ class AlertSettings(Section):
     message_interval_s: float = Field(default=60.0, ge=0.0)
     """At most one message in this time on each channel; what happens in between is told together."""
     webhook: Annotated[str, Field(pattern=r"^https?://")] | None = None
-    webhook_token_file: Path | None = None
+    webhook_token_file: SecretFile | None = None
     mail_to: tuple[Annotated[str, Field(pattern=r"^[^@\s]+@[^@\s]+$")], ...] = ()
     mail_from: Annotated[str, Field(pattern=r"^[^@\s]+@[^@\s]+$")] | None = None
     smtp_host: str | None = None
     smtp_port: Port = 587
     smtp_security: Literal["starttls", "tls", "none"] = "starttls"
     smtp_user: str | None = None
-    smtp_password_file: Path | None = None
+    smtp_password_file: SecretFile | None = None
 
     @model_validator(mode="after")
     def _whole(self) -> AlertSettings:

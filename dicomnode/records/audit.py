@@ -81,6 +81,8 @@ class Event(StrEnum):
     PROCESS_DIED = "process_died"
     ALERT_BEGAN = "alert_began"
     ALERT_ENDED = "alert_ended"
+    BACKUP_MADE = "backup_made"
+    BACKUP_RESTORED = "backup_restored"
     DESTINATION_LOST = "destination_lost"
     DESTINATION_BACK = "destination_back"
 

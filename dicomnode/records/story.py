@@ -94,6 +94,12 @@ SENTENCES: dict[Event, Callable[[Detail], str]] = {
     Event.MODELS_COMPARED: lambda d: _compared(d),
     Event.PROCESS_DIED: lambda d: f"process {d['role']} died with exit status {d['exit_status']}",
     Event.ALERT_BEGAN: lambda d: f"alert begun ({d['kind']}): {d['text']}",
+    Event.BACKUP_MADE: lambda d: (
+        f"backup made ({d['content']}): {d['file_count']} files, manifest SHA-256 {d['manifest_sha256'][:12]}"
+    ),
+    Event.BACKUP_RESTORED: lambda d: (
+        f"backup of {d['made_at'][:19]} restored, manifest SHA-256 {d['manifest_sha256'][:12]}"
+    ),
     Event.ALERT_ENDED: lambda d: f"alert ended ({d['kind']}): {d['text']}",
     Event.DESTINATION_LOST: lambda d: (
         f"destination {d['destination']} is lost, {d['waiting_count']} object(s) wait: {d['reason']}"

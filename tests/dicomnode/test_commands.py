@@ -40,6 +40,8 @@ COMMANDS = {
     "status": ["--json"],
     "jobs": ["--state", "--limit", "--json"],
     "replay": ["--job", "--study", "--dead", "--destination"],
+    "backup": ["FOLDER", "--spool", "--json"],
+    "restore": ["BACKUP", "--data"],
     "explain": ["WHAT", "--other", "--conditions", "--json"],
     "segment": ["FOLDER", "--out", "--model", "--form"],
     "verify": ["FOLDER", "--json"],
