@@ -22,7 +22,7 @@ from dicomnode.records.audit import Audit
 from dicomnode.records.db import Database
 from dicomnode.route.dispatch import Dispatch
 from dicomnode.settings import Settings
-from dicomnode.work.jobs import recover_lost_leases
+from dicomnode.work.losses import recover_lost_leases
 from inference.registry import Registry
 
 TICK_S = 0.25

@@ -108,6 +108,8 @@ class WorkerSettings(Section):
     job_timeout_s: float = Field(default=900.0, gt=0.0)
     lease_s: float = Field(default=30.0, gt=0.0)
     maximum_attempts: int = Field(default=3, ge=1)
+    maximum_losses: int = Field(default=2, ge=1)
+    """A job fails when so many workers were lost on it: it most likely kills them."""
     retry_delay_s: float = Field(default=10.0, gt=0.0)
     maximum_waiting_jobs: int = Field(default=2000, ge=1)
     """While so many jobs wait, complete studies are held and make no more."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import hashlib
 from functools import partial
 from typing import Annotated
@@ -95,6 +96,7 @@ def work(
     configure_logging("work")
     settings, database = open_node(config)
     stopping = stop_event()
+    faulthandler.enable()  # a crash inside native code says where
     from dicomnode.work.worker import Worker
 
     Worker(settings, database, usable_models(settings), device).run(stopping)

@@ -158,6 +158,8 @@ class JobRow(Base):
     shadow: Mapped[bool] = mapped_column(default=False)
     """Works only when no other job waits; its results are stored, never sent."""
     attempt: Mapped[int] = mapped_column(default=0)
+    losses: Mapped[int] = mapped_column(default=0)
+    """Attempts that ended with the loss of the worker."""
     not_before: Mapped[datetime]
     worker: Mapped[str | None]
     fencing_token: Mapped[int] = mapped_column(default=0)

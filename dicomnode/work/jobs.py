@@ -98,7 +98,7 @@ class JobQueue:
     def succeed(self, lease: Lease, results: tuple[NewResult, ...], summary: dict[str, Any]) -> None:
         """Publish: results, deliveries and success in one transaction. Raises StaleLease."""
         with self._database.transaction() as session:
-            job = self._held_job(session, lease)
+            job = held_job(session, lease)
             for result in results:
                 self._publish(session, job, result)
             end_job(job, JobState.SUCCEEDED)
@@ -143,30 +143,24 @@ class JobQueue:
     def fail(self, lease: Lease, reason: str) -> None:
         """The job will not be tried again unless an administrator replays it. Raises StaleLease."""
         with self._database.transaction() as session:
-            job = self._held_job(session, lease)
+            job = held_job(session, lease)
             fail_job(session, self._audit, job, reason)
 
     def supersede(self, lease: Lease, reason: str) -> None:
         """The input changed: end this job without a result. Raises StaleLease."""
         with self._database.transaction() as session:
-            supersede_job(session, self._audit, self._held_job(session, lease), reason)
+            supersede_job(session, self._audit, held_job(session, lease), reason)
 
     def withhold(self, lease: Lease) -> None:
         """Its model may not send any more: the job goes on in shadow. Raises StaleLease."""
         with self._database.transaction() as session:
-            put_in_shadow(self._held_job(session, lease))
+            put_in_shadow(held_job(session, lease))
 
     def retry_later(self, lease: Lease, reason: str) -> None:
         """Hand the job back after a transient error, or fail it when it was tried often enough."""
         with self._database.transaction() as session:
-            job = self._held_job(session, lease)
+            job = held_job(session, lease)
             requeue_or_fail(session, self._audit, job, reason, self._rules, Event.JOB_RETRIED)
-
-    def _held_job(self, session: Session, lease: Lease) -> JobRow:
-        job = session.scalar(select(JobRow).where(*_held(lease)).with_for_update())
-        if job is None:
-            raise StaleLease(f"job {lease.job_id} belongs to another worker now; nothing is published")
-        return job
 
 
 def _superseded_by(session: Session, job: JobRow, result: NewResult) -> str | None:
@@ -201,6 +195,14 @@ def _held(lease: Lease) -> tuple[Any, ...]:
         JobRow.fencing_token == lease.fencing_token,
         JobRow.state == JobState.RUNNING.value,
     )
+
+
+def held_job(session: Session, lease: Lease) -> JobRow:
+    """The job of a lease that still holds. Raises StaleLease."""
+    job = session.scalar(select(JobRow).where(*_held(lease)).with_for_update())
+    if job is None:
+        raise StaleLease(f"job {lease.job_id} belongs to another worker now; nothing is published")
+    return job
 
 
 def end_job(job: JobRow, state: JobState) -> None:
@@ -243,20 +245,9 @@ def requeue_or_fail(
     audit.record(session, event, Subject.of_job(job), reason=reason, attempt=job.attempt, delay_s=delay_s)
 
 
-def recover_lost_leases(database: Database, audit: Audit, rules: WorkerSettings) -> None:
-    """Queue the jobs again whose worker stopped renewing its lease: it died or hangs."""
-    expired = (JobRow.state == JobState.RUNNING.value, JobRow.lease_expires_at < utc_now())
-    with database.snapshot() as session:
-        if session.scalar(select(JobRow.id).where(*expired).limit(1)) is None:
-            return
-    with database.transaction() as session:
-        for job in session.scalars(select(JobRow).where(*expired).with_for_update(skip_locked=True)):
-            reason = f"worker {job.worker} was lost in stage {job.stage or 'start'}"
-            requeue_or_fail(session, audit, job, reason, rules, Event.JOB_RECOVERED)
-
-
 def replay_job(session: Session, audit: Audit, job: JobRow) -> None:
     """Queue a failed job again, with its attempts counted from the start."""
     job.state = moved(JobState(job.state), JobState.QUEUED).value
-    job.attempt, job.not_before, job.error, job.finished_at = 0, utc_now(), None, None
+    job.attempt, job.losses, job.error, job.finished_at = 0, 0, None, None
+    job.not_before = utc_now()
     audit.record(session, Event.JOB_REPLAYED, Subject.of_job(job))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import threading
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -23,10 +25,11 @@ from dicomnode.records.db import Database
 from dicomnode.records.instances import stored_instances
 from dicomnode.records.standing import WORKING_STATES, state_here
 from dicomnode.records.tables import JobRow, ResultRow
-from dicomnode.settings import Settings
+from dicomnode.settings import Settings, WorkerSettings
 from dicomnode.spool import Spool
 from dicomnode.study import Series, read_instance
 from dicomnode.work.jobs import JobQueue, Lease, NewResult
+from dicomnode.work.losses import give_up
 from dicomnode.work.pipeline import Assignment, Findings, file_bytes, process_series, summarise
 from inference.bundle import ModelBundle, ModelState
 from inference.engine import Model, best_device
@@ -36,6 +39,7 @@ from inference.registry import Registry
 
 IDLE_S = 0.2
 EXIT_TIMED_OUT = 75
+STDERR = 2
 
 log = structlog.get_logger()
 
@@ -70,7 +74,7 @@ class Worker:
         lease, job = leased
         with (
             bound_contextvars(job_id=job.id, model=job.model),
-            _Heartbeat(self._queue, lease, self._settings),
+            self._heartbeat(lease),
         ):
             try:
                 self._attempt(lease, job)
@@ -79,6 +83,11 @@ class Worker:
             except SQLAlchemyError as error:  # the lease expires, and the job is recovered
                 log.error("outcome_not_recorded", error=type(error).__name__)
         return True
+
+    def _heartbeat(self, lease: Lease) -> _Heartbeat:
+        rules = self._settings.worker
+        lose = partial(give_up, self._database, self._audit, rules, lease)
+        return _Heartbeat(lose, partial(self._queue.renew, lease), rules)
 
     def _attempt(self, lease: Lease, job: JobRow) -> None:
         """The one place where an error becomes the fate of a job. Raises StaleLease, SQLAlchemyError."""
@@ -93,6 +102,9 @@ class Worker:
         except (TransientError, OutOfMemory, OSError) as error:
             log.warning("job_retried", reason=str(error))
             self._queue.retry_later(lease, str(error))
+        except MemoryError:
+            log.warning("job_retried", error="MemoryError")
+            self._queue.retry_later(lease, "the machine has not enough memory for this series now")
         except OperationalError as error:
             log.warning("job_retried", error=type(error).__name__)
             self._queue.retry_later(lease, "the database was not available")
@@ -224,31 +236,43 @@ class Worker:
 class _Heartbeat:
     """Renews a lease while its job runs, and ends the process when the job takes too long.
 
-    A hanging model cannot be stopped from within, so the process goes; its successor starts clean
-    and the job is recovered when the lease expires.
+    A hanging model cannot be stopped from within, so the process goes; its successor starts clean.
+    A model that hangs inside native code and keeps the interpreter to itself stops this thread, too:
+    then faulthandler's timer ends the process, and the job is recovered when the lease expires.
     """
 
-    def __init__(self, queue: JobQueue, lease: Lease, settings: Settings) -> None:
-        self._queue = queue
-        self._lease = lease
-        self._interval_s = settings.worker.lease_s / 3
-        self._deadline = time.monotonic() + settings.worker.job_timeout_s
+    def __init__(self, lose: Callable[[str], None], renew: Callable[[], bool], rules: WorkerSettings) -> None:
+        self._lose = lose
+        self._renew = renew
+        self._rules = rules
+        self._deadline = time.monotonic() + rules.job_timeout_s
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True, name="heartbeat")
 
     def __enter__(self) -> None:
+        last_s = self._rules.job_timeout_s + self._rules.lease_s
+        faulthandler.dump_traceback_later(last_s, exit=True, file=STDERR)
         self._thread.start()
 
     def __exit__(self, *_: object) -> None:
         self._done.set()
         self._thread.join()
+        faulthandler.cancel_dump_traceback_later()
 
     def _beat(self) -> None:
-        while not self._done.wait(self._interval_s):
+        while not self._done.wait(self._rules.lease_s / 3):
             if time.monotonic() > self._deadline:
-                log.error("job_timed_out", job_id=self._lease.job_id)
-                os._exit(EXIT_TIMED_OUT)
+                self._end_process()
             try:
-                self._queue.renew(self._lease)  # when it is lost, publishing will be refused
+                self._renew()  # when it is lost, publishing will be refused
             except SQLAlchemyError as error:
                 log.warning("lease_not_renewed", error=type(error).__name__)
+
+    def _end_process(self) -> None:
+        log.error("job_timed_out")
+        try:
+            self._lose(f"the job took longer than {self._rules.job_timeout_s:g} s (worker.job_timeout_s)")
+        except (StaleLease, SQLAlchemyError) as error:  # the lease expires, and the job is recovered
+            log.warning("loss_not_recorded", error=type(error).__name__)
+        finally:
+            os._exit(EXIT_TIMED_OUT)

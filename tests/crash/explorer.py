@@ -90,6 +90,7 @@ class Lane:
             port=port,
             quiet_period_s=300.0,
             maximum_attempts=10,
+            maximum_losses=10,
             environment={
                 "PYTHONPATH": os.pathsep.join((str(PLANT), str(ROOT))),
                 "KILL_POINTS": str(self._points),

@@ -18,7 +18,8 @@ from dicomnode.selftest.bundles import write_bundle
 from dicomnode.settings import PrioritySettings, RouteSettings, WorkerSettings
 from dicomnode.study import Series
 from dicomnode.urgency import rank
-from dicomnode.work.jobs import JobQueue, Lease, NewResult, recover_lost_leases, replay_job
+from dicomnode.work.jobs import JobQueue, Lease, NewResult, replay_job
+from dicomnode.work.losses import give_up, recover_lost_leases
 from dicomnode.work.orders import Order, create_job
 from inference.bundle import ModelBundle, read_bundle
 from tests.dicomnode.parts import arrival, events, image, kinds, series_of
@@ -267,15 +268,33 @@ def test_a_lost_worker_is_noticed_only_when_its_lease_has_expired(
     assert kinds(database)[-1] == "job_recovered"
 
 
-def test_a_job_that_kills_its_worker_each_time_fails_in_the_end(
+def test_a_job_that_kills_its_worker_is_tried_once_more_and_then_fails(
     database: Database, bundle: ModelBundle
 ) -> None:
     put(database, order(bundle))
-    for _ in range(3):
+    for _ in range(2):
         assert job_of(database).state == "queued"
         leased(database)
         expire(database)
-    assert job_of(database).state == "failed"
+    found = job_of(database)
+    assert (found.state, found.losses) == ("failed", 2)
+    assert "2 worker(s) were lost on this job" in str(found.error)
+    with database.transaction() as session:
+        replay_job(session, AUDIT, session.get_one(JobRow, 1))
+    assert job_of(database).losses == 0
+
+
+def test_a_worker_that_gives_up_says_why_and_loses_the_job_at_once(
+    database: Database, bundle: ModelBundle
+) -> None:
+    put(database, order(bundle))
+    lease = leased(database)
+    give_up(database, AUDIT, RULES, lease, "the job took longer than 900 s")
+    found = job_of(database)
+    assert (found.state, found.losses, found.error) == ("queued", 1, "the job took longer than 900 s")
+    assert kinds(database)[-1] == "job_recovered"
+    with pytest.raises(StaleLease):
+        give_up(database, AUDIT, RULES, lease, "again")
 
 
 def test_a_failed_job_that_is_replayed_starts_from_its_first_attempt(

@@ -24,6 +24,7 @@ from dicomnode.selftest.bundles import write_bundle
 from dicomnode.series_writer import SeriesIdentity, write_series
 from dicomnode.settings import ModelSettings, Settings
 from dicomnode.work.worker import Worker
+from inference.errors import OutOfMemory
 from inference.registry import find_bundles
 from tests.dicomnode.parts import PATIENT, arrival, events, image, kinds, settings_in
 from tests.phantoms import phantom
@@ -201,7 +202,16 @@ def test_a_permanent_error_fails_the_job_at_once(node: Node, monkeypatch: pytest
     assert (job.state, job.attempt, job.error) == ("failed", 1, "slices overlap")
 
 
-@pytest.mark.parametrize("error", [TransientError("busy"), OSError(5, "Input/output error")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        TransientError("busy"),
+        OSError(5, "Input/output error"),
+        OSError(28, "No space left on device"),
+        OutOfMemory("the GPU cannot hold one window"),
+        MemoryError(),
+    ],
+)
 def test_a_transient_error_queues_the_job_again(
     node: Node, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
