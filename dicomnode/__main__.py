@@ -9,7 +9,20 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from dicomnode.commands import admin, audit, backup, check, explain, files, init, models, peers, run, web
+from dicomnode.commands import (
+    admin,
+    audit,
+    backup,
+    check,
+    explain,
+    files,
+    init,
+    models,
+    peers,
+    purge,
+    run,
+    web,
+)
 from dicomnode.errors import NodeError
 from inference.errors import InferenceError
 
@@ -22,7 +35,7 @@ app = typer.Typer(
 PANELS: dict[str, list[Callable[..., None]]] = {
     "Set it up": [init.init, check.check],
     "Run the node": [run.serve, run.receive, run.housekeep, run.work, web.web],
-    "Look after it": [admin.status, admin.jobs, admin.replay, backup.backup, backup.restore],
+    "Look after it": [admin.status, admin.jobs, admin.replay, purge.purge, backup.backup, backup.restore],
     "Work on files": [explain.explain, files.segment, files.verify],
     "Talk to peers": [peers.echo, peers.probe, peers.send],
 }

@@ -20,8 +20,11 @@ from dicomnode.records.anchoring import anchor_of_the_day
 from dicomnode.records.anchors import private_key
 from dicomnode.records.audit import Audit
 from dicomnode.records.db import Database
+from dicomnode.retention import Retention
 from dicomnode.route.dispatch import Dispatch
 from dicomnode.settings import Settings
+from dicomnode.spool import Spool
+from dicomnode.sweep import Sweep
 from dicomnode.work.losses import recover_lost_leases
 from inference.registry import Registry
 
@@ -31,6 +34,7 @@ WATCH_S = 15.0
 ECHO_S = 60.0
 COMPARING_S = 2.0
 ANCHOR_S = 60.0
+RETENTION_S = 60.0
 
 log = structlog.get_logger()
 
@@ -51,6 +55,8 @@ class Housekeeping:
             peer.name: partial(check_peer, settings, database, peer) for peer in watched_peers(settings)
         }
         self._comparing = Comparing(database, Audit("comparing"))
+        self._retention = Retention(settings.retention, database, Audit("housekeeping"))
+        self._sweep = Sweep(Spool(settings.spool), database)
         self._peers = settings.peer
         signing_key = settings.audit.signing_key
         self._anchor = partial(
@@ -69,6 +75,8 @@ class Housekeeping:
             ("close_and_route", self._close_and_route, TICK_S),
             *self._assembling,
             ("recover", self._recover_all, RECOVERY_S),
+            ("purge", self._retention.purge_due, RETENTION_S),
+            ("sweep", self._sweep.sweep_when_due, RETENTION_S),
             ("anchor", self._anchor, ANCHOR_S),
             ("watch", self._alerts.tick, WATCH_S),
             *((f"echo {name}", check, ECHO_S) for name, check in self._echoes.items()),

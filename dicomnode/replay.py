@@ -8,7 +8,9 @@ from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from dicomnode.deliver.delivery import replay_delivery
+from dicomnode.errors import PermanentError
 from dicomnode.records.audit import Audit
+from dicomnode.records.instances import stored_instances, what_was_purged
 from dicomnode.records.states import DeliveryState, JobState, StudyState
 from dicomnode.records.tables import DeliveryRow, JobRow, StudyRow
 from dicomnode.route.dispatch import replay_study
@@ -40,7 +42,10 @@ def replay_of_job(session: Session, audit: Audit, job_id: int) -> Replayed:
 
 
 def replay_of_study(session: Session, audit: Audit, study_instance_uid: str) -> Replayed:
-    """Everything of a study that was parked, failed or was given up."""
+    """Everything of a study that was parked, failed or was given up.
+
+    Raises PermanentError when its images are gone by retention.
+    """
     jobs = select(JobRow.id).where(JobRow.study_instance_uid == study_instance_uid)
     parked = session.scalars(
         select(StudyRow).where(
@@ -49,11 +54,15 @@ def replay_of_study(session: Session, audit: Audit, study_instance_uid: str) -> 
     ).all()
     for study in parked:
         replay_study(session, audit, study)
-    return Replayed(
+    replayed = Replayed(
         studies=len(parked),
         jobs=_jobs(session, audit, _FAILED.where(JobRow.study_instance_uid == study_instance_uid)),
         deliveries=_deliveries(session, audit, _DEAD.where(DeliveryRow.job_id.in_(jobs))),
     )
+    purged = [row for row in stored_instances(session, study_instance_uid) if row.purged_at is not None]
+    if purged and (parked or not replayed):
+        raise PermanentError(f"study {study_instance_uid} cannot be replayed: {what_was_purged(purged)}")
+    return replayed
 
 
 def replay_dead(session: Session, audit: Audit, destination: str | None = None) -> Replayed:

@@ -14,6 +14,7 @@ from dicomnode.audit_settings import AuditSettings
 from dicomnode.forms import DEFAULT_FORMS, Form, Wanted, kinds_of
 from dicomnode.network_settings import ConnectionSettings, PeerConnectionSettings, TlsSettings
 from dicomnode.profiles import Profile, profile_path, read_profile
+from dicomnode.retention_settings import RetentionSettings
 from dicomnode.section import AeTitle, Conditions, Name, Network, Port, Section
 from dicomnode.web_settings import WebSettings
 from inference.bundle import ModelState
@@ -167,6 +168,7 @@ class Settings(Section):
     delivery: DeliverySettings = DeliverySettings()
     web: WebSettings | None = None
     priority: PrioritySettings = PrioritySettings()
+    retention: RetentionSettings = RetentionSettings()
     alerts: AlertSettings = AlertSettings()
     audit: AuditSettings = AuditSettings()
     route: tuple[RouteSettings, ...] = ()

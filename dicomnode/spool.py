@@ -9,6 +9,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 
 from dicomnode.errors import PermanentError
@@ -55,10 +59,9 @@ class Spool:
 
         Raises OSError when the disk does not take it; nothing is left behind then.
         """
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         partial = path.with_name(f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}.part")
         try:
-            with partial.open("xb", buffering=0) as file:
+            with _opened(partial) as file:
                 for part in parts:
                     view = memoryview(part)
                     while view:
@@ -82,9 +85,33 @@ class Spool:
                 return
             folder = folder.parent
 
+    def files(self) -> Iterator[Path]:
+        """Every instance and result, in no order."""
+        for part in ("studies", "results"):
+            yield from (self.folder / part).rglob("*.dcm")
+
+    def remove_empty_folders(self, older_than_s: float) -> None:
+        """Remove folders of studies and series in which nothing was for so long."""
+        before = time.time() - older_than_s
+        for part in ("studies", "results"):
+            for folder, _, _ in os.walk(self.folder / part, topdown=False):
+                path = Path(folder)
+                if path.parent != self.folder and path.stat().st_mtime < before:
+                    with suppress(OSError):  # not empty
+                        path.rmdir()
+
     def free_bytes(self) -> int:
         """Free space of the disk that holds the spool."""
         return shutil.disk_usage(self.folder).free
+
+
+def _opened(path: Path) -> FileIO:
+    """A new file, in folders that are made; the sweep may remove an empty one just before it is used."""
+    for _ in range(2):
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with suppress(FileNotFoundError):
+            return path.open("xb", buffering=0)
+    return path.open("xb", buffering=0)
 
 
 def _is_alive(pid: int) -> bool:

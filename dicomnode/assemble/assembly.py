@@ -69,7 +69,7 @@ class Assembly:
         for study_instance_uid, last_received_at in resting:
             with self._database.snapshot() as session:
                 rows = stored_instances(session, study_instance_uid)
-            found = read_study(rows)
+            found = read_study(row for row in rows if row.purged_at is None)
             required = required_of(found[0], self._settings.required) if found else None
             self._looked[study_instance_uid] = last_received_at, required
 

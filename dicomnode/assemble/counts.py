@@ -100,7 +100,9 @@ def _held_by_both(session: Session, study: StudyRow, ae_title: str, peer: PeerSe
     instances, the later one's count is never reached, and the quiet period decides.
     """
     received = select(InstanceRow.sop_instance_uid).where(
-        InstanceRow.study_instance_uid == study.study_instance_uid, InstanceRow.calling_ae_title == ae_title
+        InstanceRow.study_instance_uid == study.study_instance_uid,
+        InstanceRow.calling_ae_title == ae_title,
+        InstanceRow.purged_at.is_(None),
     )
     if peer is None:
         return _count(session, received.distinct())

@@ -109,7 +109,7 @@ class Retrieval:
             held_here = set(
                 session.scalars(
                     select(InstanceRow.sop_instance_uid).where(
-                        InstanceRow.study_instance_uid == study_instance_uid
+                        InstanceRow.study_instance_uid == study_instance_uid, InstanceRow.purged_at.is_(None)
                     )
                 )
             ) | set(

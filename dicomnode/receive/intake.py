@@ -82,16 +82,17 @@ class Intake:
         )
         with self._database.snapshot() as session:
             known = _versions(session, arrival.sop_instance_uid)
-        twin = None
+        recorded = sha256 in {version.sha256 for version in known}
         if not path.exists():
             self._spool.write(path, arrival.file_header, arrival.encoded)
-            twin = self._twin(path, known)
-        elif sha256 not in {version.sha256 for version in known}:
+        elif not recorded:
             self._spool.sync_folders(path.parent)  # what wrote it may have stopped short of the folders
-            twin = self._twin(path, known)
-        stored = Stored(str(path), sha256, twin)
+        twin = None if recorded or identity.own_result else self._twin(path, known)
         with self._database.transaction() as session:
-            return self._record(session, arrival, identity, stored)
+            outcome = self._record(session, arrival, identity, Stored(str(path), sha256, twin))
+            if not path.exists():  # retention removed it at this moment; it cannot while we write here
+                self._spool.write(path, arrival.file_header, arrival.encoded)
+        return outcome
 
     def _twin(self, path: Path, known: list[InstanceRow]) -> InstanceRow | None:
         """The version that says the same as this file, encoded differently."""
@@ -104,7 +105,9 @@ class Intake:
         now = utc_now()
         known = _versions(session, arrival.sop_instance_uid)
         own = identity.own_result or session.get(ResultRow, arrival.sop_instance_uid) is not None
-        if stored.sha256 in {version.sha256 for version in known}:
+        same = next((version for version in known if version.sha256 == stored.sha256), None)
+        restored = same is not None and _restore(session, same, now)
+        if same is not None:
             outcome = Outcome.REPEATED
         elif own:
             outcome = Outcome.OWN_RESULT
@@ -128,6 +131,7 @@ class Intake:
             address=arrival.origin.address,
             sha256=stored.sha256,
             **({"asked_for": True} if arrival.origin.asked_for else {}),
+            **({"restored": True} if restored else {}),
             **_same_as(outcome, stored),
         )
         return outcome
@@ -153,6 +157,17 @@ def _versions(session: Session, sop_instance_uid: str) -> list[InstanceRow]:
     """What is recorded under one UID: the newest first, mere repetitions in other encodings last."""
     rows = session.scalars(select(InstanceRow).where(InstanceRow.sop_instance_uid == sop_instance_uid)).all()
     return sorted(rows, key=lambda row: (row.same_as is not None, -row.id))
+
+
+def _restore(session: Session, version: InstanceRow, now: datetime) -> bool:
+    """A purged instance is here again: no new work, but a study that is coming in waits for the next one."""
+    if version.purged_at is None:
+        return False
+    version.purged_at, version.received_at = None, now
+    study = session.get_one(StudyRow, version.study_instance_uid)
+    if study.state == StudyState.RECEIVING:
+        study.last_received_at = now
+    return True
 
 
 def _same_as(outcome: Outcome, stored: Stored) -> dict[str, str]:

@@ -43,6 +43,8 @@ class Event(StrEnum):
     INSTANCE_REFUSED = "instance_refused"
     OWN_RESULT_RECEIVED = "own_result_received"
     INSTANCES_RETRIEVED = "instances_retrieved"
+    INSTANCES_PURGED = "instances_purged"
+    ORPHAN_REMOVED = "orphan_removed"
     DISK_LOW = "disk_low"
     DISK_RECOVERED = "disk_recovered"
     STUDY_REOPENED = "study_reopened"

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from dicomnode.records.tables import InstanceRow
+
+
+def what_was_purged(rows: Sequence[InstanceRow]) -> str:
+    """Why nothing can be done with a study some of whose instances are gone, and what helps."""
+    newest = max(row.purged_at for row in rows if row.purged_at is not None)
+    return (
+        f"{len(rows)} of its instances were purged after their results were delivered, the last on "
+        f"{newest:%Y-%m-%d}; have the whole study sent again, then replay it"
+    )
 
 
 def stored_instances(session: Session, study_instance_uid: str) -> list[InstanceRow]:

@@ -47,6 +47,11 @@ SENTENCES: dict[Event, Callable[[Detail], str]] = {
         f"{d['missing_count']} missing instances asked of {d['peer']} by C-{d['method'].upper()}: "
         f"{d['completed_count']} came, {d['failed_count']} failed ({d['status']})"
     ),
+    Event.INSTANCES_PURGED: lambda d: f"files of {d['instance_count']} {d['kind']} removed by retention",
+    Event.ORPHAN_REMOVED: lambda d: (
+        f"file {d['file']} removed from the spool: "
+        + ("a purge was cut short" if d["was_purged"] else "nothing speaks of it")
+    ),
     Event.DISK_LOW: lambda d: f"disk low, {d['free_bytes'] / 1e9:.1f} GB free: intake is {d['flow']}",
     Event.DISK_RECOVERED: lambda d: (
         f"disk has {d['free_bytes'] / 1e9:.1f} GB free: everything is taken again"

@@ -75,6 +75,9 @@ class InstanceRow(Base):
     calling_ae_title: Mapped[str]
     calling_address: Mapped[str]
     received_at: Mapped[datetime]
+    """When these bytes came; again, when they were sent again after they were purged."""
+    purged_at: Mapped[datetime | None]
+    """Since when the file is gone by retention; None: it is here."""
 
 
 class StudyRow(Base):
@@ -187,6 +190,8 @@ class ResultRow(Base):
     sha256: Mapped[str]
     path: Mapped[str]
     created_at: Mapped[datetime]
+    purged_at: Mapped[datetime | None]
+    """Since when the file is gone by retention; None: it is here."""
 
 
 class DeliveryRow(Base):

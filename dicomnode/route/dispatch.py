@@ -13,7 +13,7 @@ from dicomnode.assemble.rules import CompletedBy
 from dicomnode.assemble.stored import read_study
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database, utc_now
-from dicomnode.records.instances import stored_instances
+from dicomnode.records.instances import stored_instances, what_was_purged
 from dicomnode.records.states import DeliveryState, JobState, StudyState, moved
 from dicomnode.records.tables import DecisionRow, DeliveryRow, JobRow, StudyRow
 from dicomnode.route.routing import Decision, route_study
@@ -109,6 +109,10 @@ class Dispatch:
         with self.database.snapshot() as session:
             generation = session.get_one(StudyRow, study_instance_uid).generation
             rows = stored_instances(session, study_instance_uid)
+        purged = [row for row in rows if row.purged_at is not None]
+        if purged:
+            self._park(study_instance_uid, what_was_purged(purged))
+            return
         decisions = [
             decision for study in read_study(rows) for decision in route_study(study, self.settings.route)
         ]

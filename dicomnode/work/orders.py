@@ -133,7 +133,9 @@ def _add_destinations(session: Session, job: JobRow, destinations: tuple[str, ..
     if not missing:
         return
     job.destinations, job.shadow = {"names": [*job.destinations["names"], *missing]}, False
-    for result in session.scalars(select(ResultRow).where(ResultRow.job_id == job.id)):
+    for result in session.scalars(
+        select(ResultRow).where(ResultRow.job_id == job.id, ResultRow.purged_at.is_(None))
+    ):
         post(session, job, result, missing, wanted)
 
 

@@ -1,0 +1,16 @@
+"""How long files stay: `[retention]` of `node.toml`."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from dicomnode.section import Section
+
+
+class RetentionSettings(Section):
+    """Files of studies that are done go after so many days; what the database says of them stays."""
+
+    inputs_days: float | None = Field(default=None, gt=0.0)
+    """Received instances. Not set: they stay."""
+    results_days: float | None = Field(default=None, gt=0.0)
+    """Results that we made. Not set: they stay."""
