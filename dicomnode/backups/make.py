@@ -124,7 +124,8 @@ def _fill(settings: Settings, config: Path, part: Path, content: Content) -> lis
 
 def _wanted(session: Session, content: Content) -> Iterator[str]:
     """Paths of the files of the spool that belong into the backup."""
-    images, results = select(InstanceRow.path), select(ResultRow.path)
+    images = select(InstanceRow.path).where(InstanceRow.purged_at.is_(None))
+    results = select(ResultRow.path).where(ResultRow.purged_at.is_(None))
     open_jobs = select(JobRow.study_instance_uid).where(JobRow.state.in_(OPEN_JOBS))
     open_studies = select(StudyRow.study_instance_uid).where(
         or_(StudyRow.state.in_(OPEN_STUDIES), StudyRow.study_instance_uid.in_(open_jobs))

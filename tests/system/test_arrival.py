@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dicomnode.demo.archive import Archive
 
 from dicomnode.deliver.answers import Fate
 from dicomnode.deliver.sender import send
 from dicomnode.records.tables import InstanceRow
+from dicomnode.selftest.archive import Archive
 from dicomnode.series_writer import SeriesIdentity, write_series
 from tests.phantoms import phantom
 from tests.system.node import AE_TITLE, RESPONSE_TIMEOUT_S, Node, forward, free_port, received, wait_for
