@@ -12,6 +12,8 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from dicomnode.assemble.assembly import Assembly
 from dicomnode.assemble.ticks import assembly_ticks
+from dicomnode.deliver.commitment import Commitment
+from dicomnode.deliver.commitment_reports import CommitmentReports
 from dicomnode.deliver.delivery import Delivery
 from dicomnode.models.comparing import Comparing
 from dicomnode.observe.alerts import Alerts
@@ -32,6 +34,7 @@ TICK_S = 0.25
 RECOVERY_S = 5.0
 WATCH_S = 15.0
 ECHO_S = 60.0
+COMMITMENT_S = 0.5
 COMPARING_S = 2.0
 ANCHOR_S = 60.0
 RETENTION_S = 60.0
@@ -48,6 +51,8 @@ class Housekeeping:
         self._closing = threading.Lock()
         self._dispatch = Dispatch(settings, database, registry, Audit("routing"))
         self._delivery = Delivery(settings, database)
+        self._commitment = Commitment(settings, database)
+        self._reports = CommitmentReports(settings, database)
         self._recover = partial(recover_lost_leases, database, Audit("housekeeping"), settings.worker)
         self._alerts = Alerts(settings, database)
         self._forget_peers = partial(forget_others, settings, database)
@@ -71,6 +76,7 @@ class Housekeeping:
         """Tick until `stopping` is set."""
         self._delivery.release_leases()
         self._forget_peers()
+        senders = [peer for peer in self._peers if peer.may_send]
         ticks: list[tuple[str, Callable[[], object], float]] = [
             ("close_and_route", self._close_and_route, TICK_S),
             *self._assembling,
@@ -82,6 +88,14 @@ class Housekeeping:
             *((f"echo {name}", check, ECHO_S) for name, check in self._echoes.items()),
             ("compare", self._comparing.compare_due, COMPARING_S),
             *((f"push {peer.name}", partial(self._delivery.push, peer), TICK_S) for peer in self._peers),
+            *(
+                (f"ask {peer.name}", partial(self._commitment.ask, peer), COMMITMENT_S)
+                for peer in self._peers
+            ),
+            *(
+                (f"report {peer.name}", partial(self._reports.send_due, peer), COMMITMENT_S)
+                for peer in senders
+            ),
         ]
         scheduler = BackgroundScheduler(
             executors={"default": ThreadPoolExecutor(len(ticks))},

@@ -69,6 +69,8 @@ class PeerSettings(PeerConnectionSettings):
     may_send: bool = False
     networks: tuple[Network, ...] = ()
     """Addresses it may send from, as IP addresses or CIDR; empty means `host` alone."""
+    storage_commitment: bool = False
+    """Ask it to commit to the results that it gets; they are delivered only when it does."""
     count_instances: bool = False
     """Ask it how many instances a study has, so that nothing needs waiting for."""
     dicomweb: str | None = Field(default=None, pattern=r"^https?://[^\s?#]+[^\s?#/]$")
@@ -125,6 +127,9 @@ class DeliverySettings(Section):
     failures_until_lost: int = Field(default=3, ge=1)
     """After so many failures in a row a destination counts as lost: one alert, and rare probes."""
     response_timeout_s: float = Field(default=30.0, gt=0.0)
+    commitment_timeout_s: float = Field(default=600.0, gt=0.0)
+    """Without a report after this long, commitment is asked for again."""
+    commitment_attempts: int = Field(default=10, ge=1)
     maximum_waiting: int = Field(default=20000, ge=1)
     """While so many results wait to be sent, complete studies are held and make no more."""
     profiles: Path = Path("profiles")

@@ -6,6 +6,7 @@ results/<study uid>/<sop instance uid>_<attempt>.dcm                         as 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -17,7 +18,21 @@ from pathlib import Path
 
 from dicomnode.errors import PermanentError
 
+FILE_META_LENGTH_AT = 140
+"""Behind preamble, "DICM", and tag, VR and length of (0002,0000)."""
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+
+
+def data_set_sha256(path: Path) -> str:
+    """SHA-256 of the data set in a stored file, without what goes before it (PS3.10 section 7.1).
+
+    Raises OSError when the file cannot be read.
+    """
+    with path.open("rb") as file:
+        file.seek(FILE_META_LENGTH_AT)
+        length = int.from_bytes(file.read(4), "little")
+        file.seek(FILE_META_LENGTH_AT + 4 + length)
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_uid(value: str) -> bool:

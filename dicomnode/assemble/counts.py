@@ -112,7 +112,7 @@ def _held_by_both(session: Session, study: StudyRow, ae_title: str, peer: PeerSe
         .where(
             ResultRow.study_instance_uid == study.study_instance_uid,
             DeliveryRow.destination == peer.name,
-            DeliveryRow.state == DeliveryState.DELIVERED.value,
+            DeliveryRow.state.in_((DeliveryState.STORED.value, DeliveryState.DELIVERED.value)),
         )
     )
     return _count(session, union(received, delivered))

@@ -121,7 +121,8 @@ class Delivery:
             if response.fate is Fate.NOT_SENT:
                 _hand_back(row)
             else:
-                settle(session, self._audit, row, response, self._settings.delivery)
+                commits = self._settings.peers[row.destination].storage_commitment
+                settle(session, self._audit, row, response, self._settings.delivery, commits=commits)
 
     def recover_lost(self) -> None:
         """Make deliveries due again whose sender died on the way; sending twice is harmless."""
@@ -146,21 +147,31 @@ class Delivery:
 
     def bury_unknown(self) -> None:
         """Deliveries to peers that are no longer configured go to the dead letters."""
-        unknown = _due().where(DeliveryRow.destination.not_in(list(self._settings.peers)))
+        open_states = (DeliveryState.WAITING.value, DeliveryState.STORED.value)
+        unknown = select(DeliveryRow).where(
+            DeliveryRow.state.in_(open_states), DeliveryRow.destination.not_in(list(self._settings.peers))
+        )
         with self._database.snapshot() as session:
             if session.scalar(unknown.with_only_columns(DeliveryRow.id).limit(1)) is None:
                 return
         with self._database.transaction() as session:
             for row in session.scalars(unknown):
-                row.state = moved(DeliveryState(row.state), DeliveryState.SENDING).value
+                if row.state == DeliveryState.WAITING:
+                    row.state = moved(DeliveryState.WAITING, DeliveryState.SENDING).value
                 response = Response(Path(), Fate.REFUSED, "no peer of this name is configured any more")
                 settle(session, self._audit, row, response, self._settings.delivery)
 
 
 def settle(
-    session: Session, audit: Audit, row: DeliveryRow, response: Response, rules: DeliverySettings
+    session: Session,
+    audit: Audit,
+    row: DeliveryRow,
+    response: Response,
+    rules: DeliverySettings,
+    *,
+    commits: bool = False,
 ) -> None:
-    """Write down how one attempt ended, and what follows."""
+    """Write down how one attempt ended, and what follows: when the destination `commits`, a request."""
     result = session.get_one(ResultRow, row.sop_instance_uid)
     subject = Subject.of_result(result)
     told: dict[str, Any] = {
@@ -170,7 +181,11 @@ def settle(
         "attempt": row.attempt,
     }
     row.last_status, row.lease_expires_at = response.status, None
-    if response.fate is Fate.ACCEPTED:
+    if response.fate is Fate.ACCEPTED and commits:
+        row.state = moved(DeliveryState(row.state), DeliveryState.STORED).value
+        row.not_before, row.commitment_attempt = utc_now(), 0
+        audit.record(session, Event.RESULT_STORED, subject, **told)
+    elif response.fate is Fate.ACCEPTED:
         row.state = moved(DeliveryState(row.state), DeliveryState.DELIVERED).value
         row.delivered_at = utc_now()
         audit.record(session, Event.RESULT_DELIVERED, subject, **told)

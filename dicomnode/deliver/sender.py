@@ -21,6 +21,7 @@ from pydicom.uid import (
     RLELossless,
 )
 from pynetdicom import AE, evt
+from pynetdicom._globals import DEFAULT_MAX_LENGTH
 from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification
 
@@ -70,21 +71,20 @@ def associate(
 ) -> Association:
     """Open an association with these presentation contexts. Raises PeerUnavailable when it fails.
 
-    `roles` and `handlers` are for peers that send to us on it (C-GET).
+    `roles` and `handlers` are for peers that ask or send something on it (C-GET, storage commitment).
     """
     entity = AE(ae_title=ae_title)
     entity.connection_timeout = entity.acse_timeout = CONNECTION_TIMEOUT_S
     entity.dimse_timeout = entity.network_timeout = response_timeout_s
     for sop_class_uid, transfer_syntaxes in offers:
         entity.add_requested_context(sop_class_uid, list(transfer_syntaxes))
-    if peer.maximum_pdu_bytes:
-        entity.maximum_pdu_size = peer.maximum_pdu_bytes
     watchdog = Watchdog()
     with watchdog.limit(NEGOTIATION_LIMIT_S):
         association = entity.associate(
             peer.host,
             peer.port,
             ae_title=peer.ae_title,
+            max_pdu=peer.maximum_pdu_bytes or DEFAULT_MAX_LENGTH,
             ext_neg=list(roles),
             tls_args=_tls(peer),
             evt_handlers=[(evt.EVT_CONN_OPEN, watchdog.on_connection), *handlers],

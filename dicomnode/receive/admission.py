@@ -36,12 +36,16 @@ def admit(
 ) -> PeerSettings | Refusal:
     """The peer that asks for this association, or why it is refused.
 
+    Beside senders, destinations come that report what they committed to.
+
     `certificate_names` are those of its certificate, in lower case; None when it does not come by TLS.
     """
     if origin.called_ae_title != settings.node.ae_title.strip():
         return NOT_CALLED
     peers = [
-        peer for peer in settings.peer if peer.may_send and peer.ae_title.strip() == origin.calling_ae_title
+        peer
+        for peer in settings.peer
+        if (peer.may_send or peer.storage_commitment) and peer.ae_title.strip() == origin.calling_ae_title
     ]
     if not peers:
         return NOT_KNOWN

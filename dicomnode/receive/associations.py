@@ -6,6 +6,7 @@ from ssl import SSLSocket
 from typing import Any
 
 import structlog
+from pynetdicom.sop_class import StorageCommitmentPushModel, Verification
 
 from dicomnode.receive.admission import DISK_FULL, NOT_DECIDED, TOO_MANY, Refusal, admit
 from dicomnode.receive.arrival import Origin
@@ -15,6 +16,8 @@ from dicomnode.receive.turned_away import TurnedAway
 from dicomnode.records.audit import Event
 from dicomnode.settings import Settings
 from dicomnode.tls import names_of
+
+FOR_EVERYBODY = (Verification, StorageCommitmentPushModel)
 
 log = structlog.get_logger()
 
@@ -49,6 +52,12 @@ class Associations:
             return peer
         if self._disk.read() is Flow.CLOSED:
             return DISK_FULL
+        if not peer.may_send:
+            association.acceptor.supported_contexts = [
+                context
+                for context in association.acceptor.supported_contexts
+                if context.abstract_syntax in FOR_EVERYBODY
+            ]
         return None if self._connections.admit(association, peer) else TOO_MANY
 
     def _reject(self, association: Any, origin: Origin, refusal: Refusal) -> None:

@@ -7,10 +7,12 @@ import time
 
 import structlog
 from pynetdicom import AE, AllStoragePresentationContexts, evt
-from pynetdicom.sop_class import Verification
+from pynetdicom.sop_class import StorageCommitmentPushModel, Verification
 
+from dicomnode.deliver.commitment import Commitment
 from dicomnode.imaging import is_image
 from dicomnode.receive.associations import Associations
+from dicomnode.receive.commitment import CommitmentDesk
 from dicomnode.receive.connections import Connections, Server
 from dicomnode.receive.intake import Intake
 from dicomnode.receive.pressure import DiskGauge
@@ -46,6 +48,7 @@ class Listener:
         self._associations = Associations(settings, disk, self._connections, self._turned_away)
         self._intake = Intake(spool, database, audit)
         self._storing = Storing(self._intake, disk, database, audit)
+        self._commitment = CommitmentDesk(Commitment(settings, database), self._connections, database, audit)
         self._stopping = threading.Event()
         self._servers: list[Server] = []
 
@@ -75,6 +78,8 @@ class Listener:
                 (evt.EVT_REQUESTED, self._associations.on_requested),
                 (evt.EVT_C_ECHO, lambda _: SUCCESS),
                 (evt.EVT_C_STORE, self._storing.on_store),
+                (evt.EVT_N_ACTION, self._commitment.on_action),
+                (evt.EVT_N_EVENT_REPORT, self._commitment.on_report),
                 *self._visits.handlers,
             ],
             server_class=Server,
@@ -111,6 +116,8 @@ class Listener:
         entity.network_timeout = self._settings.listener.idle_timeout_s
         entity.acse_timeout = self._settings.listener.association_timeout_s
         entity.add_supported_context(Verification)
+        # Senders ask us as SCP; destinations report to us as SCU, on associations of their own.
+        entity.add_supported_context(StorageCommitmentPushModel, scu_role=True, scp_role=True)
         for context in AllStoragePresentationContexts:
             if self._settings.listener.other_objects == "keep" or is_image(str(context.abstract_syntax)):
                 entity.add_supported_context(context.abstract_syntax, TRANSFER_SYNTAXES)

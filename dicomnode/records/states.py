@@ -38,7 +38,10 @@ class DeliveryState(StrEnum):
 
     WAITING = "waiting"
     SENDING = "sending"
+    STORED = "stored"
+    """The destination has it; it is asked to commit to it."""
     DELIVERED = "delivered"
+    """Done: stored, and committed where that is asked for."""
     DEAD = "dead"
     """Refused for good, or tried too often; `dicomnode replay` tries again."""
 
@@ -78,6 +81,10 @@ MOVES: frozenset[Move] = frozenset(
         (JobState.FAILED, JobState.QUEUED),  # replay
         (DeliveryState.WAITING, DeliveryState.SENDING),
         (DeliveryState.SENDING, DeliveryState.DELIVERED),
+        (DeliveryState.SENDING, DeliveryState.STORED),
+        (DeliveryState.STORED, DeliveryState.DELIVERED),
+        (DeliveryState.STORED, DeliveryState.WAITING),  # the destination does not hold it after all
+        (DeliveryState.STORED, DeliveryState.DEAD),
         (DeliveryState.SENDING, DeliveryState.WAITING),
         (DeliveryState.SENDING, DeliveryState.DEAD),
         (DeliveryState.DEAD, DeliveryState.WAITING),  # replay

@@ -40,6 +40,14 @@ SENTENCES: dict[Event, Callable[[Detail], str]] = {
     Event.INSTANCE_REFUSED: lambda d: (
         f"instance from {d['calling_ae_title']} refused with {d['status']}: {d['reason']}"
     ),
+    Event.COMMITMENT_ASKED: lambda d: f"{d['peer']} asks for commitment to {d['instance_count']} instance(s)",
+    Event.COMMITMENT_REPORTED: lambda d: f"{d['peer']} told: {_commitment(d)}",
+    Event.COMMITMENT_REPORT_RETRIED: lambda d: (
+        f"{d['peer']} could not be told ({_commitment(d)}); next try in {d['delay_s']:.0f} s: {d['reason']}"
+    ),
+    Event.COMMITMENT_REPORT_DEAD: lambda d: (
+        f"{d['peer']} could not be told in {d['attempt']} attempts ({_commitment(d)}): {d['reason']}"
+    ),
     Event.OWN_RESULT_RECEIVED: lambda d: (
         f"result of a node of this kind came back from {d['calling_ae_title']}; not processed"
     ),
@@ -78,6 +86,15 @@ SENTENCES: dict[Event, Callable[[Detail], str]] = {
     Event.JOB_RECOVERED: lambda d: f"job recovered: {d['reason']}",
     Event.JOB_REPLAYED: lambda d: "job queued again by hand",
     Event.RESULT_CREATED: lambda d: f"{d['kind']} created (SHA-256 {d['sha256'][:12]})",
+    Event.RESULT_STORED: lambda d: (
+        f"{d['kind']} stored at {d['destination']} ({d['status']}), which is to commit to it"
+    ),
+    Event.COMMITMENT_REQUESTED: lambda d: (
+        f"{d['destination']} is asked to commit to {d['instance_count']} object(s), request {d['attempt']}"
+    ),
+    Event.COMMITMENT_POSTPONED: lambda d: (
+        f"{d['destination']} could not be asked to commit; next try in {d['delay_s']:.0f} s: {d['reason']}"
+    ),
     Event.RESULT_DELIVERED: lambda d: f"{d['kind']} sent to {d['destination']}: {d['status']}",
     Event.DELIVERY_RETRIED: lambda d: (
         f"{d['kind']} not yet at {d['destination']}: {d['status']}; next try in {d['delay_s']:.0f} s"
@@ -154,6 +171,11 @@ def _turned_away(detail: Detail, how: str) -> str:
     times = detail.get("times", 1)
     again = f" ({times} more times)" if times > 1 else ""
     return f"association of {who} at {detail['address']} {how}: {detail['reason']}{again}"
+
+
+def _commitment(detail: Detail) -> str:
+    failed = "".join(f", {count} not: {reason}" for reason, count in detail["failed"].items())
+    return f"{detail['committed']} instance(s) committed{failed}"
 
 
 def _completed(detail: Detail) -> str:

@@ -214,6 +214,10 @@ class DeliveryRow(Base):
     lease_expires_at: Mapped[datetime | None]
     last_status: Mapped[str | None]
     delivered_at: Mapped[datetime | None]
+    transaction_uid: Mapped[str | None]
+    """Of the last request for storage commitment."""
+    commitment_attempt: Mapped[int] = mapped_column(default=0)
+    """How often commitment was asked for since it was sent."""
 
 
 class DestinationRow(Base):

@@ -54,7 +54,14 @@ class Orthanc:
             "RemoteAccessAllowed": False,
             "AuthenticationEnabled": False,
             "StableAge": self.stable_age_s,
-            "DicomModalities": {"NODE": [AE_TITLE, "127.0.0.1", self.node_port]},
+            "DicomModalities": {
+                "NODE": {
+                    "AET": AE_TITLE,
+                    "Host": "127.0.0.1",
+                    "Port": self.node_port,
+                    "AllowStorageCommitment": True,
+                }
+            },
         }
         if self.forward:
             (self.folder / "forward.lua").write_text(FORWARD_STABLE_STUDIES)
@@ -102,6 +109,9 @@ class Orthanc:
     def post(self, route: str, body: Any) -> Any:
         return json.loads(self._request(route, json.dumps(body).encode()))
 
+    def delete(self, route: str) -> None:
+        self._request(route, method="DELETE")
+
     def _is_up(self) -> bool:
         try:
             self.get("/system")
@@ -110,8 +120,9 @@ class Orthanc:
             return False
         return True
 
-    def _request(self, route: str, body: bytes | None = None) -> bytes:
+    def _request(self, route: str, body: bytes | None = None, method: str | None = None) -> bytes:
         url = f"http://127.0.0.1:{self.http_port}{route}"
-        with urllib.request.urlopen(urllib.request.Request(url, body), timeout=30) as answer:
+        request = urllib.request.Request(url, body, method=method)
+        with urllib.request.urlopen(request, timeout=30) as answer:
             content: bytes = answer.read()
         return content

@@ -3,11 +3,13 @@
 from alembic import context
 
 from dicomnode.records.accounts import UserRow
+from dicomnode.records.commitment_tables import CommitmentRequestRow
 from dicomnode.records.model_tables import ModelRow
 
 METADATA = UserRow.metadata
 """Of all tables: those of `accounts.py` and `model_tables.py` stand on those of `tables.py`."""
 assert ModelRow.metadata is METADATA
+assert CommitmentRequestRow.metadata is METADATA
 
 connection = context.config.attributes["connection"]
 context.configure(connection=connection, target_metadata=METADATA, render_as_batch=True)
