@@ -27,6 +27,7 @@ from dicomnode.route.dispatch import Dispatch
 from dicomnode.settings import Settings
 from dicomnode.spool import Spool
 from dicomnode.sweep import Sweep
+from dicomnode.syslog.feed import Feed
 from dicomnode.work.losses import recover_lost_leases
 from inference.registry import Registry
 
@@ -38,6 +39,7 @@ COMMITMENT_S = 0.5
 COMPARING_S = 2.0
 ANCHOR_S = 60.0
 RETENTION_S = 60.0
+SYSLOG_S = 1.0
 
 log = structlog.get_logger()
 
@@ -72,6 +74,8 @@ class Housekeeping:
             private_key(signing_key) if signing_key else None,
         )
 
+        self._feeds = {target.name: Feed(settings, target, database) for target in settings.audit.syslog}
+
     def run(self, stopping: threading.Event) -> None:
         """Tick until `stopping` is set."""
         self._delivery.release_leases()
@@ -87,6 +91,7 @@ class Housekeeping:
             ("watch", self._alerts.tick, WATCH_S),
             *((f"echo {name}", check, ECHO_S) for name, check in self._echoes.items()),
             ("compare", self._comparing.compare_due, COMPARING_S),
+            *((f"syslog {name}", feed.tick, SYSLOG_S) for name, feed in self._feeds.items()),
             *((f"push {peer.name}", partial(self._delivery.push, peer), TICK_S) for peer in self._peers),
             *(
                 (f"ask {peer.name}", partial(self._commitment.ask, peer), COMMITMENT_S)

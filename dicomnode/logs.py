@@ -16,6 +16,13 @@ PATIENT_KEYS = frozenset(
     }
 )  # fmt: skip
 
+_role = ""
+
+
+def logging_role() -> str:
+    """The role of this process when it logs as one of the node's; empty for commands and tests."""
+    return _role
+
 
 def drop_patient_data(_: Any, __: str, event: Any) -> Any:
     """Remove every key that could identify a patient, wherever an event comes from."""
@@ -33,6 +40,8 @@ def trace_without_words(_: Any, __: str, event: Any) -> Any:
 
 def configure_logging(role: str) -> None:
     """Log to standard error: coloured lines on a terminal, JSON otherwise. `role` marks each event."""
+    global _role
+    _role = role
     terminal = sys.stderr.isatty()
     renderer: Any = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
     structlog.configure(

@@ -20,6 +20,7 @@ import structlog
 from sqlalchemy import event, func, select
 from sqlalchemy.orm import Session
 
+from dicomnode.logs import logging_role
 from dicomnode.records.anchors import Anchor
 from dicomnode.records.tables import AuditRow
 
@@ -57,7 +58,7 @@ def _seal_pending(session: Session) -> None:
 def _tell_the_log(session: Session) -> None:
     """The log names the events of the trail, so that lines of both can be joined."""
     sealed, session.info[_PENDING] = session.info[_PENDING], []
-    if not structlog.is_configured():  # a command: its output is for a person
+    if not logging_role():  # a command: its output is for a person
         return
     for row in sealed:
         tell = log.debug if row.event.startswith("instance_") else log.info

@@ -308,3 +308,14 @@ class AlertMessageRow(Base):
     channel: Mapped[str] = mapped_column(primary_key=True)
     phase: Mapped[str] = mapped_column(primary_key=True)
     sent_at: Mapped[datetime]
+
+
+class SyslogCursorRow(Base):
+    """How far a receiver of audit messages has been told the trail."""
+
+    __tablename__ = "syslog_cursors"
+
+    target: Mapped[str] = mapped_column(primary_key=True)
+    """Its name in the configuration."""
+    last_event_id: Mapped[int]
+    sent_at: Mapped[datetime]

@@ -190,6 +190,28 @@ def test_a_stage_that_fails_by_a_bug_keeps_no_text_that_could_hold_patient_data(
     assert detail["error"] == "ValueError"
 
 
+def test_the_log_of_a_role_names_the_events_that_were_committed(
+    database: Database, logs: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dicomnode.logs._role", "work")
+    with pytest.raises(RuntimeError), database.transaction() as session:
+        Audit("test").record(session, Event.JOB_FAILED, Subject("1.2", job_id=3), reason="x")
+        raise RuntimeError
+    with database.transaction() as session:
+        Audit("test").record(session, Event.JOB_REPLAYED, Subject("1.2", "1.2.3", job_id=3))
+    assert logs == [
+        {
+            "event": "audited",
+            "log_level": "info",
+            "audit_event": "job_replayed",
+            "event_id": 1,
+            "study_instance_uid": "1.2",
+            "series_instance_uid": "1.2.3",
+            "job_id": 3,
+        }
+    ]
+
+
 def test_every_event_has_a_sentence() -> None:
     assert set(SENTENCES) == set(Event)
 
