@@ -5,8 +5,8 @@ from alembic import op
 
 from dicomnode.records.tables import UtcDateTime
 
-revision = "0011"
-down_revision = "0010"
+revision = "0013"
+down_revision = "0012"
 branch_labels = None
 depends_on = None
 
