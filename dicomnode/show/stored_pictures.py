@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 from pydicom import Dataset
 
@@ -15,6 +16,8 @@ from dicomnode.errors import PermanentError
 from dicomnode.read.slices import read_slice
 from dicomnode.show.stored_report import StoredLesion
 from dicomnode.study import Instance
+
+CLOSE_UP_PIXELS = 384
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +78,19 @@ def draw_stored(
             lines,
         )
     )
+
+
+def close_up(picture: Image.Image, mask: npt.NDArray[np.bool_]) -> Image.Image:
+    """The square around a lesion: twice its extent, and at least a third of the picture."""
+    rows, columns = np.nonzero(mask)
+    across, down = picture.width / mask.shape[1], picture.height / mask.shape[0]
+    box = columns.min() * across, rows.min() * down, (columns.max() + 1) * across, (rows.max() + 1) * down
+    extent = max(box[2] - box[0], box[3] - box[1])
+    side = min(max(2 * extent, picture.width / 3), picture.width, picture.height)
+    left = min(max((box[0] + box[2] - side) / 2, 0), picture.width - side)
+    top = min(max((box[1] + box[3] - side) / 2, 0), picture.height - side)
+    size = (CLOSE_UP_PIXELS, CLOSE_UP_PIXELS)
+    return picture.resize(size, Image.Resampling.BICUBIC, (left, top, left + side, top + side))
 
 
 def _is_image_of(frame: SegmentFrame, sop_instance_uid: str, frame_number: int | None) -> bool:

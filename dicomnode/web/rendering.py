@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+SHORT_UID = 14
 SECOND_STEPS = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
 
 
@@ -19,14 +20,8 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters |= {
-        "when": when,
-        "duration": duration,
-        "ago": ago,
-        "size": size,
-        "number": number,
-        "figures": figures,
-    }
+    for filtered in (when, duration, size, number, figures, unit, code, tail):
+        found.filters[filtered.__name__] = filtered
     return found
 
 
@@ -50,13 +45,6 @@ def duration(seconds: float | None) -> str:
     return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.0f} s"
 
 
-def ago(moment: datetime | None) -> str:
-    """How long ago something was."""
-    if moment is None:
-        return "never"
-    return f"{duration(max(0.0, (datetime.now(UTC) - moment).total_seconds()))} ago"
-
-
 def size(count: float) -> str:
     """A number of bytes in kB, MB, GB (powers of 1000)."""
     for unit in ("B", "kB", "MB", "GB"):
@@ -74,3 +62,21 @@ def number(count: float) -> str:
 def figures(value: float) -> str:
     """A measured value: one decimal, or none from 1000 on."""
     return number(value) if abs(value) >= 1000 else f"{value:.1f}"
+
+
+def unit(words: str) -> str:
+    """A unit as it is printed."""
+    return {"mm2": "mm\N{SUPERSCRIPT TWO}", "mm3": "mm\N{SUPERSCRIPT THREE}"}.get(words, words)
+
+
+def code(sentence: str) -> Markup:
+    """A sentence whose `quoted` parts are commands."""
+    parts = sentence.split("`")
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if number % 2 else part for number, part in enumerate(parts)
+    )
+
+
+def tail(uid: str) -> str:
+    """The end of a UID, which is where UIDs differ."""
+    return uid if len(uid) <= SHORT_UID else f"\N{HORIZONTAL ELLIPSIS}{uid[-SHORT_UID:]}"

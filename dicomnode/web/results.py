@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 
 from dicomnode.errors import PermanentError
 from dicomnode.records.tables import InstanceRow, ResultRow
-from dicomnode.show.stored_pictures import LesionFrames, draw_stored, frames_by_segment
+from dicomnode.show.stored_pictures import LesionFrames, close_up, draw_stored, frames_by_segment
 from dicomnode.show.stored_report import StoredLesion, StoredMeasurements, read_measurements
 from dicomnode.study import Instance, read_instance
 
@@ -107,28 +107,29 @@ class Gallery:
         frames = segments[number]
         return LesionPictures(result, lesion, frames, frames.key_frame(lesion))
 
-    def picture(self, session: Session, shown: LesionPictures, number: int, index: int) -> bytes:
-        """One image of a lesion as PNG. Raises PermanentError when the image is gone or unreadable."""
-        result = shown.result
+    def picture(
+        self, session: Session, shown: LesionPictures, number: int, index: int, close: bool = False
+    ) -> bytes:
+        """One image of a lesion as PNG, whole or only what is around the lesion.
 
-        def make() -> bytes:
-            lines = [
-                *caption(shown, number),
-                f"image {index + 1} of {shown.count} with this lesion",
-                "Research use only",
-            ]
-            picture = draw_stored(
-                shown.frames,
-                index,
-                shown.lesion,
-                lambda uid: _instance(session, result.study_instance_uid, uid),
-                lines,
-            )
-            buffer = io.BytesIO()
-            picture.save(buffer, "PNG")
-            return buffer.getvalue()
+        Raises PermanentError when the image is gone or unreadable.
+        """
+        key = (shown.result.sop_instance_uid, shown.result.sha256, number, index, close)
+        return self._pictures.get(key, lambda: _draw(session, shown, number, index, close))
 
-        return self._pictures.get((result.sop_instance_uid, result.sha256, number, index), make)
+
+def _draw(session: Session, shown: LesionPictures, number: int, index: int, close: bool) -> bytes:
+    image_of = f"image {index + 1} of {shown.count} with this lesion"
+    lines = () if close else (*caption(shown, number), image_of, "Research use only")
+    study = shown.result.study_instance_uid
+    picture = draw_stored(
+        shown.frames, index, shown.lesion, lambda uid: _instance(session, study, uid), lines
+    )
+    if close:
+        picture = close_up(picture, shown.frames.frames[index].mask)
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def caption(shown: LesionPictures, number: int) -> list[str]:

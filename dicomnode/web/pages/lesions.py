@@ -43,7 +43,8 @@ def send_picture(visit: Visit) -> Response:
 
 
 def _picture(visit: Visit, session: Session, shown: LesionPictures, number: int) -> bytes:
-    return visit.site.gallery.picture(session, shown, number, _index(visit, shown))
+    index, close = _index(visit, shown), visit.query("close") == "1"
+    return visit.site.gallery.picture(session, shown, number, index, close)
 
 
 def _record(visit: Visit, shown: LesionPictures) -> None:

@@ -79,14 +79,20 @@ def _problems(session: Session, settings: Settings, figures: Figures, now: datet
     found += [a.text for a in open_alerts(session) if (a.kind, a.subject) not in known]
     parked, failed = figures.studies[StudyState.PARKED], figures.jobs[JobState.FAILED]
     if parked:
-        found.append(f"{parked} studies are parked: routing failed by a fault of ours")
+        found.append(
+            f"{_counted(parked, 'study is', 'studies are')} parked: routing failed by a fault of ours"
+        )
     if failed:
-        found.append(f"{failed} jobs have failed and wait for a decision")
+        found.append(f"{_counted(failed, 'job has', 'jobs have')} failed and may be replayed")
     verified = _last(session, Event.AUDIT_VERIFIED)
     if verified is not None and verified.detail["fault_count"]:
         count = verified.detail["fault_count"]
         found.append(f"the audit trail did not hold when it was last checked: {count} faults")
     return dict.fromkeys(found)
+
+
+def _counted(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"
 
 
 def _throughput(session: Session, settings: Settings, since: datetime) -> Throughput:

@@ -68,7 +68,12 @@ def build(folder: Path) -> Hospital:
     files = write_series(
         phantom(spacing_mm=(4.0, 0.75, 0.75)).volume,
         folder / "series",
-        SeriesIdentity(patient_id=PATIENT_ID, patient_name="Doe^Jane", accession_number=LESIONS),
+        SeriesIdentity(
+            patient_id=PATIENT_ID,
+            patient_name="Doe^Jane",
+            accession_number=LESIONS,
+            attributes={"WindowCenter": "60", "WindowWidth": "240"},
+        ),
     )
     sent = [dcmread(file) for file in files]
     localizer = image(

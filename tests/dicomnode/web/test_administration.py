@@ -24,7 +24,7 @@ def test_now_shows_problems_first_and_then_the_figures(worked: Page) -> None:
     with worked.database.transaction() as session:
         session.scalars(select(StudyRow)).first().state = "parked"  # type: ignore[union-attr]
     told = words(worked.logged_in(Role.VIEWER).get("/"))
-    for problem in ("2 result(s) were given up for PACS", "1 studies are parked", "1 jobs have failed"):
+    for problem in ("2 result(s) were given up for PACS", "1 study is parked", "1 job has failed"):
         assert told.index(problem) < told.index("Studies arriving")
     assert "Dead letters 2" in told
     assert "Jobs succeeded 1 1" in told

@@ -102,7 +102,7 @@ def test_a_study_shows_its_measurements_as_its_reports_hold_them(hospital: Hospi
     assert len(volumes) == 3
     for volume in volumes:
         shown = f"{volume:,.0f}".replace(",", " ") if volume >= 1000 else f"{volume:.1f}"
-        assert f" {shown} mm3 " in told
+        assert f" {shown} mm\N{SUPERSCRIPT THREE} " in told
     assert "RESEARCH USE ONLY" in told.upper()
 
 
@@ -177,6 +177,19 @@ def test_pictures_belong_to_the_view_of_their_study_and_are_recorded_without_one
     along.get(study_page(hospital, held.LESIONS))
     along.get(f"/results/{uid}/lesions/2/picture.png")
     assert [d["page"] for _, d in events(worked.database, "patient_data_viewed")] == ["picture", "study"]
+
+
+def test_a_close_up_shows_the_lesion_larger(worked: Page) -> None:
+    uid, _ = result_of(worked, "seg")
+    browser = worked.logged_in(Role.VIEWER)
+    for number in (1, 2, 3):
+        answer = browser.get(f"/results/{uid}/lesions/{number}/picture.png?close=1")
+        pixels = np.asarray(Image.open(io.BytesIO(answer.content)).convert("RGB")).astype(int)
+        yellow = np.argwhere((np.abs(pixels - OUTLINE_RGB) < 60).all(axis=2))
+        extent = (yellow.max(axis=0) - yellow.min(axis=0)).max() / pixels.shape[0]
+        assert extent == pytest.approx([0.5, 0.5, 0.28][number - 1], abs=0.06)
+        middle = (yellow.max(axis=0) + yellow.min(axis=0)) / 2 / pixels.shape[0]
+        assert middle == pytest.approx([0.5, 0.5], abs=0.03), "the lesion is in the middle"
 
 
 def test_one_leafs_through_all_images_of_a_lesion(worked: Page) -> None:
