@@ -18,6 +18,7 @@ from dicomnode.deliver.delivery import Delivery
 from dicomnode.models.comparing import Comparing
 from dicomnode.observe.alerts import Alerts
 from dicomnode.observe.peers import check_peer, forget_others, watched_peers
+from dicomnode.observe.trail import verify_daily
 from dicomnode.records.anchoring import anchor_of_the_day
 from dicomnode.records.anchors import private_key
 from dicomnode.records.audit import Audit
@@ -38,6 +39,7 @@ ECHO_S = 60.0
 COMMITMENT_S = 0.5
 COMPARING_S = 2.0
 ANCHOR_S = 60.0
+VERIFY_S = 3600.0
 RETENTION_S = 60.0
 SYSLOG_S = 1.0
 
@@ -57,6 +59,7 @@ class Housekeeping:
         self._reports = CommitmentReports(settings, database)
         self._recover = partial(recover_lost_leases, database, Audit("housekeeping"), settings.worker)
         self._alerts = Alerts(settings, database)
+        self._verify = partial(verify_daily, settings, database, Audit("housekeeping"))
         self._forget_peers = partial(forget_others, settings, database)
         self._echoes = {
             peer.name: partial(check_peer, settings, database, peer) for peer in watched_peers(settings)
@@ -89,6 +92,7 @@ class Housekeeping:
             ("sweep", self._sweep.sweep_when_due, RETENTION_S),
             ("anchor", self._anchor, ANCHOR_S),
             ("watch", self._alerts.tick, WATCH_S),
+            ("verify", self._verify, VERIFY_S),
             *((f"echo {name}", check, ECHO_S) for name, check in self._echoes.items()),
             ("compare", self._comparing.compare_due, COMPARING_S),
             *((f"syslog {name}", feed.tick, SYSLOG_S) for name, feed in self._feeds.items()),

@@ -11,8 +11,8 @@ from typing import TypeVar
 from sqlalchemy import func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from dicomnode.records.states import DeliveryState, JobState, StudyState
-from dicomnode.records.tables import DeliveryRow, JobRow, PeerCheckRow, ResultRow, StudyRow
+from dicomnode.records.states import BreakerState, DeliveryState, JobState, StudyState
+from dicomnode.records.tables import DeliveryRow, DestinationRow, JobRow, PeerCheckRow, ResultRow, StudyRow
 
 S = TypeVar("S", bound=StrEnum)
 
@@ -33,6 +33,7 @@ class Destination:
     last_success: datetime | None
     attempts: int
     """Most attempts that any waiting delivery has behind it; 0 when nothing had to be tried again."""
+    breaker: BreakerState
 
 
 @dataclass(frozen=True)
@@ -109,11 +110,13 @@ def _destinations(session: Session, known: frozenset[str]) -> dict[str, Destinat
         counts.setdefault(name, {})[DeliveryState.DELIVERED] = count
         if at is not None:
             last[name] = at
+    breakers = {row.name: BreakerState(row.state) for row in session.scalars(select(DestinationRow))}
     return {
         name: Destination(
             {state: counts.get(name, {}).get(state, 0) for state in DeliveryState},
             last.get(name),
             attempts.get(name, 0),
+            breakers.get(name, BreakerState.CLOSED),
         )
         for name in sorted(known | set(counts))
     }

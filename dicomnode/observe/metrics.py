@@ -24,8 +24,10 @@ from sqlalchemy.orm import Session
 from dicomnode.observe.figures import Figures, Queue, read_figures
 from dicomnode.observe.machine import free_bytes, gpu_memory
 from dicomnode.observe.tally import Histogram, Tally
+from dicomnode.observe.trail import latest_check
 from dicomnode.observe.troubles import Kind, open_alerts
 from dicomnode.records.db import Database, utc_now
+from dicomnode.records.states import BreakerState
 from dicomnode.records.tables import InstanceRow
 from dicomnode.settings import Settings
 
@@ -55,6 +57,7 @@ class NodeCollector(Collector):
             yield from _stored(session)
             yield from _tallied(self._tally)
             yield _alerts(session)
+            yield from _trail(session)
         yield from self._disk()
         yield from _gpus()
 
@@ -117,18 +120,25 @@ def _deliveries(figures: Figures) -> Iterator[Metric]:
         "Most attempts that a waiting delivery has behind it",
         labels=["destination"],
     )
+    breakers = GaugeMetricFamily(
+        "dicomnode_destination_breaker",
+        "1 for the state that the circuit breaker is in, else 0",
+        labels=["destination", "state"],
+    )
     for name, destination in figures.destinations.items():
         for state, count in destination.states.items():
             counts.add_metric([name, state.value], count)
         if destination.last_success:
             last.add_metric([name], destination.last_success.timestamp())
         attempts.add_metric([name], destination.attempts)
+        for breaker in BreakerState:
+            breakers.add_metric([name, breaker.value], destination.breaker is breaker)
     up = GaugeMetricFamily(
         "dicomnode_peer_up", "1 when the peer answered the last C-ECHO, else 0", labels=["peer"]
     )
     for peer, is_up in figures.peers_up.items():
         up.add_metric([peer], float(is_up))
-    yield from (counts, last, attempts, up)
+    yield from (counts, last, attempts, breakers, up)
 
 
 def _stored(session: Session) -> Iterator[Metric]:
@@ -164,6 +174,18 @@ def _alerts(session: Session) -> Metric:
     for kind in Kind:
         family.add_metric([kind.value], kinds.count(kind.value))
     return family
+
+
+def _trail(session: Session) -> Iterator[Metric]:
+    verified = GaugeMetricFamily(
+        "dicomnode_audit_verified_timestamp_seconds", "When the audit trail was last checked", labels=[]
+    )
+    faults = GaugeMetricFamily("dicomnode_audit_faults", "Faults that this check found", labels=[])
+    latest = latest_check(session)
+    if latest is not None:
+        verified.add_metric([], latest.at.timestamp())
+        faults.add_metric([], latest.detail["fault_count"])
+    yield from (verified, faults)
 
 
 def _gpus() -> Iterator[Metric]:

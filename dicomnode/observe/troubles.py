@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from dicomnode.observe.figures import Figures, Queue
 from dicomnode.observe.machine import free_bytes
+from dicomnode.observe.trail import latest_check
 from dicomnode.records.audit import Event
 from dicomnode.records.states import DeliveryState
 from dicomnode.records.tables import AlertRow, AuditRow, DestinationRow, PeerCheckRow
@@ -44,7 +45,7 @@ class Trouble:
 
 
 def find_troubles(session: Session, settings: Settings, figures: Figures, now: datetime) -> list[Trouble]:
-    """All that is wrong, but for the audit chain, which is too long to walk along each time."""
+    """All that is wrong; of the audit trail, what its last check found."""
     return [
         *_dead_letters(figures),
         *_old_queues(settings, figures, now),
@@ -52,6 +53,7 @@ def find_troubles(session: Session, settings: Settings, figures: Figures, now: d
         *_peers_down(session, settings, now),
         *_lost_destinations(session, settings),
         *_dying_workers(session, now),
+        *_broken_chain(session),
     ]
 
 
@@ -138,4 +140,15 @@ def _dying_workers(session: Session, now: datetime) -> Iterator[Trouble]:
             "",
             f"processes died or lost their job {count} times within {DEATHS_WITHIN_S / 60:.0f} min; "
             "`dicomnode audit list --event process_died` and the log say which",
+        )
+
+
+def _broken_chain(session: Session) -> Iterator[Trouble]:
+    latest = latest_check(session)
+    if latest is not None and latest.detail["fault_count"]:
+        yield Trouble(
+            Kind.CHAIN_BROKEN,
+            "",
+            f"the check of the audit trail on {latest.at:%Y-%m-%d %H:%M} UTC found "
+            f"{latest.detail['fault_count']} fault(s); `dicomnode audit verify` says where",
         )

@@ -16,15 +16,17 @@ from typing import Any
 
 import pytest
 from aiosmtpd.controller import Controller
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from dicomnode.errors import ConfigurationError
 from dicomnode.observe import alerts as alerts_module
 from dicomnode.observe.alerts import Alerts
 from dicomnode.observe.peers import check_peer, forget_others
+from dicomnode.observe.trail import verify_daily
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database, migrate, utc_now
 from dicomnode.records.tables import AlertRow, DeliveryRow, PeerCheckRow
+from dicomnode.records.verifying import record_check, verify_trail
 from dicomnode.settings import Settings
 from tests.dicomnode.parts import PATIENT, free_port, kinds, peer_answering, settings_in
 from tests.dicomnode.test_metrics import add_delivery, add_job
@@ -300,3 +302,27 @@ def test_little_free_disk_is_an_alert(tmp_path: Path, hook: Hook) -> None:
 def test_settings_that_do_not_fit_are_refused(tmp_path: Path, more: str, says: str) -> None:
     with pytest.raises(ConfigurationError, match=says):
         settings_in(tmp_path, f"[alerts]\n{more}")
+
+
+def test_a_trail_that_does_not_hold_is_an_alert_until_a_check_finds_it_whole(
+    tmp_path: Path, hook: Hook
+) -> None:
+    settings, database = node(tmp_path, f'{NO_WAITING}webhook = "{hook.url}"')
+    alerts = Alerts(settings, database)
+    bury(database)
+    resurrect(database)
+    with database.transaction() as session:
+        Audit("test").record(session, Event.STUDY_PARKED, Subject("1.2.3.4"), reason="x")
+    with database.engine.begin() as connection:
+        connection.execute(text("DROP TRIGGER audit_events_no_update"))
+        connection.execute(text("UPDATE audit_events SET actor = 'nobody'"))
+    verify_daily(settings, database, Audit("housekeeping"))
+    verify_daily(settings, database, Audit("housekeeping"))  # not a second time on the same day
+    assert kinds(database).count("audit_verified") == 1
+    alerts.tick()
+    assert hook.told == [("chain_broken", "", "begun")]
+    with database.engine.begin() as connection:
+        connection.execute(text("UPDATE audit_events SET actor = 'test' WHERE id = 1"))
+    record_check(database, Audit("admin"), verify_trail(database, settings.anchors, None))
+    alerts.tick()
+    assert hook.told[1:] == [("chain_broken", "", "ended")]

@@ -16,7 +16,7 @@ from dicomnode.observe.metrics import NodeCollector, exposition, registry_of
 from dicomnode.receive.intake import Intake
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database, utc_now
-from dicomnode.records.tables import DeliveryRow, JobRow, PeerCheckRow, ResultRow, StudyRow
+from dicomnode.records.tables import DeliveryRow, DestinationRow, JobRow, PeerCheckRow, ResultRow, StudyRow
 from dicomnode.settings import Settings
 from tests.dicomnode.parts import PATIENT, arrival, image
 from tests.real_parts import require_program
@@ -170,6 +170,19 @@ def test_build_disk_and_peers(collector: NodeCollector, database: Database) -> N
     assert found["dicomnode_peer_up", frozenset({("peer", "OTHER")})] == 0
     (build,) = [dict(labels) for name, labels in found if name == "dicomnode_build_info"]
     assert build["configuration_sha256"] == "c0ffee"
+
+
+def test_breakers_and_the_check_of_the_trail(collector: NodeCollector, database: Database) -> None:
+    assert ("dicomnode_audit_faults", frozenset()) not in scrape(collector)
+    with database.transaction() as session:
+        session.add(DestinationRow(name="PACS", state="open"))
+        detail = {"event_count": 5, "anchor_count": 0, "fault_count": 2, "broken_at": 3}
+        AUDIT.record(session, Event.AUDIT_VERIFIED, Subject(), **detail)
+    assert value(collector, "dicomnode_destination_breaker", destination="PACS", state="open") == 1
+    assert value(collector, "dicomnode_destination_breaker", destination="PACS", state="closed") == 0
+    assert value(collector, "dicomnode_audit_faults") == 2
+    verified = value(collector, "dicomnode_audit_verified_timestamp_seconds")
+    assert verified == pytest.approx(utc_now().timestamp(), abs=60)
 
 
 def test_metrics_hold_no_patient_data(collector: NodeCollector, intake: Intake) -> None:

@@ -16,7 +16,7 @@ from dicomnode.observe.metrics import NodeCollector
 from dicomnode.observe.troubles import Kind
 from dicomnode.records.audit import Event
 from dicomnode.records.db import Database
-from dicomnode.records.states import DeliveryState, JobState, StudyState
+from dicomnode.records.states import BreakerState, DeliveryState, JobState, StudyState
 from dicomnode.settings import Settings
 from tests.real_parts import require_program
 
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "deploy" / "monitoring"
 DASHBOARD = MONITORING / "grafana" / "dashboards" / "node.json"
 KNOWN_LABEL_VALUES = {
-    "state": {state.value for kind in (StudyState, JobState, DeliveryState) for state in kind},
+    "state": {state.value for kind in (StudyState, JobState, DeliveryState, BreakerState) for state in kind},
     "event": {event.value for event in Event},
     "queue": {queue.value for queue in Queue},
     "kind": {kind.value for kind in Kind},

@@ -1,0 +1,31 @@
+"""Whether the audit trail holds: checked by the node itself once a day, and remembered in the trail."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from dicomnode.records.audit import Audit, Event
+from dicomnode.records.db import Database, utc_now
+from dicomnode.records.tables import AuditRow
+from dicomnode.records.verifying import own_key, record_check, verify_trail
+from dicomnode.settings import Settings
+
+CHECK_EVERY = timedelta(days=1)
+
+
+def latest_check(session: Session) -> AuditRow | None:
+    """The event of the last check, whoever made it."""
+    query = select(AuditRow).where(AuditRow.event == Event.AUDIT_VERIFIED.value)
+    return session.scalar(query.order_by(AuditRow.at.desc(), AuditRow.id.desc()).limit(1))
+
+
+def verify_daily(settings: Settings, database: Database, audit: Audit) -> None:
+    """Check the whole trail, unless somebody did within the last day."""
+    with database.snapshot() as session:
+        latest = latest_check(session)
+    if latest is None or utc_now() - latest.at >= CHECK_EVERY:
+        check = verify_trail(database, settings.anchors, own_key(settings.audit.signing_key))
+        record_check(database, audit, check)
