@@ -12,6 +12,7 @@ from dicomnode.receive.intake import Intake
 from dicomnode.records.audit import Audit
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.tables import JobRow, StudyRow
+from dicomnode.replay import replay_of_study
 from dicomnode.route.dispatch import Dispatch
 from dicomnode.selftest.bundles import write_bundle
 from dicomnode.settings import Settings
@@ -126,3 +127,23 @@ def test_the_priority_of_a_job_is_that_of_route_sender_and_images_together(
     found = {job.study_instance_uid: job for job in jobs(database)}
     assert {uid: job.priority for uid, job in found.items()} == {"1.2.3.1": 12, "1.2.3.2": 0}
     assert found["1.2.3.1"].ranked_at < found["1.2.3.2"].ranked_at
+
+
+def test_a_study_parked_for_what_is_missing_is_processed_by_hand_and_its_reports_say_what(
+    intake: Intake, database: Database, dispatch: Dispatch
+) -> None:
+    uid = complete(intake, database, 1)
+    missing = "1 of the instances that PACS holds had not arrived"
+    with database.transaction() as session:
+        row = session.get_one(StudyRow, uid)
+        row.state, row.completed_by, row.missing = "parked", "deadline", missing
+    dispatch.route_complete_studies()
+    assert jobs(database) == []
+    with database.transaction() as session:
+        assert replay_of_study(session, Audit("admin"), uid).studies == 1
+    dispatch.route_complete_studies()
+    (job,) = jobs(database)
+    assert job.notes["lines"] == [
+        "The study was closed at its deadline, not because it was known to be whole.",
+        f"The study may not be complete: {missing}.",
+    ]

@@ -380,17 +380,44 @@ def test_an_orphan_that_is_recorded_at_the_last_moment_stays(
     assert events(database, "orphan_removed") == []
 
 
-def _first_nothing() -> Callable[..., set[Path]]:
+def _first_nothing() -> Callable[..., dict[tuple[str, ...], bool]]:
     """As if the row came between the look at all files and the look at one."""
     from dicomnode.sweep import _spoken_of
 
     calls = []
 
-    def spoken_of(session: Session, paths: list[Path]) -> set[Path]:
+    def spoken_of(session: Session, paths: list[Path]) -> dict[tuple[str, ...], bool]:
         calls.append(paths)
-        return set() if len(calls) == 1 else _spoken_of(session, paths)
+        return {} if len(calls) == 1 else _spoken_of(session, paths)
 
     return spoken_of
+
+
+def test_a_spool_that_is_named_by_another_way_is_still_the_same(
+    intake: Intake, database: Database, spool: Spool, tmp_path: Path
+) -> None:
+    """The rows hold the path by which the spool was named when the files came."""
+    intake.take(arrival(image()))
+    (path,) = files(spool)
+    os.utime(path, (0, 0))
+    (tmp_path / "link").symlink_to(spool.folder)
+    assert Sweep(Spool(tmp_path / "link"), database).sweep() == 0
+    assert path.is_file()
+
+
+def test_a_spool_that_the_database_does_not_know_is_left_alone(
+    database: Database, spool: Spool, sweep: Sweep
+) -> None:
+    """An empty database beside a full spool: the files may be all there is of what was acknowledged."""
+    for number in range(101):
+        path = spool.instance_path("1.2.9", "1.2.9.1", f"1.2.9.1.{number}", "a" * 64)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"an image")
+        os.utime(path, (0, 0))
+    assert sweep.sweep() == 0
+    assert len(files(spool)) == 101
+    path.unlink()
+    assert sweep.sweep() == 100
 
 
 def test_folders_that_are_long_empty_go(spool: Spool, sweep: Sweep) -> None:
