@@ -10,11 +10,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
+from pydicom.dataelem import RawDataElement
 from pydicom.errors import InvalidDicomError
+from pydicom.sequence import Sequence
 from pydicom.valuerep import PersonName
 
+from dicomnode.part10 import read_part10
 from inference.volume import Volume
+
+LARGEST_TELLING_SEQUENCE_BYTES = 1_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +42,7 @@ class Instance:
 
     def load(self) -> Dataset:
         """The whole data set with pixel data."""
-        return dcmread(self.path, force=True)
+        return read_part10(self.path, pixels=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,20 +140,28 @@ def text(header: Dataset, keyword: str) -> str:
     return "\\".join(str(item).strip() for item in value)
 
 
+def items(dataset: Dataset, keyword: str) -> Iterable[Dataset]:
+    """Items of a sequence that tells of the object, such as its equipment.
+
+    None where it is absent, broken, or far larger than such sequences are: looking at it parses it.
+    """
+    try:
+        raw = dataset.get_item(keyword)
+        if raw is None or (isinstance(raw, RawDataElement) and raw.length > LARGEST_TELLING_SEQUENCE_BYTES):
+            return ()
+        value = dataset[keyword].value
+    except Exception:  # pydicom converts on access, and anything may be in a file
+        return ()
+    return value if isinstance(value, Sequence) else ()
+
+
 def read_instance(path: Path, sha256: str | None = None) -> Instance:
     """Read the header of one file. The digest is of the whole file when none is given.
 
     Raises pydicom's InvalidDicomError when the file is not DICOM, is broken or lacks the identifying
     UIDs, and OSError when the disk fails.
     """
-    try:
-        header = dcmread(path, stop_before_pixels=True)
-    except InvalidDicomError:
-        raise
-    except Exception as error:  # pydicom raises many kinds for broken bytes, OSError without errno too
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise InvalidDicomError(f"the file cannot be parsed ({type(error).__name__})") from error
+    header = read_part10(path, pixels=False)
     for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
         if not text(header, keyword) or "\\" in text(header, keyword):
             raise InvalidDicomError(f"the file has no single {keyword}")

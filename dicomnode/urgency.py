@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from pydicom import Dataset
 
 from dicomnode.settings import PrioritySettings
-from dicomnode.study import text
+from dicomnode.study import items, text
 
 LEAST_TO_MOST = ("LOW", "ROUTINE", "MEDIUM", "HIGH", "STAT")
 """Values of RequestedProcedurePriority (0040,1003), PS3.3 section C.4.11."""
@@ -21,9 +21,8 @@ LEAST_TO_MOST = ("LOW", "ROUTINE", "MEDIUM", "HIGH", "STAT")
 
 def urgency(header: Dataset) -> str | None:
     """RequestedProcedurePriority (0040,1003) of an image, at the top or in its request attributes."""
-    items = [header, *(header.get("RequestAttributesSequence") or ())]
     found = None
-    for item in items:
+    for item in (header, *items(header, "RequestAttributesSequence")):
         word = text(item, "RequestedProcedurePriority").upper()
         found = more_urgent(found, word if word in LEAST_TO_MOST else None)
     return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pydicom import Dataset
 
 from dicomnode.encode.equipment import MANUFACTURER, PROCESSING_EQUIPMENT, PRODUCT
-from dicomnode.study import text
+from dicomnode.study import items, text
 
 
 def is_own_result(header: Dataset) -> bool:
@@ -19,9 +19,9 @@ def is_own_result(header: Dataset) -> bool:
     """
     if text(header, "Manufacturer") == MANUFACTURER and text(header, "ManufacturerModelName") == PRODUCT:
         return True
-    return any(_is_our_algorithm(item) for item in header.get("ContributingEquipmentSequence") or ())
+    return any(_is_our_algorithm(item) for item in items(header, "ContributingEquipmentSequence"))
 
 
 def _is_our_algorithm(item: Dataset) -> bool:
-    purposes = {text(code, "CodeValue") for code in item.get("PurposeOfReferenceCodeSequence") or ()}
+    purposes = {text(code, "CodeValue") for code in items(item, "PurposeOfReferenceCodeSequence")}
     return text(item, "Manufacturer") == MANUFACTURER and PROCESSING_EQUIPMENT[0] in purposes

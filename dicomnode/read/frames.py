@@ -38,6 +38,8 @@ FUNCTIONAL_GROUPS = (
 """Macros that place a frame, give its values, or tell it from others (C.7.6.16, C.8.13, C.8.15)."""
 
 NAMED_AT_MOST = 4
+MOST_FRAMES = 100_000
+"""Of one instance; more come from broken headers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,8 +175,10 @@ def frame_count(header: Dataset, name: str) -> int:
         count = 1 if value in (None, "") else int(value)
     except (TypeError, ValueError):
         count = 0
-    if count < 1:
-        raise UnreadableSeries(f"{name}: NumberOfFrames is not a positive number; send the object again")
+    if not 1 <= count <= MOST_FRAMES:
+        raise UnreadableSeries(
+            f"{name}: NumberOfFrames is not a number from 1 to {MOST_FRAMES}; send the object again"
+        )
     return count
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
@@ -21,6 +22,10 @@ DECODERS = ("pyjpegls", "pylibjpeg", "pydicom", "pillow")
 decodes other ones to noise without a word."""
 
 
+LARGEST_FRAME_SAMPLES = 10**8
+"""10,000 x 10,000: more than any radiograph. Each sample needs up to 16 bytes on the way to its value."""
+
+
 def stored_frames(headers: Sequence[FrameHeader]) -> Iterator[tuple[FrameHeader, Voxels, Dataset]]:
     """Each frame with its pixels (row, column) or, in colour, (row, column, RGB), and its data set.
 
@@ -29,11 +34,22 @@ def stored_frames(headers: Sequence[FrameHeader]) -> Iterator[tuple[FrameHeader,
     """
     for instance, together in groupby(headers, key=lambda header: header.frame.instance):
         frames = list(together)
+        _check_claims(frames[0])
         dataset = _load(instance)
         indices = [(header.frame.frame_number or 1) - 1 for header in frames]
         decoded = iter_pixels(dataset, indices=indices, decoding_plugin=_decoder(dataset))
         for header in frames:
             yield header, _next(decoded, header.name, dataset), dataset
+
+
+def _check_claims(header: FrameHeader) -> None:
+    """Before anything is decoded: decoders ask for as much memory as the header claims."""
+    samples = (header.number(keyword) or 0.0 for keyword in ("Rows", "Columns", "SamplesPerPixel"))
+    if math.prod(samples) > LARGEST_FRAME_SAMPLES:
+        raise UnreadableSeries(
+            f"{header.name} claims more than {LARGEST_FRAME_SAMPLES} samples in one frame; "
+            "send a coarser image"
+        )
 
 
 def _load(instance: Instance) -> Dataset:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from io import BytesIO
 from typing import Any
 
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
+from pydicom.errors import InvalidDicomError
 
 from dicomnode.encode.recognise import is_own_result
 from dicomnode.errors import PermanentError
+from dicomnode.part10 import read_part10
 from dicomnode.study import text
 from dicomnode.urgency import urgency
 
@@ -99,6 +100,6 @@ def identify(arrival: Arrival) -> Identity:
 
 def _read_header(arrival: Arrival) -> Dataset:
     try:
-        return dcmread(BytesIO(arrival.file_header + arrival.encoded), stop_before_pixels=True)
-    except Exception as error:  # pydicom raises anything on malformed bytes
-        raise PermanentError(f"the data set cannot be read ({type(error).__name__})") from error
+        return read_part10(arrival.file_header + arrival.encoded, pixels=False)
+    except InvalidDicomError as error:
+        raise PermanentError(f"the data set cannot be read: {error}") from error

@@ -50,6 +50,8 @@ class Storing:
             return self._refuse(
                 event, origin, OUT_OF_RESOURCES, f"the disk did not take it: {error.strerror}"
             )
+        except MemoryError:
+            return self._refuse(event, origin, OUT_OF_RESOURCES, "too little memory for this object now")
         except SQLAlchemyError as error:
             log.error("instance_not_recorded", error=type(error).__name__)
             return PROCESSING_FAILURE

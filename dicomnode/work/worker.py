@@ -84,10 +84,10 @@ class Worker:
                 log.error("outcome_not_recorded", error=type(error).__name__)
         return True
 
-    def _heartbeat(self, lease: Lease) -> _Heartbeat:
+    def _heartbeat(self, lease: Lease) -> Heartbeat:
         rules = self._settings.worker
         lose = partial(give_up, self._database, self._audit, rules, lease)
-        return _Heartbeat(lose, partial(self._queue.renew, lease), rules)
+        return Heartbeat(lose, partial(self._queue.renew, lease), rules)
 
     def _attempt(self, lease: Lease, job: JobRow) -> None:
         """The one place where an error becomes the fate of a job. Raises StaleLease, SQLAlchemyError."""
@@ -233,7 +233,7 @@ class Worker:
         return self._models[bundle.digest]
 
 
-class _Heartbeat:
+class Heartbeat:
     """Renews a lease while its job runs, and ends the process when the job takes too long.
 
     A hanging model cannot be stopped from within, so the process goes; its successor starts clean.

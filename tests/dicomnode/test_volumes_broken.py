@@ -17,6 +17,8 @@ from pydicom.errors import InvalidDicomError
 from pydicom.uid import JPEG2000Lossless, RLELossless
 
 from dicomnode.errors import UnreadableSeries
+from dicomnode.read.frames import frame_headers
+from dicomnode.read.stored import stored_frames
 from dicomnode.read.volumes import read_volume
 from dicomnode.study import Series, group_studies, read_instance
 from tests.phantoms import phantom, read_series, save, write_phantom
@@ -49,7 +51,8 @@ def refusal(series: Series) -> str:
 def test_a_truncated_slice_is_named(folder: Path) -> None:
     truncate(slice_paths(folder)[4])
     why = refusal(read_series(folder))
-    assert "pixel data of instance 5 cannot be decoded" in why
+    assert "instance 5 cannot be read" in why
+    assert "it is cut off" in why
     assert "send it again" in why
 
 
@@ -122,3 +125,18 @@ def test_random_damage_ends_in_a_volume_or_a_refusal(tmp_path: Path, name: str, 
             assert str(error)
             outcomes.append(False)
     assert len(outcomes) == 40
+
+
+@pytest.mark.parametrize("frames", [0, 100_001, 2**31 - 1])
+def test_a_number_of_frames_that_cannot_be_is_refused(folder: Path, frames: int) -> None:
+    assert "NumberOfFrames is not a number from 1 to 100000" in refusal(
+        edit_all(folder, NumberOfFrames=str(frames))
+    )
+
+
+def test_a_frame_that_is_too_large_to_decode_is_refused_before_it_is(folder: Path) -> None:
+    for path in slice_paths(folder)[1:]:
+        path.unlink()
+    (frame,) = frame_headers(edit_all(folder, Rows=20_000, Columns=20_000))
+    with pytest.raises(UnreadableSeries, match="claims more than 100000000 samples in one frame"):
+        next(stored_frames((frame,)))

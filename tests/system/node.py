@@ -84,7 +84,6 @@ class Node:
     quiet_period_s: float = 2.0
     maximum_attempts: int = 3
     maximum_losses: int = 2
-    job_timeout_s: float = 900.0
     environment: dict[str, str] = field(default_factory=dict)
     """Added to the environment of the node's processes."""
     port: int = field(default_factory=free_port)
@@ -144,7 +143,6 @@ lease_s = 6.0
 retry_delay_s = 0.2
 maximum_attempts = {self.maximum_attempts}
 maximum_losses = {self.maximum_losses}
-job_timeout_s = {self.job_timeout_s}
 
 [assembly]
 quiet_period_s = {self.quiet_period_s}
