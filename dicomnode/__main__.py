@@ -12,6 +12,7 @@ from rich.markup import escape
 from dicomnode.commands import (
     admin,
     audit,
+    audit_export,
     backup,
     check,
     explain,
@@ -42,6 +43,7 @@ PANELS: dict[str, list[Callable[..., None]]] = {
 for panel, functions in PANELS.items():
     for function in functions:
         app.command(rich_help_panel=panel)(function)
+audit.audit.command("export")(audit_export.audit_export)
 app.add_typer(audit.audit, name="audit", rich_help_panel="Look after it")
 app.add_typer(web.users, name="users", rich_help_panel="Look after it")
 app.add_typer(models.models, name="models", rich_help_panel="Look after it")

@@ -133,7 +133,7 @@ def audit_list(
     table = Table("Event", "Time", "Who", "Study", "What")
     for row in rows:
         table.add_row(
-            str(row.id), local_time(row.at), _safe(row.actor), row.study_instance_uid or "", _sentence(row)
+            str(row.id), local_time(row.at), safe(row.actor), row.study_instance_uid or "", _sentence(row)
         )
     console.print(table)
     if len(rows) == limit:
@@ -227,7 +227,7 @@ def _check_record(check: ChainCheck) -> dict[str, Any]:
 
 def _print_check(check: ChainCheck) -> None:
     for fault in check.faults:
-        console.print(f"[red]{fault.damage}[/]: {_safe(fault.told)}")
+        console.print(f"[red]{fault.damage}[/]: {safe(fault.told)}")
     last = f"; the last is of {local_time(check.last_at)}" if check.last_at else ""
     state = f"{len(check.faults)} fault(s) found" if check.faults else "unbroken"
     console.print(f"{check.event_count} events, {state}; held against {check.anchor_count} anchor(s){last}")
@@ -254,7 +254,7 @@ def _print_story(hit: Hit, rows: list[AuditRow]) -> None:
     for line in tell(rows):
         times = f" ({line.count} times)" if line.count > 1 else ""
         table.add_row(
-            local_time(line.at), _safe(line.actor), str(line.job_id or ""), _safe(line.sentence) + times
+            local_time(line.at), safe(line.actor), str(line.job_id or ""), safe(line.sentence) + times
         )
     console.print(table)
 
@@ -270,9 +270,9 @@ def _print_timings(jobs: list[JobTiming]) -> None:
 
 
 def _sentence(row: AuditRow) -> str:
-    return _safe(SENTENCES[Event(row.event)](row.detail))
+    return safe(SENTENCES[Event(row.event)](row.detail))
 
 
-def _safe(text: str) -> str:
+def safe(text: str) -> str:
     """Foreign words as they are, whatever they would do to a terminal."""
     return escape(plain(text))

@@ -30,6 +30,7 @@ class Event(StrEnum):
     NODE_STARTED = "node_started"
     ANCHOR_WRITTEN = "anchor_written"
     AUDIT_READ = "audit_read"
+    AUDIT_EXPORTED = "audit_exported"
     AUDIT_VERIFIED = "audit_verified"
     ASSOCIATION_REJECTED = "association_rejected"
     ASSOCIATION_ENDED = "association_ended"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum
@@ -91,6 +92,12 @@ def event_page(
     of_each_kind = [query.where(AuditRow.event == event.value) for event in wanted.events] or [query]
     found = [row for each in of_each_kind for row in session.scalars(each)]
     return sorted(found, key=lambda row: (row.at, row.id), reverse=True)[:limit]
+
+
+def events_between(session: Session, since: datetime | None, until: datetime | None) -> Iterator[AuditRow]:
+    """All events of a time, oldest first; they are not all in memory at once."""
+    query = _among(session, EventFilter(since=since, until=until)).order_by(AuditRow.at, AuditRow.id)
+    yield from session.scalars(query.execution_options(yield_per=1000))
 
 
 def _among(session: Session, wanted: EventFilter) -> Select[AuditRow]:

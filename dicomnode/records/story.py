@@ -19,6 +19,10 @@ SENTENCES: dict[Event, Callable[[Detail], str]] = {
         f"{'signed' if d['signature'] else 'not signed'}"
     ),
     Event.AUDIT_READ: lambda d: f"audit trail read (audit {d['command']}, {d['study_count']} studies)",
+    Event.AUDIT_EXPORTED: lambda d: (
+        f"audit trail exported ({d['format']}{', with objects' if d['objects'] else ''}): "
+        f"{d['event_count']} events"
+    ),
     Event.AUDIT_VERIFIED: lambda d: (
         f"audit trail checked against {d['anchor_count']} anchors: {d['event_count']} events, "
         f"{d['fault_count']} faults"

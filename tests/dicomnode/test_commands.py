@@ -50,6 +50,7 @@ COMMANDS = {
     "send": ["FOLDER", "PEER"],
     "audit show": ["IDENTIFIER", "--as", "--timing", "--json"],
     "audit list": ["--event", "--since", "--peer", "--outcome", "--model", "--before", "--limit"],
+    "audit export": ["--out", "--format", "--since", "--everything", "--objects"],
     "audit verify": ["--anchors", "--public-key", "--json"],
     "audit anchor": ["--config"],
     "models list": ["--json"],
