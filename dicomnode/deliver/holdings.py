@@ -26,9 +26,11 @@ log = structlog.get_logger()
 def why_not_held(session: Session, reference: Reference) -> int | None:
     """Why we cannot commit to an instance, as Failure Reason (PS3.3 C.14.1.1); None when we can.
 
-    Of several contents under one UID the newest counts.
+    Of several contents under one UID the newest counts. What retention removed is not here any more.
     """
-    known = select(InstanceRow).where(InstanceRow.sop_instance_uid == reference.sop_instance_uid)
+    known = select(InstanceRow).where(
+        InstanceRow.sop_instance_uid == reference.sop_instance_uid, InstanceRow.purged_at.is_(None)
+    )
     row = session.scalar(known.order_by(InstanceRow.version.desc(), InstanceRow.id.desc()).limit(1))
     if row is None:
         return NO_SUCH_OBJECT if reference.sop_class_uid in STORAGE_CLASSES else CLASS_NOT_SUPPORTED

@@ -16,6 +16,8 @@ from pydicom.uid import generate_uid
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from dicomnode.deliver.holdings import NO_SUCH_OBJECT, why_not_held
+from dicomnode.deliver.references import Reference
 from dicomnode.errors import PermanentError
 from dicomnode.receive.intake import Intake, Outcome
 from dicomnode.records.audit import Audit
@@ -228,6 +230,23 @@ def test_a_purged_instance_that_is_sent_again_is_kept_again_and_makes_no_work(
         assert session.get_one(StudyRow, STUDY).state == "routed"
     assert events(database, "instance_repeated")[0][1]["restored"] is True
     assert retention.purge_due() == [], "its time begins anew"
+
+
+@pytest.mark.usefixtures("done")
+def test_the_node_commits_to_no_instance_that_is_purged(
+    retention: Retention, database: Database, intake: Intake, images: list[FileDataset]
+) -> None:
+    reference = Reference(str(images[0].SOPClassUID), str(images[0].SOPInstanceUID))
+
+    def reason() -> int | None:
+        with database.snapshot() as session:
+            return why_not_held(session, reference)
+
+    assert reason() is None
+    retention.purge_due()
+    assert reason() == NO_SUCH_OBJECT
+    intake.take(arrival(images[0]))
+    assert reason() is None
 
 
 @pytest.mark.usefixtures("done")
