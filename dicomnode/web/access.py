@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from dicomnode.errors import PermanentError
 from dicomnode.records.accounts import (
     SEEN_INTERVAL,
     Role,
@@ -88,7 +89,10 @@ def _serve(request: Request, form: Mapping[str, str], view: View, right: Right) 
     if not visitor.may(right):
         words = f"This page is for people who may {right.value}; you are {visitor.role.value}."
         return visit.page("message.html", 403, title="Not for you", message=words)
-    response = view(visit)
+    try:
+        response = view(visit)
+    except PermanentError as error:
+        return visit.page("message.html", 409, title="Not possible", message=f"{error}.")
     if known.new_token is not None:
         set_session_cookie(site, response, known.new_token)
     return response

@@ -146,6 +146,8 @@ def caption(shown: LesionPictures, number: int) -> list[str]:
 
 
 def _read(row: ResultRow) -> Dataset:
+    if row.purged_at is not None:
+        raise PermanentError(f"the stored {row.kind} was deleted on {row.purged_at:%Y-%m-%d}, as configured")
     try:
         return dcmread(row.path)
     except (OSError, InvalidDicomError) as error:
@@ -163,7 +165,9 @@ def _instance(session: Session, study_instance_uid: str, sop_instance_uid: str) 
         .limit(1)
     )
     if row is None:
-        raise PermanentError("the image is not on this node any more")
+        raise PermanentError("the image is not on this node")
+    if row.purged_at is not None:
+        raise PermanentError(f"the image was deleted on {row.purged_at:%Y-%m-%d}, as configured")
     try:
         return read_instance(Path(row.path), row.sha256)
     except (OSError, InvalidDicomError) as error:

@@ -14,12 +14,13 @@ from dicomnode.observe.machine import free_bytes, gpu_memory
 from dicomnode.observe.troubles import find_troubles, open_alerts
 from dicomnode.records.audit import Event
 from dicomnode.records.db import utc_now
-from dicomnode.records.states import JobState, StudyState
-from dicomnode.records.tables import AuditRow, DeliveryRow, JobRow, PeerCheckRow, StudyRow
+from dicomnode.records.states import DeliveryState, JobState, StudyState
+from dicomnode.records.tables import AuditRow, DeliveryRow, DestinationRow, JobRow, PeerCheckRow, StudyRow
 from dicomnode.settings import PeerSettings, Settings
 from dicomnode.web.access import page
 from dicomnode.web.site import Right, Visit
 
+UNDER_WAY = (DeliveryState.WAITING, DeliveryState.SENDING, DeliveryState.STORED)
 PERIODS = {"hour": timedelta(hours=1), "day": timedelta(days=1)}
 
 
@@ -39,6 +40,7 @@ class PeerHealth:
 
     peer: PeerSettings
     check: PeerCheckRow | None
+    breaker: DestinationRow | None
     last_received_at: datetime | None
     last_delivered_at: datetime | None
     waiting: int
@@ -124,10 +126,11 @@ def _peer(session: Session, figures: Figures, peer: PeerSettings) -> PeerHealth:
     return PeerHealth(
         peer,
         session.get(PeerCheckRow, peer.name),
+        session.get(DestinationRow, peer.name),
         last_received if peer.may_send else None,
         destination.last_success if destination else None,
-        sum(count for state, count in states.items() if state in ("waiting", "sending")),
-        sum(count for state, count in states.items() if state == "dead"),
+        sum(count for state, count in states.items() if state in UNDER_WAY),
+        sum(count for state, count in states.items() if state is DeliveryState.DEAD),
     )
 
 

@@ -6,6 +6,7 @@ Not covered: how they look and behave in a browser (tests/web).
 from __future__ import annotations
 
 import io
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -232,6 +233,22 @@ def test_an_image_that_is_gone_is_said_to_be_gone(worked: Page) -> None:
     answer = worked.logged_in().get(f"/results/{uid}/lesions/1/picture.png")
     assert answer.status_code == 404
     assert "cannot be read" in answer.text
+
+
+def test_what_was_deleted_as_configured_is_said_to_be_deleted(hospital: Hospital, worked: Page) -> None:
+    uid, _ = result_of(worked, "seg")
+    browser = worked.logged_in()
+    with worked.database.transaction() as session:
+        for row in session.scalars(select(InstanceRow)):
+            row.purged_at = datetime(2026, 11, 2, tzinfo=UTC)
+    answer = browser.get(f"/results/{uid}/lesions/1/picture.png")
+    assert (answer.status_code, answer.text) == (404, "the image was deleted on 2026-11-02, as configured")
+    with worked.database.transaction() as session:
+        session.get_one(StudyRow, hospital.studies[held.BROKEN]).state = "parked"
+    study = study_page(hospital, held.BROKEN)
+    refused = browser.submit(study, f"{study}/replay")
+    assert refused.status_code == 409
+    assert "cannot be replayed" in words(refused)
 
 
 def test_a_damaged_report_does_not_take_the_page_with_it(
