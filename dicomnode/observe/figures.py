@@ -89,33 +89,23 @@ def _oldest(session: Session) -> dict[Queue, datetime]:
 
 
 def _destinations(session: Session, known: frozenset[str]) -> dict[str, Destination]:
+    """Each query runs along an index: a scrape must not read every delivery that ever was."""
     counts: dict[str, dict[DeliveryState, int]] = {}
-    attempts: dict[str, int] = {}
-    rows = session.execute(
-        select(DeliveryRow.destination, DeliveryRow.state, func.count(), func.max(DeliveryRow.attempt))
-        .where(DeliveryRow.state != DeliveryState.DELIVERED.value)
-        .group_by(DeliveryRow.destination, DeliveryRow.state)
-    )
-    for name, state, count, attempt in rows:
+    key = (DeliveryRow.state, DeliveryRow.destination)
+    for state, name, count in session.execute(select(*key, func.count()).group_by(*key)):
         counts.setdefault(name, {})[DeliveryState(state)] = count
-        if state == DeliveryState.WAITING:
-            attempts[name] = attempt
-    delivered = session.execute(
-        select(DeliveryRow.destination, func.count(), func.max(DeliveryRow.delivered_at))
-        .where(DeliveryRow.state == DeliveryState.DELIVERED.value)
+    waiting = session.execute(
+        select(DeliveryRow.destination, func.max(DeliveryRow.attempt))
+        .where(DeliveryRow.state == DeliveryState.WAITING.value)
         .group_by(DeliveryRow.destination)
     )
-    last: dict[str, datetime] = {}
-    for name, count, at in delivered:
-        counts.setdefault(name, {})[DeliveryState.DELIVERED] = count
-        if at is not None:
-            last[name] = at
+    attempts = {name: attempt for name, attempt in waiting}
     breakers = {row.name: BreakerState(row.state) for row in session.scalars(select(DestinationRow))}
     return {
         name: Destination(
             {state: counts.get(name, {}).get(state, 0) for state in DeliveryState},
-            last.get(name),
-            attempts.get(name, 0),
+            session.scalar(select(func.max(DeliveryRow.delivered_at)).where(DeliveryRow.destination == name)),
+            attempts.get(name) or 0,
             breakers.get(name, BreakerState.CLOSED),
         )
         for name in sorted(known | set(counts))
