@@ -83,8 +83,22 @@ class Housekeeping:
         """Tick until `stopping` is set."""
         self._delivery.release_leases()
         self._forget_peers()
+        ticks = self.ticks()
+        scheduler = BackgroundScheduler(
+            executors={"default": ThreadPoolExecutor(len(ticks))},
+            job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
+        )
+        for name, work, interval_s in ticks:
+            scheduler.add_job(_guarded(name, work), "interval", seconds=interval_s, id=name)
+        scheduler.start()
+        log.info("housekeeping_started")
+        stopping.wait()
+        scheduler.shutdown(wait=True)
+
+    def ticks(self) -> list[tuple[str, Callable[[], object], float]]:
+        """What recurs: a name of its own, the work, and how often in seconds."""
         senders = [peer for peer in self._peers if peer.may_send]
-        ticks: list[tuple[str, Callable[[], object], float]] = [
+        return [
             ("close_and_route", self._close_and_route, TICK_S),
             *self._assembling,
             ("recover", self._recover_all, RECOVERY_S),
@@ -106,16 +120,6 @@ class Housekeeping:
                 for peer in senders
             ),
         ]
-        scheduler = BackgroundScheduler(
-            executors={"default": ThreadPoolExecutor(len(ticks))},
-            job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
-        )
-        for name, work, interval_s in ticks:
-            scheduler.add_job(_guarded(name, work), "interval", seconds=interval_s, id=name)
-        scheduler.start()
-        log.info("housekeeping_started")
-        stopping.wait()
-        scheduler.shutdown(wait=True)
 
     def _close_and_route(self) -> None:
         """Does nothing while another thread is at it; that one, or the next tick, sees the same."""

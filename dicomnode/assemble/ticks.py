@@ -38,7 +38,7 @@ def assembly_ticks(
     retrievals = [Retrieval(settings, database, assembly, storing, peer) for peer in fetching]
     return [
         ("look for required series", assembly.look_for_required, LOOK_S),
-        *((f"ask {peer.name}", partial(ask, peer), ASK_S) for peer in counting),
+        *((f"count at {peer.name}", partial(ask, peer), ASK_S) for peer in counting),
         *((f"fetch from {found.peer.name}", found.fetch_missing, FETCH_S) for found in retrievals),
     ]
 
