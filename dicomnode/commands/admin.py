@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,8 +20,10 @@ from dicomnode.commands.options import (
     open_node,
     print_json,
 )
+from dicomnode.commands.run import usable_models
 from dicomnode.deliver.breaker import probe_now
 from dicomnode.errors import PermanentError
+from dicomnode.records.audit import Event, Subject
 from dicomnode.records.queries import job_record, overview, troubled_destinations
 from dicomnode.records.queries import jobs as newest_jobs
 from dicomnode.records.states import JobState
@@ -80,11 +83,18 @@ def replay(
     destination: Annotated[
         str | None, typer.Option(help="Try this destination now, whatever its pause.")
     ] = None,
+    check: Annotated[
+        int | None, typer.Option(help="Run this past job again and compare bit for bit; sends nothing.")
+    ] = None,
 ) -> None:
     """Try again what failed: jobs that failed, deliveries that were given up, a destination that was lost.
 
     Say what: --job, --study, --dead or --destination. Results keep their UIDs, so nothing appears twice.
+    --check does something else: it runs a job that succeeded again and compares; exit code 1 when it differs.
     """
+    if check is not None:
+        _compare(config, check)
+        return
     if not (job or study or dead or destination):
         raise PermanentError("say what to replay: --job NUMBER, --study UID, --dead or --destination NAME")
     _, database = open_node(config)
@@ -101,3 +111,25 @@ def replay(
             "nothing to replay: no parked study, failed job, dead delivery or pausing destination among these"
         )
     console.print(f"queued again: {'; '.join(str(replayed) for replayed in done if replayed)}")
+
+
+def _compare(config: Path, job_id: int) -> None:
+    """Run a past job again, say how it compares, and record who asked."""
+    from dicomnode.work.check_again import run_again
+
+    settings, database = open_node(config)
+    second = run_again(database, usable_models(settings), job_id)
+    other = sorted({compared.kind for compared in second.objects if not compared.same})
+    with database.transaction() as session:
+        admin_audit().record(
+            session, Event.JOB_CHECKED, Subject.of_job(second.job), same=second.same, other=other
+        )
+    table = Table("Object", "SOP Instance UID", "Then", "Now", title=f"Job {job_id}, run again")
+    for compared in second.objects:
+        now = "the same" if compared.same else (compared.sha256_now or "not made")[:12]
+        table.add_row(compared.kind, compared.sop_instance_uid, compared.sha256_then[:12], now)
+    console.print(table)
+    for difference in second.differences:
+        console.print(escape(difference))
+    if not second.same:
+        raise typer.Exit(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -19,8 +20,10 @@ def what_was_purged(rows: Sequence[InstanceRow]) -> str:
     )
 
 
-def stored_instances(session: Session, study_instance_uid: str) -> list[InstanceRow]:
-    """The newest version of every instance of a study that is not a result of ours.
+def stored_instances(
+    session: Session, study_instance_uid: str, until: datetime | None = None
+) -> list[InstanceRow]:
+    """The newest version of every instance of a study that is not a result of ours; as it was at `until`.
 
     The newest is the content that came first last: an older version sent again does not count, or two
     senders with different versions would take turns for ever.
@@ -34,4 +37,6 @@ def stored_instances(session: Session, study_instance_uid: str) -> list[Instance
         )
         .group_by(InstanceRow.sop_instance_uid)
     )
+    if until is not None:
+        newest = newest.where(InstanceRow.received_at <= until)
     return list(session.scalars(select(InstanceRow).where(InstanceRow.id.in_(newest))))

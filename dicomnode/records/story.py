@@ -88,6 +88,10 @@ SENTENCES: dict[Event, Callable[[Detail], str]] = {
     Event.JOB_RETRIED: lambda d: f"job goes back to the queue for {d['delay_s']:.0f} s: {d['reason']}",
     Event.JOB_SUPERSEDED: lambda d: f"job superseded: {d.get('reason', 'a newer one takes its place')}",
     Event.JOB_RECOVERED: lambda d: f"job recovered: {d['reason']}",
+    Event.JOB_CHECKED: lambda d: (
+        "job run again to compare: "
+        + ("the same bit for bit" if d["same"] else f"other {', '.join(d['other'])}")
+    ),
     Event.JOB_REPLAYED: lambda d: "job queued again by hand",
     Event.RESULT_CREATED: lambda d: f"{d['kind']} created (SHA-256 {d['sha256'][:12]})",
     Event.RESULT_STORED: lambda d: (

@@ -81,6 +81,7 @@ _MEANINGS = {
     Event.INSTANCE_REFUSED: Meaning(INSTANCES_TRANSFERRED, "C", flow="in"),
     Event.OWN_RESULT_RECEIVED: Meaning(INSTANCES_TRANSFERRED, "C", flow="in"),
     Event.JOB_STARTED: Meaning(INSTANCES_ACCESSED, "R"),
+    Event.JOB_CHECKED: Meaning(INSTANCES_ACCESSED, "R"),
     Event.RESULT_CREATED: Meaning(INSTANCES_ACCESSED, "C"),
     Event.RESULT_DELIVERED: Meaning(INSTANCES_TRANSFERRED, "C", flow="out"),
     Event.DELIVERY_RETRIED: Meaning(INSTANCES_TRANSFERRED, "C", flow="out"),

@@ -18,6 +18,7 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from structlog.contextvars import bound_contextvars
 
+from dicomnode.encode.equipment import software_version
 from dicomnode.errors import InputChanged, PermanentError, StaleLease, TransientError
 from dicomnode.forms import all_kinds
 from dicomnode.records.audit import Audit, Stage, Subject
@@ -93,7 +94,8 @@ class Worker:
         """The one place where an error becomes the fate of a job. Raises StaleLease, SQLAlchemyError."""
         try:
             findings = self._process(lease, job)
-            self._queue.succeed(lease, self._store(lease, job, findings), summarise(findings))
+            told = {**summarise(findings), "software_version": software_version()}
+            self._queue.succeed(lease, self._store(lease, job, findings), told)
             log.info("job_succeeded", lesion_count=len(findings.measurements))
         except StaleLease:
             raise

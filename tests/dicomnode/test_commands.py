@@ -39,7 +39,7 @@ COMMANDS = {
     "check": ["--listen", "--self-test", "--json"],
     "status": ["--json"],
     "jobs": ["--state", "--limit", "--json"],
-    "replay": ["--job", "--study", "--dead", "--destination"],
+    "replay": ["--job", "--study", "--dead", "--destination", "--check"],
     "backup": ["FOLDER", "--spool", "--json"],
     "restore": ["BACKUP", "--data"],
     "explain": ["WHAT", "--other", "--conditions", "--json"],

@@ -9,20 +9,30 @@ from typing import Any
 
 import pytest
 from pydicom import dcmread
+from pydicom.uid import UID
 from sqlalchemy import select
 
 import dicomnode.assemble.stored
 import dicomnode.work.worker
-from dicomnode.errors import TransientError, UnreadableSeries
+from dicomnode.errors import PermanentError, TransientError, UnreadableSeries
 from dicomnode.receive.intake import Intake
 from dicomnode.records.audit import Audit
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.story import tell
-from dicomnode.records.tables import AuditRow, DecisionRow, DeliveryRow, JobRow, ResultRow, StudyRow
+from dicomnode.records.tables import (
+    AuditRow,
+    DecisionRow,
+    DeliveryRow,
+    InstanceRow,
+    JobRow,
+    ResultRow,
+    StudyRow,
+)
 from dicomnode.route.dispatch import Dispatch, replay_study
 from dicomnode.selftest.bundles import write_bundle
 from dicomnode.series_writer import SeriesIdentity, write_series
 from dicomnode.settings import ModelSettings, Settings
+from dicomnode.work.check_again import SecondRun, run_again
 from dicomnode.work.worker import Worker
 from inference.errors import OutOfMemory
 from inference.registry import find_bundles
@@ -319,3 +329,55 @@ def test_an_instance_that_arrives_while_routing_leaves_the_study_to_the_next_rou
     assert node.study().state == "receiving"
     assert node.jobs() == []
     assert node.rows(DecisionRow) == []
+
+
+def check_again(node: Node) -> SecondRun:
+    return run_again(node.database, find_bundles(node.settings.models.folder), node.jobs()[0].id, "cpu")
+
+
+def test_a_past_job_runs_again_with_the_same_result_bit_for_bit(node: Node) -> None:
+    node.route()
+    node.work()
+    before = len(kinds(node.database))
+    second = check_again(node)
+    assert second.same
+    assert {compared.kind for compared in second.objects} == {"seg", "sr_measurements", "sr_volumes"}
+    assert second.differences == ()
+    assert len(kinds(node.database)) == before
+    assert len(node.rows(ResultRow)) == 3
+
+
+def test_a_late_instance_does_not_disturb_the_comparison(node: Node) -> None:
+    node.route()
+    node.work()
+    late = dcmread(node.files[0])
+    late.SOPInstanceUID = late.file_meta.MediaStorageSOPInstanceUID = UID("2.25.77")
+    late.ImagePositionPatient = [*late.ImagePositionPatient[:2], 9999]
+    node.intake.take(arrival(late))
+    assert check_again(node).same
+
+
+def test_a_result_that_is_not_what_was_recorded_is_named(node: Node) -> None:
+    node.route()
+    node.work()
+    with node.database.transaction() as session:
+        session.scalars(select(ResultRow).where(ResultRow.kind == "seg")).one().sha256 = "0" * 64
+    second = check_again(node)
+    assert [compared.kind for compared in second.objects if not compared.same] == ["seg"]
+    assert not second.same
+
+
+def test_a_job_whose_images_changed_or_are_gone_cannot_run_again(node: Node) -> None:
+    node.route()
+    node.work()
+    with node.database.snapshot() as session:
+        path = Path(session.scalars(select(InstanceRow.path)).first() or "")
+    path.unlink()
+    with pytest.raises(PermanentError, match="1 of the images of job 1 are not kept any more"):
+        check_again(node)
+
+
+def test_a_job_without_results_has_nothing_to_compare(node: Node) -> None:
+    node.route()
+    with pytest.raises(PermanentError, match="has no results to compare with"):
+        check_again(node)

@@ -1,0 +1,139 @@
+"""Runs a past job again from the images that were kept, and compares the objects bit for bit.
+
+Nothing is stored and nothing is sent.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from dicomnode.encode.equipment import software_version
+from dicomnode.errors import PermanentError
+from dicomnode.forms import DEFAULT_KINDS, ResultKind
+from dicomnode.records.audit import Event
+from dicomnode.records.db import Database
+from dicomnode.records.instances import stored_instances
+from dicomnode.records.tables import AuditRow, InstanceRow, JobRow, ResultRow
+from dicomnode.study import Series, read_instance
+from dicomnode.work.pipeline import Assignment, file_bytes, process_series
+from inference.engine import Model, best_device
+from inference.predict import segment
+from inference.registry import Registry
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One object of the past job, and what came out now."""
+
+    kind: str
+    sop_instance_uid: str
+    sha256_then: str
+    sha256_now: str | None
+    """None: it was not made again."""
+
+    @property
+    def same(self) -> bool:
+        """Whether it is the same, bit for bit."""
+        return self.sha256_then == self.sha256_now
+
+
+@dataclass(frozen=True)
+class SecondRun:
+    """How a second run compares, and what could explain a difference."""
+
+    job: JobRow
+    objects: tuple[Compared, ...]
+    differences: tuple[str, ...]
+    """In the circumstances: software, device."""
+
+    @property
+    def same(self) -> bool:
+        """Whether every object is the same."""
+        return all(compared.same for compared in self.objects)
+
+
+def run_again(database: Database, registry: Registry, job_id: int, device: str = "auto") -> SecondRun:
+    """Run job `job_id` again and compare.
+
+    Raises PermanentError when it has no results, its images or its model are not what they were;
+    UnreadableSeries, InferenceError or ResultRejected as the job itself would.
+    """
+    chosen = best_device() if device == "auto" else torch.device(device)
+    with database.snapshot() as session:
+        job = session.get(JobRow, job_id)
+        results = session.scalars(select(ResultRow).where(ResultRow.job_id == job_id)).all()
+        if job is None or not results:
+            raise PermanentError(f"job {job_id} has no results to compare with; see: dicomnode jobs")
+        rows = _inputs(session, job)
+        told = _circumstances(session, job)
+    bundle = registry.get(job.model_digest)  # says what to do when it is not there
+    assignment = Assignment(
+        series=_series(job, rows),
+        segmenter=partial(segment, model=Model(bundle, chosen)),
+        card=bundle.card,
+        model_digest=job.model_digest,
+        instance_number=results[0].instance_number,
+        created_at=job.created_at.astimezone(),
+        notes=tuple(job.notes["lines"]),
+        kinds=DEFAULT_KINDS | {cast(ResultKind, result.kind) for result in results},
+    )
+    findings = process_series(assignment, lambda _: nullcontext())
+    made = {str(result.dataset.SOPInstanceUID): file_bytes(result.dataset)[1] for result in findings.results}
+    return SecondRun(
+        job,
+        tuple(Compared(r.kind, r.sop_instance_uid, r.sha256, made.get(r.sop_instance_uid)) for r in results),
+        tuple(_differences(told, str(chosen))),
+    )
+
+
+def _inputs(session: Session, job: JobRow) -> list[InstanceRow]:
+    """The instances as they were when the job was made, whatever came later."""
+    return [
+        row
+        for row in stored_instances(session, job.study_instance_uid, until=job.created_at)
+        if row.series_instance_uid == job.series_instance_uid
+    ]
+
+
+def _series(job: JobRow, rows: list[InstanceRow]) -> Series:
+    missing = [row for row in rows if not Path(row.path).exists()]
+    if missing or not rows:
+        raise PermanentError(
+            f"{len(missing) or 'all'} of the images of job {job.id} are not kept any more, so it cannot run"
+        )
+    instances = [read_instance(Path(row.path), row.sha256) for row in rows]
+    series = Series(tuple(sorted(instances, key=lambda instance: instance.sop_instance_uid)))
+    if series.digest != job.input_digest:
+        raise PermanentError(
+            f"the images of job {job.id} are not those that it was made for (digest "
+            f"{series.digest[:12]}, the job had {job.input_digest[:12]})"
+        )
+    return series
+
+
+def _circumstances(session: Session, job: JobRow) -> dict[str, Any]:
+    """What the trail says of how the job ran."""
+    ended = select(AuditRow.detail).where(
+        AuditRow.job_id == job.id, AuditRow.event == Event.JOB_SUCCEEDED.value
+    )
+    return session.scalar(ended.order_by(AuditRow.id.desc()).limit(1)) or {}
+
+
+def _differences(then: dict[str, Any], device: str) -> list[str]:
+    found = []
+    version, worker = then.get("software_version"), str(then.get("worker", ""))
+    if version is None:
+        found.append("the version of the software that made them is not recorded")
+    elif version != software_version():
+        found.append(f"made by version {version} of the software, this is {software_version()}")
+    if worker and worker.split(" pid ")[0] != device:
+        found.append(f"made on {worker.split(' pid ')[0]}, this ran on {device}")
+    return found
