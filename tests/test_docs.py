@@ -93,6 +93,12 @@ def test_the_conformance_statement_has_the_table_of_statuses_of_the_code() -> No
     ]
 
 
+def test_the_security_page_names_tests_that_exist() -> None:
+    named = set(re.findall(r"`(test_\w+\.py)`", page("security.md")))
+    assert named
+    assert named <= {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+
+
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_link_leads_to_a_file(path: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text("utf-8")):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,7 +30,11 @@ console = Console(highlight=False)
 
 
 def open_database(settings: Settings) -> Database:
-    """The node's database with its schema up to date."""
+    """The node's database with its schema up to date.
+
+    Whatever this process writes from here on is for the node's user alone.
+    """
+    os.umask(0o077)
     database = Database(settings.database_url)
     migrate(database)
     return database

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from pydicom.uid import UID
+from pynetdicom.sop_class import StorageCommitmentPushModel
 from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
@@ -30,6 +31,8 @@ from dicomnode.read.folder import read_folder
 from dicomnode.settings import PeerSettings, Settings
 
 PeerArgument = Annotated[str, typer.Argument(help="Name of a peer in the configuration.")]
+
+COMMITMENT = str(StorageCommitmentPushModel)
 
 
 def echo(peer: PeerArgument, config: ConfigOption = DEFAULT_CONFIG) -> None:
@@ -76,7 +79,8 @@ def probe(
     settings = load_settings(config)
     found = _peer(settings, peer)
     classes = sorted({uid for needed in NEEDS.values() for uid in needed})
-    accepted = sender.accepted_syntaxes(settings.node.ae_title, found, classes)
+    accepted = sender.accepted_syntaxes(settings.node.ae_title, found, [*classes, COMMITMENT])
+    commits = accepted.pop(COMMITMENT, None) is not None
     forms = choose_forms(accepted)
     path = profile_path(settings.delivery.profiles, peer)
     if forms and not dry_run:
@@ -86,10 +90,14 @@ def probe(
             )
         write_profile(path, Profile(ae_title=found.ae_title, probed_at=now(), forms=forms, accepted=accepted))
     if as_json:
-        print_json({"peer": peer, "forms": forms, "accepted": accepted})
+        print_json({"peer": peer, "forms": forms, "accepted": accepted, "storage_commitment": commits})
     else:
         _print_probe(found, accepted)
         console.print(f"forms: {', '.join(forms) or 'none: it accepts no form of result'}")
+        if commits and not found.storage_commitment:
+            console.print(
+                "it offers storage commitment: set storage_commitment = true once it knows this node"
+            )
         if forms and not dry_run:
             console.print(f"written to {escape(str(path))}; a running node reads it when it starts next")
     if not forms:

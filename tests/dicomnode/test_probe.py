@@ -17,6 +17,7 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
     SegmentationStorage,
 )
+from pynetdicom.sop_class import StorageCommitmentPushModel
 
 from dicomnode.config import load_settings
 from dicomnode.deliver.sender import accepted_syntaxes
@@ -69,6 +70,16 @@ def test_a_dry_run_only_says_it(tmp_path: Path) -> None:
         command = Command(write_config(tmp_path, peer_port=peer.port))
         assert command.json("probe", "PACS", "--dry-run")["forms"] == ["seg", "reports"]
     assert not (tmp_path / "profiles").exists()
+
+
+def test_storage_commitment_is_told_of_and_never_switched_on(tmp_path: Path) -> None:
+    offered = [SegmentationStorage, StorageCommitmentPushModel]
+    with peer_answering(sop_classes=offered) as peer:
+        command = Command(write_config(tmp_path, peer_port=peer.port))
+        assert command.json("probe", "PACS")["storage_commitment"] is True
+        assert "set storage_commitment = true" in command("probe", "PACS")
+    assert load_settings(command.config).peers["PACS"].storage_commitment is False
+    assert StorageCommitmentPushModel not in read_profile(tmp_path / "profiles" / "PACS.toml").accepted
 
 
 def test_a_peer_that_takes_nothing_of_ours_is_told_of(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """With DCMTK's tools as peers: who is let in, what is taken, and what the audit says of it.
 
-Not covered: TLS.
+Not covered: TLS, which is in tests/dicomnode/test_tls.py.
 """
 
 from __future__ import annotations
@@ -53,6 +53,28 @@ def test_storescu_stores_a_series_that_becomes_results(node: Node, tmp_path: Pat
     assert len(node.events(event="instance_received", study_instance_uid=identity.study_instance_uid)) == len(
         paths
     )
+
+
+def test_nobody_else_can_read_what_a_running_node_keeps(node: Node, tmp_path: Path) -> None:
+    identity = SeriesIdentity()
+    paths = write_series(phantom(spacing_mm=(6.0, 2.0, 2.0)).volume, tmp_path / "study", identity)
+    assert _dcmtk("storescu", "-aet", "PACS", "-aec", AE_TITLE, "127.0.0.1", str(node.port),
+                  *map(str, paths)).returncode == 0  # fmt: skip
+    node.wait_until_delivered(identity.study_instance_uid)
+    data = node.settings.node.data
+    kept = [data, *data.rglob("*")]
+    assert len(kept) > 2 * len(paths)
+    open_to_others = {
+        str(path.relative_to(data)): f"{mode:o}" for path in kept if (mode := _rights(path)) & 0o077
+    }
+    assert open_to_others == {}
+
+
+def _rights(path: Path) -> int:
+    try:
+        return path.stat().st_mode & 0o777
+    except FileNotFoundError:  # journals of the database come and go
+        return 0
 
 
 def test_the_same_series_sent_again_makes_no_new_work(node: Node, tmp_path: Path) -> None:
