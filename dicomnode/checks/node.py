@@ -20,11 +20,10 @@ from inference.registry import find_bundles
 
 def check_node(settings: Settings, listen_s: float = 0.0) -> Iterator[Finding]:
     """Check one thing after the other, slow ones last. `listen_s`: how long to wait for peers to call."""
-    database = Database(settings.database_url)
-    checked = _check_database(settings, database)
-    yield checked
+    finding, database = _open_database(settings)
+    yield finding
     yield _check_disk(settings)
-    if checked.verdict == "ok":
+    if database is not None:
         yield from _check_models(settings, database)
         yield check_clock(database)
     yield from _check_devices(settings)
@@ -33,18 +32,20 @@ def check_node(settings: Settings, listen_s: float = 0.0) -> Iterator[Finding]:
             yield (ok if good else wrong)("tls", detail)
     for peer in settings.peer:
         yield from check_peer(settings, peer)
-    if checked.verdict == "ok":
+    if database is not None:
         yield from check_calls(settings, database, listen_s)
 
 
-def _check_database(settings: Settings, database: Database) -> Finding:
+def _open_database(settings: Settings) -> tuple[Finding, Database | None]:
+    """The database with its schema up to date; None when it cannot be used."""
     try:
+        database = Database(settings.database_url)
         migrate(database)
         with database.snapshot() as session:
             revision = revision_of(session)
     except (SQLAlchemyError, OSError) as error:
-        return wrong("database", f"{settings.database_url}: {type(error).__name__}; check node.data")
-    return ok("database", f"{settings.database_url}, schema {revision}")
+        return wrong("database", f"{settings.database_url}: {type(error).__name__}; check node.data"), None
+    return ok("database", f"{settings.database_url}, schema {revision}"), database
 
 
 def _check_disk(settings: Settings) -> Finding:

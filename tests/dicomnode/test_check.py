@@ -134,3 +134,11 @@ def test_a_device_that_is_not_there_is_wrong(tmp_path: Path, monkeypatch: pytest
     devices = [finding for finding in node.check_node(settings) if finding.subject == "device"]
     assert [finding.verdict for finding in devices] == [Verdict.WRONG]
     assert "cuda:7 cannot be used" in devices[0].detail
+
+
+def test_a_data_folder_that_cannot_be_made_is_a_finding_and_the_rest_is_checked(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    (tmp_path / "data").write_text("a file where the folder should be")
+    found = verdicts(node.check_node(settings))
+    assert found[:2] == [("database", Verdict.WRONG), ("disk", Verdict.WRONG)]
+    assert ("peer PACS", Verdict.WRONG) in found
