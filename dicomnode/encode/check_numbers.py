@@ -27,6 +27,7 @@ from dicomnode.encode.concepts import (
 )
 from dicomnode.encode.content import CodeKey, child, children, code_in, key, name_of
 from dicomnode.encode.context import ResultContext
+from dicomnode.encode.parts import segments_by_lesion
 from dicomnode.encode.sources import reference
 from dicomnode.encode.uids import tracking_uid
 from dicomnode.errors import ResultRejected
@@ -65,16 +66,19 @@ def check_volumes(
     decoded: Decoded,
     measurements: Sequence[LesionMeasurement],
     context: ResultContext,
+    segs: tuple[Dataset, ...],
 ) -> None:
     """Raise ResultRejected unless the report holds exactly the numbers that `decoded` gives."""
     groups = _by_lesion(report, where, measurements, context)
+    places = segments_by_lesion(segs, context)
     for m, lesion in zip(measurements, lesion_map.lesions, strict=True):
         place = f"{where}, lesion {m.number}"
         segments, contours = _split(groups.get(m.number, []))
         if len(segments) != 1 or len(contours) != 1:
             raise ResultRejected(f"{place}: {len(contours)} contours and {len(segments)} segments")
-        if segments[0][1] != m.number:
-            raise ResultRejected(f"{place}: refers to segment {segments[0][1]}")
+        seg, number = places[m.number]
+        if segments[0][1:] != (str(seg.SOPInstanceUID), number):
+            raise ResultRejected(f"{place}: refers to segment {segments[0][2]}")
         contour = next(item for item in children(contours[0]) if text(item, "ValueType") == "SCOORD")
         _check_drawn_on(contour, m.key_slice, f"{place}, contour", context)
         volume = context.source.volume
@@ -147,15 +151,17 @@ def _check_drawn_on(coordinates: Dataset, slice_index: int, place: str, context:
         raise ResultRejected(f"{place}: drawn on another image than slice {slice_index}")
 
 
-def _split(groups: list[Dataset]) -> tuple[list[tuple[Dataset, int]], list[Dataset]]:
-    """Groups that refer to a segment (with its number), and groups that hold a contour."""
+def _split(groups: list[Dataset]) -> tuple[list[tuple[Dataset, str, int]], list[Dataset]]:
+    """Groups that refer to a segment (with its object and number), and groups that hold a contour."""
     segments, contours = [], []
     for group in groups:
         for item in children(group):
             if text(item, "ValueType") == "SCOORD":
                 contours.append(group)
             elif text(item, "ValueType") == "IMAGE":
-                segments.append((group, int(item.ReferencedSOPSequence[0].ReferencedSegmentNumber)))
+                segment = item.ReferencedSOPSequence[0]
+                number = int(segment.ReferencedSegmentNumber)
+                segments.append((group, str(segment.ReferencedSOPInstanceUID), number))
     return segments, contours
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,12 +47,12 @@ class Referable:
     columns: int
 
 
-def referable(context: ResultContext, seg: Dataset | None) -> Referable:
-    """The source images and `seg`."""
+def referable(context: ResultContext, segs: Sequence[Dataset]) -> Referable:
+    """The source images and `segs`."""
     images = [reference(frame) for frame in context.source.frames]
     classes = {image.sop_instance_uid: image.sop_class_uid for image in images}
     segments: dict[str, frozenset[int]] = {}
-    if seg is not None:
+    for seg in segs:
         classes[str(seg.SOPInstanceUID)] = str(seg.SOPClassUID)
         segments[str(seg.SOPInstanceUID)] = frozenset(int(s.SegmentNumber) for s in seg.SegmentSequence)
     frames = frozenset((image.sop_instance_uid, image.frame_number) for image in images)

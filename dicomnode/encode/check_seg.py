@@ -6,12 +6,15 @@ validator notices when the two disagree. Images without a place in the patient h
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset
 
 from dicomnode.encode.context import ResultContext
 from dicomnode.encode.decode import SegmentFrame, read_frames
+from dicomnode.encode.parts import Part
 from dicomnode.encode.sources import frame_position_mm
 from dicomnode.encode.uids import tracking_uid
 from dicomnode.encode.unplaced import ORIENTATION, common_spacing_mm
@@ -34,13 +37,28 @@ STEP_TOLERANCE_MM = 1e-2
 """Between pixel steps of a frame and of the volume, over the whole image."""
 
 
-def check_seg(seg: Dataset, lesion_map: LesionMap, context: ResultContext) -> npt.NDArray[np.uint16]:
-    """The lesion numbers that `seg` holds on the source grid; raises ResultRejected if they differ."""
-    _check_segments(seg, lesion_map, context)
-    _check_references(seg, context)
+def check_segs(
+    segs: Sequence[Dataset], lesion_map: LesionMap, context: ResultContext, parts: Sequence[Part]
+) -> npt.NDArray[np.uint16]:
+    """The lesion numbers that `segs`, one for each part, hold on the source grid.
+
+    Raises ResultRejected if they are not those of the lesion map.
+    """
+    if len(segs) != len(parts):
+        raise ResultRejected(f"the segmentation is in {len(segs)} parts, expected {len(parts)}")
+    decoded = np.zeros(lesion_map.values.shape, dtype=np.uint16)
+    for seg, part in zip(segs, parts, strict=True):
+        _check_segments(seg, part, context)
+        _check_references(seg, context)
+        _decode(seg, part, decoded, context)
+    _compare(decoded, lesion_map.values)
+    return decoded
+
+
+def _decode(seg: Dataset, part: Part, decoded: npt.NDArray[np.uint16], context: ResultContext) -> None:
+    """Draw the frames of one segmentation; raises ResultRejected where they cannot lie."""
     placed = context.source.volume.has_geometry
     slice_of = _slice_by_place if placed else _slice_by_reference
-    decoded = np.zeros(lesion_map.values.shape, dtype=np.uint16)
     spacings_mm = {}
     for frame in read_frames(seg):
         index = slice_of(frame, context)
@@ -50,11 +68,9 @@ def check_seg(seg: Dataset, lesion_map: LesionMap, context: ResultContext) -> np
             raise ResultRejected(f"SEG frame {frame.number}: size {frame.mask.shape}, source {target.shape}")
         if target[frame.mask].any():
             raise ResultRejected(f"SEG frame {frame.number} overlaps another segment in slice {index}")
-        target[frame.mask] = frame.segment_number
+        target[frame.mask] = frame.segment_number + part.offset
     if not placed:
         _check_spacings(spacings_mm, context)
-    _compare(decoded, lesion_map.values)
-    return decoded
 
 
 def _compare(decoded: npt.NDArray[np.uint16], expected: npt.NDArray[np.uint16]) -> None:
@@ -67,13 +83,13 @@ def _compare(decoded: npt.NDArray[np.uint16], expected: npt.NDArray[np.uint16]) 
         )
 
 
-def _check_segments(seg: Dataset, lesion_map: LesionMap, context: ResultContext) -> None:
+def _check_segments(seg: Dataset, part: Part, context: ResultContext) -> None:
     segments = [segment for segment in seg.SegmentSequence if segment.SegmentNumber != BACKGROUND]
     numbers = [int(segment.SegmentNumber) for segment in segments]
-    expected = [lesion.number for lesion in lesion_map.lesions]
+    expected = [lesion.number - part.offset for lesion in part.lesions]
     if numbers != expected:
         raise ResultRejected(f"SEG describes segments {numbers[:9]}, the lesions are {expected[:9]}")
-    for segment, lesion in zip(segments, lesion_map.lesions, strict=True):
+    for segment, lesion in zip(segments, part.lesions, strict=True):
         where = f"SEG segment {lesion.number}"
         if text(segment, "TrackingUID") != tracking_uid(context, lesion.number):
             raise ResultRejected(f"{where}: tracking UID {text(segment, 'TrackingUID') or 'missing'}")

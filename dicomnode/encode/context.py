@@ -62,18 +62,21 @@ class ResultContext:
         zone = _zone(text(self.source.series.header, "TimezoneOffsetFromUTC"))
         return self.created_at.astimezone(zone) if zone else self.created_at
 
-    def series_description(self, kind: ResultKind) -> str:
-        """SeriesDescription (0008,103E): kind of object, model, and that it is for research; at most 64."""
-        ending = f" ({RESEARCH_ONLY})"
-        return f"{TITLES[kind]}: {self.card.title}"[: LONG_STRING - len(ending)].rstrip() + ending
+    def series_description(self, kind: ResultKind, part: str = "") -> str:
+        """SeriesDescription (0008,103E): kind of object, model, and that it is for research; at most 64.
 
-    def series_number(self, kind: ResultKind) -> int:
+        `part` says which part of several it is.
+        """
+        ending = f" ({RESEARCH_ONLY})"
+        return f"{TITLES[kind]}{part}: {self.card.title}"[: LONG_STRING - len(ending)].rstrip() + ending
+
+    def series_number(self, kind: ResultKind, page: int = 1) -> int:
         """SeriesNumber (0020,0011), the same on every run: 3 becomes 3901, 3902, ..."""
         number = text(self.source.series.header, "SeriesNumber")
         source = int(number) if number.isdigit() else 0
         if source > LARGEST_SOURCE_SERIES_NUMBER:
             source = 0
-        return source * 1000 + 901 + KINDS.index(kind)
+        return source * 1000 + 901 + KINDS.index(kind) + len(KINDS) * (page - 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +86,7 @@ class Result:
     kind: ResultKind
     dataset: Dataset
     page: int = 1
-    """Of the objects of one kind; only pictures have several."""
+    """Of the objects of one kind: pictures, and segmentations with many frames, are several."""
 
 
 def _zone(offset: str) -> timezone | None:

@@ -38,18 +38,21 @@ def plain_text(value: str) -> str:
     return "".join(c for c in decomposed if not unicodedata.combining(c)).encode("ascii", "replace").decode()
 
 
-def identity(context: ResultContext, kind: ResultKind) -> dict[str, Any]:
-    """Arguments by which highdicom names an object, its series and its maker."""
+def identity(context: ResultContext, kind: ResultKind, page: int = 1, part: str = "") -> dict[str, Any]:
+    """Arguments by which highdicom names an object, its series and its maker.
+
+    An object in parts has a series for each, whose description says which `part` it is.
+    """
     return {
-        "series_instance_uid": series_instance_uid(context, kind),
-        "series_number": context.series_number(kind),
-        "sop_instance_uid": sop_instance_uid(context, kind),
+        "series_instance_uid": series_instance_uid(context, kind, page),
+        "series_number": context.series_number(kind, page),
+        "sop_instance_uid": sop_instance_uid(context, kind, page),
         "instance_number": context.instance_number,
         "manufacturer": MANUFACTURER,
         "manufacturer_model_name": PRODUCT,
         "software_versions": software_version(),
         "device_serial_number": serial_number(context.model_digest),
-        "series_description": plain_text(context.series_description(kind)),
+        "series_description": plain_text(context.series_description(kind, part)),
         "specific_character_set": None,
         "contributing_equipment": [_algorithm(context)],
     }

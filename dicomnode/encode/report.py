@@ -18,22 +18,22 @@ from inference.measure import LesionMeasurement
 
 
 def encode_reports(
-    seg: Dataset | None,
+    segs: tuple[Dataset, ...],
     lesion_map: LesionMap,
     measurements: Sequence[LesionMeasurement],
     context: ResultContext,
 ) -> tuple[Dataset, ...]:
     """The editable diameters and the volumes of all lesions, or the one report that none was seen.
 
-    The diameters are left out when no lesion has one (each a single pixel wide). `seg` is needed
+    The diameters are left out when no lesion has one (each a single pixel wide). `segs` are needed
     when there are lesions.
     """
     check_encodable(context.source)
     if not lesion_map.lesions:
         return (encode_not_seen(context),)
-    if seg is None:
+    if not segs:
         raise ValueError("a report on lesions refers to their segmentation")
-    volumes = encode_volumetric(seg, lesion_map, measurements, context)
+    volumes = encode_volumetric(segs, lesion_map, measurements, context)
     diameters = encode_bidirectional(measurements, context)
     return (volumes,) if diameters is None else (diameters, volumes)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from dicomnode.encode.context import Result, ResultContext
 from dicomnode.encode.contours import encode_contours
+from dicomnode.encode.parts import parts_of
 from dicomnode.encode.pdf import encode_pdf
 from dicomnode.encode.pictures import encode_pictures
 from dicomnode.encode.report import encode_reports
@@ -29,16 +30,17 @@ def encode_results(
 ) -> tuple[Result, ...]:
     """The segmentation (first) and its reports, then the other `kinds` as far as this result has them.
 
+    A segmentation of very many frames comes in several objects.
     Without a lesion there is the report that none was seen, and the page or document that says so.
     The same arguments give the same bytes. Raises PermanentError when the source cannot carry a
     result, ResultRejected when an object contradicts its source.
     """
-    seg = encode_seg(lesion_map, measurements, context) if lesion_map.lesions else None
-    reports = encode_reports(seg, lesion_map, measurements, context)
+    segs = tuple(encode_seg(lesion_map, measurements, context, part=part) for part in parts_of(lesion_map))
+    reports = encode_reports(segs, lesion_map, measurements, context)
     names = {sop_instance_uid(context, kind): kind for kind in KINDS}
-    objects = reports if seg is None else (seg, *reports)
     results = (
-        *(Result(names[str(made.SOPInstanceUID)], made) for made in objects),
+        *(Result("seg", made, page) for page, made in enumerate(segs, start=1)),
+        *(Result(names[str(made.SOPInstanceUID)], made) for made in reports),
         *_for_other_readers(lesion_map, measurements, context, kinds),
     )
     verify_results(results, lesion_map, measurements, context)
@@ -56,7 +58,7 @@ def _for_other_readers(
         label_map = encode_seg(lesion_map, measurements, context, "labelmap")
         yield Result("labelmap", label_map)
         if "sr_labelmap_volumes" in kinds:
-            report = encode_volumetric(label_map, lesion_map, measurements, context, "sr_labelmap_volumes")
+            report = encode_volumetric((label_map,), lesion_map, measurements, context, "sr_labelmap_volumes")
             yield Result("sr_labelmap_volumes", report)
     if "contours" in kinds and lesion_map.lesions:
         yield Result("contours", encode_contours(lesion_map, measurements, context))

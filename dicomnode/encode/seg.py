@@ -17,6 +17,7 @@ from pydicom.sr.codedict import codes
 from dicomnode.encode.context import ResultContext
 from dicomnode.encode.dress import finish, identity, plain_text
 from dicomnode.encode.equipment import MANUFACTURER, RESEARCH_ONLY
+from dicomnode.encode.parts import Part, whole
 from dicomnode.encode.sources import check_encodable, stand_ins
 from dicomnode.encode.uids import dimension_organization_uid, tracking_uid
 from dicomnode.encode.unplaced import take_out_of_space, unplaced_stand_ins
@@ -34,8 +35,9 @@ def encode_seg(
     measurements: Sequence[LesionMeasurement],
     context: ResultContext,
     kind: Literal["seg", "labelmap"] = "seg",
+    part: Part | None = None,
 ) -> Dataset:
-    """The lesions as segments, in frames of their own or as a label map; segment number is lesion number.
+    """The lesions as segments, in frames of their own or as a label map; all of them, or those of a `part`.
 
     Frame positions are those of the source images, character by character; frames of images without
     a place in the patient have none. Raises PermanentError when there is no lesion, or the source
@@ -46,16 +48,17 @@ def encode_seg(
         raise PermanentError("no lesions: there is no segmentation, only the report that says so")
     if len(measurements) != len(lesion_map.lesions):
         raise ValueError(f"{len(lesion_map.lesions)} lesions but {len(measurements)} measurements")
+    part = part or whole(lesion_map)
     placed = context.source.volume.has_geometry
     seg: Dataset = Segmentation(
         source_images=stand_ins(context.source) if placed else unplaced_stand_ins(context.source),
-        pixel_array=_label_values(lesion_map),
+        pixel_array=_label_values(lesion_map, part),
         segmentation_type="BINARY" if kind == "seg" else "LABELMAP",
-        segment_descriptions=[_segment(lesion, context) for lesion in lesion_map.lesions],
+        segment_descriptions=[_segment(lesion, part, context) for lesion in part.lesions],
         content_label="LESIONS",
         content_description=plain_text(f"{context.card.title}. {RESEARCH_ONLY}")[:64],
         omit_empty_frames=True,
-        **identity(context, kind),
+        **identity(context, kind, part.number, part.words),
     )
     _fix_dimensions(seg, context)
     if placed:
@@ -76,15 +79,16 @@ def coded(code: Code) -> Any:
     return CodedConcept(code.value, code.scheme, plain_text(code.meaning))
 
 
-def _label_values(lesion_map: LesionMap) -> np.ndarray[Any, Any]:
+def _label_values(lesion_map: LesionMap, part: Part) -> np.ndarray[Any, Any]:
     """Integer label values, never one-hot: highdicom is many times faster on them."""
-    return lesion_map.values.astype(np.uint8) if len(lesion_map.lesions) < 256 else lesion_map.values
+    values = part.values(lesion_map)
+    return values.astype(np.uint8) if len(part.lesions) < 256 else values
 
 
-def _segment(lesion: Lesion, context: ResultContext) -> Any:
+def _segment(lesion: Lesion, part: Part, context: ResultContext) -> Any:
     label = lesion.label
     return SegmentDescription(
-        segment_number=lesion.number,
+        segment_number=lesion.number - part.offset,
         segment_label=plain_text(f"{lesion_name(lesion.number)}: {label.name}")[:64],
         segmented_property_category=coded(label.category),
         segmented_property_type=coded(label.type),

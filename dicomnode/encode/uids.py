@@ -23,13 +23,18 @@ def sop_instance_uid(context: ResultContext, kind: ResultKind, page: int = 1) ->
     return derived_uid("instance", context.source.series.digest, context.model_digest, kind, *pages)
 
 
-def series_instance_uid(context: ResultContext, kind: ResultKind) -> str:
+def series_instance_uid(context: ResultContext, kind: ResultKind, page: int = 1) -> str:
     """Series Instance UID (0020,000E): the same for all results of one model on one source series.
 
     It does not depend on the digests, so a superseding result joins the series of the earlier one;
-    only pictures begin a new one, since a viewer would show old and new pages mixed.
+    only pictures begin a new one, since a viewer would show old and new pages mixed. Of a segmentation
+    in parts each has a series of its own: of two in one series viewers show only the later.
     """
-    own = (str(context.instance_number),) if kind == "pictures" else ()
+    own: tuple[str, ...] = ()
+    if kind == "pictures":
+        own = (str(context.instance_number),)
+    elif page > 1:
+        own = ("part", str(page))
     return derived_uid("series", context.source.series.series_instance_uid, context.card.name, kind, *own)
 
 

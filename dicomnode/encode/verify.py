@@ -11,15 +11,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from io import BytesIO
 
-from pydicom import Dataset, dcmread
+from pydicom import dcmread
 
 from dicomnode.encode.check_drawn import check_contours, check_document, check_pages, check_structures
 from dicomnode.encode.check_numbers import check_axes, check_volumes
 from dicomnode.encode.check_report import check_not_seen, check_report, referable
-from dicomnode.encode.check_seg import check_seg
+from dicomnode.encode.check_seg import check_segs
 from dicomnode.encode.context import Result, ResultContext
 from dicomnode.encode.dress import to_bytes
 from dicomnode.encode.equipment import RESEARCH_ONLY
+from dicomnode.encode.parts import parts_of, whole
 from dicomnode.encode.recognise import is_own_result
 from dicomnode.encode.uids import device_uid, series_instance_uid, sop_instance_uid
 from dicomnode.errors import ResultRejected
@@ -54,12 +55,11 @@ def verify_results(
     The message holds UIDs, numbers and codes, but no patient data.
     """
     read_back = [replace(r, dataset=dcmread(BytesIO(to_bytes(r.dataset)))) for r in results]
-    _check_kinds([result.kind for result in results if result.kind in ALWAYS], measurements)
+    _check_kinds([r.kind for r in results if r.kind in ALWAYS and r.page == 1], measurements)
     try:
         for result in read_back:
             _check_identity(result, context)
-        objects = {result.kind: result.dataset for result in read_back}
-        _check_all(objects, lesion_map, measurements, context)
+        _check_all(read_back, lesion_map, measurements, context)
         _check_drawn(read_back, lesion_map, context)
     except MALFORMED as error:
         raise ResultRejected(f"a result cannot be read back: {type(error).__name__}") from error
@@ -75,18 +75,19 @@ def _check_kinds(kinds: list[ResultKind], measurements: Sequence[LesionMeasureme
 
 
 def _check_all(
-    objects: dict[ResultKind, Dataset],
+    results: Sequence[Result],
     lesion_map: LesionMap,
     measurements: Sequence[LesionMeasurement],
     context: ResultContext,
 ) -> None:
-    label_map = objects.get("labelmap")
-    if label_map is not None:
-        check_seg(label_map, lesion_map, context)
-    seg = objects.get("seg")
-    decoded = lesion_map.values if seg is None else check_seg(seg, lesion_map, context)
-    for kind, made in objects.items():
-        allowed = referable(context, label_map if kind == "sr_labelmap_volumes" else seg)
+    label_maps = tuple(result.dataset for result in results if result.kind == "labelmap")
+    if label_maps:
+        check_segs(label_maps, lesion_map, context, [whole(lesion_map)])
+    segs = tuple(result.dataset for result in results if result.kind == "seg")
+    decoded = check_segs(segs, lesion_map, context, parts_of(lesion_map))
+    for kind, made in ((result.kind, result.dataset) for result in results):
+        segments = label_maps if kind == "sr_labelmap_volumes" else segs
+        allowed = referable(context, segments)
         if kind.startswith("sr_"):
             check_report(made, kind, allowed, context)
         if kind == "sr_not_seen":
@@ -94,7 +95,7 @@ def _check_all(
         elif kind == "sr_measurements":
             check_axes(made, kind, measurements, context)
         elif kind in ("sr_volumes", "sr_labelmap_volumes"):
-            check_volumes(made, kind, lesion_map, decoded, measurements, context)
+            check_volumes(made, kind, lesion_map, decoded, measurements, context, segments)
 
 
 def _check_drawn(results: Sequence[Result], lesion_map: LesionMap, context: ResultContext) -> None:
@@ -120,7 +121,7 @@ def _check_identity(result: Result, context: ResultContext) -> None:
             raise ResultRejected(f"{kind}: {keyword} is not that of the source images")
     for keyword, expected in (
         ("SOPInstanceUID", sop_instance_uid(context, kind, result.page)),
-        ("SeriesInstanceUID", series_instance_uid(context, kind)),
+        ("SeriesInstanceUID", series_instance_uid(context, kind, result.page)),
         ("InstanceNumber", str(result.page if kind == "pictures" else context.instance_number)),
         ("Modality", MODALITIES.get(kind, "SR")),
     ):

@@ -27,6 +27,7 @@ from dicomnode.encode.concepts import UNITS, Concept, repertoire, rounded
 from dicomnode.encode.context import ResultContext
 from dicomnode.encode.coordinates import outline
 from dicomnode.encode.document import algorithm, build_report, comment
+from dicomnode.encode.parts import segments_by_lesion
 from dicomnode.encode.seg import coded, lesion_name
 from dicomnode.encode.sources import reference
 from dicomnode.encode.uids import tracking_uid
@@ -36,14 +37,15 @@ from inference.measure import LesionMeasurement, Quantity
 
 
 def encode_volumetric(
-    seg: Dataset,
+    segs: tuple[Dataset, ...],
     lesion_map: LesionMap,
     measurements: Sequence[LesionMeasurement],
     context: ResultContext,
     kind: Literal["sr_volumes", "sr_labelmap_volumes"] = "sr_volumes",
 ) -> Dataset:
-    """SR-B of the pair, on the segments of `seg`."""
+    """SR-B of the pair, on the segments of `segs`."""
     source = context.source
+    segments = segments_by_lesion(segs, context)
     frames = [source.frames[index] for index in sorted({m.key_slice for m in measurements})]
     images = {frame.instance.sop_instance_uid: frame.instance.header for frame in frames}
     remarks = (summary(measurements), *remarks_on_volumes(measurements, source.volume))
@@ -53,11 +55,11 @@ def encode_volumetric(
         groups=[
             group
             for m in measurements
-            for group in (_contour(m, lesion_map, context), _volume(m, seg, context))
+            for group in (_contour(m, lesion_map, context), _volume(m, *segments[m.number], context))
         ],
         evaluations=[comment(words) for words in remarks],
         images=list(images.values()),
-        evidence=[*images.values(), seg],
+        evidence=[*images.values(), *segs],
     )
 
 
@@ -82,11 +84,11 @@ def _contour(measurement: LesionMeasurement, lesion_map: LesionMap, context: Res
     return group
 
 
-def _volume(measurement: LesionMeasurement, seg: Dataset, context: ResultContext) -> Any:
+def _volume(measurement: LesionMeasurement, seg: Dataset, number: int, context: ResultContext) -> Any:
     segment = ReferencedSegment(
         sop_class_uid=seg.SOPClassUID,
         sop_instance_uid=seg.SOPInstanceUID,
-        segment_number=measurement.number,
+        segment_number=number,
         source_series=SourceSeriesForSegmentation(context.source.series.series_instance_uid),
     )
     return VolumetricROIMeasurementsAndQualitativeEvaluations(

@@ -98,23 +98,22 @@ class Comparison:
 
 
 def seen_in(segmentations: Iterable[Dataset]) -> Seen:
-    """What the segmentations of one result show; raises as `read_frames` does."""
+    """What the segmentations of one result show, in the order of its parts; raises as `read_frames` does."""
     seen = Seen()
     for segmentation in segmentations:
+        offset = len(seen.labels)  # segments of each object begin with 1, lesions of a result go on
         for segment in segmentation.SegmentSequence:
             code = segment.SegmentedPropertyTypeCodeSequence[0]
             label = str(code.CodeValue), str(code.CodingSchemeDesignator)
-            seen.labels[int(segment.SegmentNumber)] = label
+            seen.labels[offset + int(segment.SegmentNumber)] = label
         for frame in read_frames(segmentation):
-            _add(seen, frame)
+            _add(seen, frame, offset + frame.segment_number)
     return seen
 
 
-def _add(seen: Seen, frame: SegmentFrame) -> None:
+def _add(seen: Seen, frame: SegmentFrame, number: int) -> None:
     place = frame.source_sop_instance_uid, frame.source_frame_number
-    masks = seen.masks[place]
-    known = masks.get(frame.segment_number)
-    masks[frame.segment_number] = frame.mask if known is None else known | frame.mask
+    seen.masks[place][number] = frame.mask
     seen.positions_mm[place] = frame.position_mm
 
 

@@ -93,7 +93,8 @@ def _segmentations(session: Session, job_id: int) -> list[Path]:
 
 
 def _seen(paths: list[Path]) -> Seen:
-    return seen_in(dcmread(path) for path in paths)
+    parts = [dcmread(path) for path in paths]
+    return seen_in(sorted(parts, key=lambda part: int(part.SeriesNumber)))
 
 
 def _fill(session: Session, row: ComparisonRow, found: Comparison) -> None:

@@ -73,7 +73,10 @@ def _oldest(session: Session) -> dict[Queue, datetime]:
     receiving = select(func.min(StudyRow.first_received_at)).where(
         StudyRow.state == StudyState.RECEIVING.value
     )
-    queued = select(func.min(JobRow.created_at)).where(JobRow.state == JobState.QUEUED.value)
+    queued = select(func.min(JobRow.created_at)).where(
+        JobRow.state == JobState.QUEUED.value,
+        JobRow.shadow.is_(False),  # those in shadow may wait
+    )
     waiting = (
         select(func.min(ResultRow.created_at))
         .join(DeliveryRow, DeliveryRow.sop_instance_uid == ResultRow.sop_instance_uid)

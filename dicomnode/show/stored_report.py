@@ -59,11 +59,15 @@ class StoredLesion:
     axes: list[DrawnAxis] = field(default_factory=list)
     """Long axis first."""
 
+    seg_uid: str | None = None
+    segment_number: int | None = None
+    """Where it is outlined; a large result has several segmentations."""
+
     @property
-    def segment_number(self) -> int | None:
-        """Number in its name ("Lesion 3"), which is that of its segment."""
+    def number(self) -> int:
+        """Number in its name ("Lesion 3"), 0 when there is none."""
         found = re.search(r"(\d+)$", self.name)
-        return int(found[1]) if found else None
+        return int(found[1]) if found else 0
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ def read_measurements(reports: Iterable[Dataset]) -> StoredMeasurements:
             remarks |= dict.fromkeys(text(item, "TextValue") for item in children(evaluations, COMMENT))
             seen = child(evaluations, LESION)
             none_seen |= seen is not None and code_in(seen, "ConceptCodeSequence") == key(NOT_SEEN)
-    ordered = sorted(lesions.values(), key=lambda lesion: lesion.segment_number or 0)
+    ordered = sorted(lesions.values(), key=lambda lesion: lesion.number)
     return StoredMeasurements(tuple(ordered), tuple(remarks), none_seen)
 
 
@@ -110,6 +114,10 @@ def _read_group(group: Dataset, lesion: StoredLesion) -> None:
             unit = text(measured.MeasurementUnitsCodeSequence[0], "CodeValue")
             name = text(item.ConceptNameCodeSequence[0], "CodeMeaning")
             lesion.numbers[name] = Number(float(measured.NumericValue), spoken(unit))
+        elif text(item, "ValueType") == "IMAGE":
+            segment = item.ReferencedSOPSequence[0]
+            lesion.seg_uid = str(segment.ReferencedSOPInstanceUID)
+            lesion.segment_number = int(segment.ReferencedSegmentNumber)
     for concept in (LONG_AXIS, SHORT_AXIS):
         lesion.axes += [axis for item in children(group, concept) for axis in _drawn(item)]
 

@@ -103,7 +103,8 @@ class Gallery:
             return None
         measured = self.measurements(session, result.job_id)
         lesions = measured.lesions if measured else ()
-        lesion = next((found for found in lesions if found.segment_number == number), None)
+        place = sop_instance_uid, number
+        lesion = next((one for one in lesions if (one.seg_uid, one.segment_number) == place), None)
         frames = segments[number]
         return LesionPictures(result, lesion, frames, frames.key_frame(lesion))
 

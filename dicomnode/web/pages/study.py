@@ -25,7 +25,6 @@ class Outcome:
 
     job: JobFacts
     measurements: StoredMeasurements | None
-    seg_uid: str | None
     problem: str = ""
 
 
@@ -55,12 +54,11 @@ def show_study(visit: Visit) -> Response:
 
 
 def _outcome(visit: Visit, session: Session, job: JobFacts) -> Outcome:
-    seg_uid = next((result.sop_instance_uid for result in job.results if result.kind == "seg"), None)
     try:
         measurements = visit.site.gallery.measurements(session, job.job.id)
     except PermanentError as error:
-        return Outcome(job, None, seg_uid, str(error))
-    return Outcome(job, measurements, seg_uid)
+        return Outcome(job, None, str(error))
+    return Outcome(job, measurements)
 
 
 def replay_study(visit: Visit) -> Response:

@@ -225,4 +225,4 @@ class TestEveryReport:
 
     def test_lesions_without_their_segmentation_cannot_be_reported(self, situation: Situation) -> None:
         with pytest.raises(ValueError, match="segmentation"):
-            encode_reports(None, situation.lesion_map, situation.measurements, situation.context)
+            encode_reports((), situation.lesion_map, situation.measurements, situation.context)

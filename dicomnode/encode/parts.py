@@ -1,0 +1,83 @@
+"""Splits a result with many frames: Weasis shows no segmentation of more than 400."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from pydicom import Dataset
+
+from dicomnode.encode.context import ResultContext
+from dicomnode.encode.uids import tracking_uid
+from inference.labelmap import Lesion, LesionMap
+
+FRAME_BUDGET = 400
+
+
+@dataclass(frozen=True)
+class Part:
+    """Lesions with consecutive numbers that share one segmentation."""
+
+    lesions: tuple[Lesion, ...]
+    number: int = 1
+    count: int = 1
+
+    @property
+    def offset(self) -> int:
+        """Lesion number minus segment number, which begins with 1 in every object (PS3.3 C.8.20.4)."""
+        return self.lesions[0].number - 1
+
+    @property
+    def words(self) -> str:
+        """What is said of it in a series description; nothing of the only one."""
+        return f" {self.number} of {self.count}" if self.count > 1 else ""
+
+    def values(self, lesion_map: LesionMap) -> npt.NDArray[np.uint16]:
+        """Segment numbers on the grid of the lesion map."""
+        values = lesion_map.values
+        last = self.lesions[-1].number
+        inside = (values > self.offset) & (values <= last)
+        return np.where(inside, values - self.offset, 0).astype(np.uint16)
+
+
+def whole(lesion_map: LesionMap) -> Part:
+    """All lesions in one part."""
+    return Part(lesion_map.lesions)
+
+
+def parts_of(lesion_map: LesionMap, budget: int = FRAME_BUDGET) -> tuple[Part, ...]:
+    """As few parts as keep the frames of each within the budget, in the order of the lesions.
+
+    A lesion that alone has more (an organ in a long series) is a part of its own: a segment that is cut
+    in two would be two findings.
+    """
+    groups = list(_grouped(lesion_map, budget))
+    return tuple(Part(tuple(group), number, len(groups)) for number, group in enumerate(groups, start=1))
+
+
+def _grouped(lesion_map: LesionMap, budget: int) -> Iterator[list[Lesion]]:
+    group: list[Lesion] = []
+    frames = 0
+    for lesion in lesion_map.lesions:
+        its_frames = int(np.count_nonzero(lesion_map.mask(lesion).any(axis=(1, 2))))
+        if group and frames + its_frames > budget:
+            yield group
+            group, frames = [], 0
+        group.append(lesion)
+        frames += its_frames
+    if group:
+        yield group
+
+
+def segments_by_lesion(segs: tuple[Dataset, ...], context: ResultContext) -> dict[int, tuple[Dataset, int]]:
+    """The segmentation and segment number of every lesion, by its tracking UID."""
+    found = {
+        str(segment.get("TrackingUID", "")): (seg, int(segment.SegmentNumber))
+        for seg in segs
+        for segment in seg.SegmentSequence
+    }
+    numbers = range(1, sum(len(seg.SegmentSequence) for seg in segs) + 1)
+    uids = {number: tracking_uid(context, number) for number in numbers}
+    return {number: found[uid] for number, uid in uids.items() if uid in found}
