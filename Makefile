@@ -5,7 +5,7 @@ BIN := .venv/bin
 CI ?=
 export TCP_NODELAY := 1
 
-.PHONY: help setup demo test viewer viewers defects check fix real-parts clean
+.PHONY: help setup demo test viewer viewers defects fuzz check fix real-parts clean
 
 help:
 	@echo "make demo     send a real chest CT through a node and show what comes back"
@@ -13,6 +13,7 @@ help:
 	@echo "make viewer   open what the demo made in OHIF, in your browser"
 	@echo "make viewers  open every kind of result in OHIF and write docs/viewers.md"
 	@echo "make defects  plant every kind of defect, ask all validators, and write docs/defects.md"
+	@echo "make fuzz     throw ten thousand bad inputs at the node and write docs/robustness.md"
 	@echo "make check    lint, types, import rules and the quick tests"
 	@echo "make fix      format, and mend what the linter can"
 	@echo "make clean    remove the environment, caches and the demo's output"
@@ -45,6 +46,9 @@ viewers: .venv/ready real-parts
 
 defects: .venv/ready real-parts
 	WRITE_DEFECT_TABLE=1 $(BIN)/python -m pytest tests/dicomnode/encode/test_defects.py $(ARGS)
+
+fuzz: .venv/ready
+	$(BIN)/python -m tests.fuzz --write $(ARGS)
 
 check: .venv/ready
 	$(BIN)/ruff check .

@@ -22,6 +22,7 @@ from dicomnode.observe.trail import verify_daily
 from dicomnode.records.anchoring import anchor_of_the_day
 from dicomnode.records.anchors import private_key
 from dicomnode.records.audit import Audit
+from dicomnode.records.clock import pull_back
 from dicomnode.records.db import Database
 from dicomnode.retention import Retention
 from dicomnode.route.dispatch import Dispatch
@@ -58,6 +59,7 @@ class Housekeeping:
         self._commitment = Commitment(settings, database)
         self._reports = CommitmentReports(settings, database)
         self._recover = partial(recover_lost_leases, database, Audit("housekeeping"), settings.worker)
+        self._pull_back = partial(pull_back, settings, database, Audit("housekeeping"))
         self._alerts = Alerts(settings, database)
         self._verify = partial(verify_daily, settings, database, Audit("housekeeping"))
         self._forget_peers = partial(forget_others, settings, database)
@@ -131,6 +133,7 @@ class Housekeeping:
                 self._closing.release()
 
     def _recover_all(self) -> None:
+        self._pull_back()
         self._recover()
         self._delivery.recover_lost()
         self._delivery.bury_unknown()

@@ -96,6 +96,7 @@ class Event(StrEnum):
     BACKUP_RESTORED = "backup_restored"
     DESTINATION_LOST = "destination_lost"
     DESTINATION_BACK = "destination_back"
+    CLOCK_SET_BACK = "clock_set_back"
 
 
 class Stage(StrEnum):

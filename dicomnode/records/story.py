@@ -134,6 +134,10 @@ SENTENCES: dict[Event, Callable[[Detail], str]] = {
     Event.DESTINATION_LOST: lambda d: (
         f"destination {d['destination']} is lost, {d['waiting_count']} object(s) wait: {d['reason']}"
     ),
+    Event.CLOCK_SET_BACK: lambda d: (
+        "the clock was set back; times too far ahead were pulled back to now: "
+        + ", ".join(f"{count} x {what}" for what, count in d["pulled_back"].items())
+    ),
     Event.DESTINATION_BACK: lambda d: (
         f"destination {d['destination']} is back after {d['lost_s']:.0f} s and {d['failures']} failures"
     ),

@@ -1,0 +1,92 @@
+"""The clock of the machine is set back by a year, or forward: nothing waits for it, nothing is lost.
+
+Not covered: the peers' clocks, and certificates.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import select
+
+from dicomnode.assemble.assembly import Assembly
+from dicomnode.receive.intake import Intake
+from dicomnode.records.audit import Audit
+from dicomnode.records.clock import pull_back
+from dicomnode.records.db import Database, utc_now
+from dicomnode.records.tables import DeliveryRow, DestinationRow, JobRow, ResultRow, StudyRow
+from dicomnode.settings import Settings
+from tests.dicomnode.parts import arrival, events, image, kinds
+
+YEAR = timedelta(days=365)
+
+
+@pytest.fixture
+def a_year_ago(settings: Settings, database: Database, intake: Intake) -> None:
+    """Everything that waits, as it was written down before the clock was set back by a year."""
+    intake.take(arrival(image()))
+    then = utc_now() + YEAR
+    common = {"generation": 1, "route": "r", "destinations": {}, "model": "m", "model_digest": "d",
+              "notes": {}, "priority": 0, "created_at": then, "ranked_at": then}  # fmt: skip
+    with database.transaction() as session:
+        study = session.scalars(select(StudyRow)).one()
+        study.first_received_at = study.last_received_at = then
+        for number, state in enumerate(("queued", "running")):
+            session.add(
+                JobRow(
+                    study_instance_uid=study.study_instance_uid, series_instance_uid=f"1.{number}",
+                    input_digest="i", state=state, not_before=then, lease_expires_at=then, **common,
+                )
+            )  # fmt: skip
+        session.flush()
+        session.add(
+            ResultRow(
+                sop_instance_uid="1.9", job_id=1, kind="seg", sop_class_uid="1.2", sha256="s", path="p",
+                study_instance_uid=study.study_instance_uid, series_instance_uid="1.8", instance_number=1,
+                created_at=then,
+            )
+        )  # fmt: skip
+        session.flush()
+        session.add(DeliveryRow(sop_instance_uid="1.9", job_id=1, destination="PACS", not_before=then))
+        session.add(DestinationRow(name="PACS", state="open", failures=3, not_before=then))
+
+
+@pytest.mark.usefixtures("a_year_ago")
+def test_a_clock_that_was_set_back_leaves_nothing_waiting(settings: Settings, database: Database) -> None:
+    pull_back(settings, database, Audit("housekeeping"))
+    with database.snapshot() as session:
+        times = [
+            *session.scalars(select(StudyRow.last_received_at)),
+            *session.scalars(select(JobRow.not_before).where(JobRow.state == "queued")),
+            *session.scalars(select(JobRow.lease_expires_at).where(JobRow.state == "running")),
+            *session.scalars(select(DeliveryRow.not_before)),
+            *session.scalars(select(DestinationRow.not_before)),
+        ]
+    assert len(times) == 5
+    assert all(time is not None and time <= utc_now() for time in times)
+    assert sum(events(database, "clock_set_back")[0][1]["pulled_back"].values()) == 6
+    pull_back(settings, database, Audit("housekeeping"))
+    assert kinds(database).count("clock_set_back") == 1
+
+
+def test_what_waits_as_it_should_is_left_alone(
+    settings: Settings, database: Database, intake: Intake
+) -> None:
+    intake.take(arrival(image()))
+    with database.transaction() as session:
+        later = utc_now() + timedelta(seconds=settings.delivery.longest_delay_s)
+        session.add(DestinationRow(name="PACS", state="open", failures=3, not_before=later))
+    pull_back(settings, database, Audit("housekeeping"))
+    assert "clock_set_back" not in kinds(database)
+
+
+def test_a_clock_that_was_set_forward_closes_a_study_early_and_a_late_image_opens_it_again(
+    settings: Settings, database: Database, intake: Intake
+) -> None:
+    intake.take(arrival(image()))
+    with database.transaction() as session:
+        session.scalars(select(StudyRow)).one().last_received_at = utc_now() - YEAR
+    Assembly(settings, database).close_complete_studies()
+    intake.take(arrival(image()))
+    assert kinds(database)[-2:] == ["study_reopened", "instance_received"]

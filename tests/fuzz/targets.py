@@ -1,0 +1,133 @@
+"""What the node does with bytes from outside, as functions that end in a word or in a finding.
+
+An expected end is "refused" (at the door), "parked" (kept, and failed with a reason) or "taken". Whatever
+else is raised is a finding, and so is an object that is acknowledged and cannot be read back.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+from pydicom.data import get_testdata_file
+from pydicom.errors import InvalidDicomError
+
+from dicomnode.config import load_settings
+from dicomnode.errors import ConfigurationError, PermanentError
+from dicomnode.part10 import read_part10
+from dicomnode.profiles import read_profile
+from dicomnode.read.folder import read_folder
+from dicomnode.read.volumes import read_volume
+from dicomnode.receive.arrival import Arrival, Origin, identify
+from dicomnode.route.routing import route_study
+from dicomnode.spool import Spool
+from dicomnode.study import read_instance, text
+from inference.volume import Volume
+from tests.dicomnode.parts import CONFIG, image, write_config
+
+ORIGIN = Origin("PACS", "127.0.0.1", "LESIONNODE")
+EVERY_OF_MORE = 40
+MORE = "FUZZ_CORPUS"
+"""Environment variable: a folder of more DICOM files to begin with."""
+
+
+def received(content: bytes) -> str:
+    """A file's bytes as they come by C-STORE: file meta information of ours, the data set as sent."""
+    warnings.simplefilter("ignore")
+    try:
+        meta = read_part10(content, pixels=False).file_meta
+    except InvalidDicomError:
+        return "refused"
+    arrival = Arrival(
+        file_header=b"",
+        encoded=content,
+        sop_class_uid=text(meta, "MediaStorageSOPClassUID"),
+        sop_instance_uid=text(meta, "MediaStorageSOPInstanceUID"),
+        transfer_syntax_uid=text(meta, "TransferSyntaxUID"),
+        origin=ORIGIN,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            identity = identify(arrival)
+            path = Spool(Path(folder)).instance_path(
+                identity.study_instance_uid, identity.series_instance_uid, arrival.sop_instance_uid, "0" * 64
+            )
+        except PermanentError:
+            return "refused"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(content)
+        kept = read_instance(path)  # what is acknowledged can be read back
+    assert text(kept.header, "SeriesInstanceUID") == identity.series_instance_uid
+    return "taken"
+
+
+def opened(content: bytes) -> str:
+    """A file in a folder that is explained and segmented, up to the volume that a model would see."""
+    warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        settings = load_settings(write_config(folder, port=11112, peer_port=11113))
+        (folder / "images").mkdir()
+        (folder / "images" / "one.dcm").write_bytes(content)
+        try:
+            studies = read_folder(folder / "images").studies
+        except PermanentError:
+            return "refused"
+        for study in studies:
+            route_study(study, settings.route)
+            for series in study.series:
+                try:
+                    assert isinstance(read_volume(series).volume, Volume)
+                except PermanentError:
+                    return "parked"
+    return "taken"
+
+
+def configured(content: bytes) -> str:
+    """`node.toml` and the profile of a peer."""
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "node.toml"
+        path.write_bytes(content)
+        ends = []
+        for read in (load_settings, read_profile):
+            try:
+                read(path)
+                ends.append("taken")
+            except ConfigurationError:
+                ends.append("refused")
+    return min(ends, key=("taken", "refused").index)
+
+
+Target = Callable[[bytes], str]
+TARGETS: dict[str, Target] = {"received": received, "opened": opened, "configured": configured}
+
+BUNDLED = (
+    "CT_small.dcm", "MR_small.dcm", "MR_small_RLE.dcm", "MR_small_bigendian.dcm", "image_dfl.dcm",
+    "liver_1frame.dcm", "test-SR.dcm", "reportsi.dcm", "emri_small.dcm", "emri_small_RLE.dcm",
+    "SC_rgb_small_odd.dcm", "JPEG2000.dcm", "JPEG-LL.dcm", "rtplan.dcm", "nested_priv_SQ.dcm", "US1_UNCR.dcm",
+)  # fmt: skip
+"""Of pydicom's own test files: images of many kinds, a segmentation, reports, a plan."""
+
+
+def corpus(target: str) -> list[bytes]:
+    """Good input to begin with."""
+    if target == "configured":
+        profile = b'ae_title = "PACS"\nprobed_at = 2026-01-01T00:00:00Z\nforms = ["seg"]\n[accepted]\n'
+        return [CONFIG.format(port=11112, peer_port=11113).encode(), profile]
+    files = [Path(found) for name in BUNDLED if (found := get_testdata_file(name, download=False))]
+    if MORE in os.environ:
+        found_there = (path for path in Path(os.environ[MORE]).rglob("*") if path.is_file())
+        files += sorted(found_there)[::EVERY_OF_MORE]
+    contents = [path.read_bytes() for path in files]
+    return [content for content in contents if len(content) < 600_000]
+
+
+def tiny_image() -> bytes:
+    """One image small enough that most changes hit its header."""
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "tiny.dcm"
+        image().save_as(path, enforce_file_format=True)
+        return path.read_bytes()
