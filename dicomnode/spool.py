@@ -51,6 +51,7 @@ class Spool:
         for part in ("studies", "results"):
             (self.folder / part).mkdir(parents=True, exist_ok=True, mode=0o700)
         self.folder.chmod(0o700)
+        self._sync_own_names()
 
     def remove_leftovers(self) -> None:
         """Remove what a process that is no longer alive left half-written."""
@@ -90,15 +91,20 @@ class Spool:
 
     def sync_folders(self, folder: Path) -> None:
         """Make new names durable: those in `folder`, and it and those above it, which may be new too."""
-        while True:
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            if folder == self.folder:
-                return
+        _sync_folder(folder)
+        while folder != self.folder:
             folder = folder.parent
+            _sync_folder(folder)
+
+    def _sync_own_names(self) -> None:
+        """Make the names of the spool and of the data folder above it durable: both may be new.
+
+        A folder above that may not be read was made by somebody else, and so was the name in it.
+        """
+        data = self.folder.absolute().parent
+        for folder in (self.folder, data, data.parent):
+            if os.access(folder, os.R_OK):
+                _sync_folder(folder)
 
     def files(self) -> Iterator[Path]:
         """Every instance and result, in no order."""
@@ -127,6 +133,14 @@ def _opened(path: Path) -> FileIO:
         with suppress(FileNotFoundError):
             return path.open("xb", buffering=0)
     return path.open("xb", buffering=0)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _is_alive(pid: int) -> bool:

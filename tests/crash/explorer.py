@@ -20,8 +20,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from alembic import command
+from alembic.config import Config
 from pydicom.uid import generate_uid
 
+import dicomnode.records.db
 from dicomnode.series_writer import SeriesIdentity, write_series
 from tests.crash.invariants import Sent, complaints
 from tests.crash.points import PAUSED, POINTS, RANDOM_POINTS, KillPoint, point_called
@@ -36,6 +39,8 @@ SPACING_MM = (8.0, 2.0, 2.0)
 """Twelve small slices: the path of a study is the same for large ones."""
 LONGEST_WAIT_S = 8.0
 """Random kills happen within this time after sending began."""
+
+FIRST_REVISION = "0001"
 
 Scope = Literal["process", "power"]
 """SIGKILL for the process at the point alone, or for all processes of the node at once."""
@@ -111,7 +116,9 @@ class Lane:
     def round(self, plan: Plan) -> Outcome:
         """Send one study, kill as planned, wait until the node is at rest, and judge."""
         started = time.monotonic()
-        if not any(point.fresh for point in plan.points):
+        if any(point.at_migration for point in plan.points):
+            self._go_back()
+        else:
             self.revive()
         for point in plan.points:
             self.arm(point, plan.scope)
@@ -189,6 +196,24 @@ class Lane:
         """Start the node when it is dead as a whole; single processes are its own business."""
         if self.node.process is None or self.node.process.poll() is not None:
             self.node.spawn()
+
+    def _go_back(self) -> None:
+        """Stop the node and give its database the oldest schema, so that it migrates when it starts.
+
+        The first time there is no database at all.
+        """
+        if self.node.process is None:
+            return
+        self.node.kill_everything()
+        config = Config()
+        config.set_main_option(
+            "script_location", str(Path(dicomnode.records.db.__file__).parent / "migrations")
+        )
+        database = self.node.database
+        with database.engine.begin() as connection:
+            config.attributes["connection"] = connection
+            command.downgrade(config, FIRST_REVISION)
+        database.engine.dispose()
 
     def wait_for_rest(self, study: Study) -> None:
         """Wait until the study, its jobs and deliveries are at rest and every armed point has fired."""

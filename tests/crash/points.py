@@ -26,8 +26,8 @@ class KillPoint:
     step: int = 1
     span: int = 1
     """... or at one of `span` calls, `step` apart."""
-    fresh: bool = False
-    """Whether it is passed only when a node starts for the first time."""
+    at_migration: bool = False
+    """Whether it is passed only when a node starts with an older schema, or with none."""
 
 
 INTAKE = "dicomnode.receive.intake:Intake"
@@ -36,6 +36,7 @@ QUEUE = "dicomnode.work.jobs:JobQueue"
 PIPELINE = "dicomnode.work.pipeline"
 ASSEMBLY = "dicomnode.assemble.assembly"
 DISPATCH = "dicomnode.route.dispatch"
+VERSIONS = "dicomnode.route.versions"
 DELIVERY = "dicomnode.deliver.delivery"
 SENDER = "dicomnode.deliver.sender"
 SPOOL = "dicomnode.spool:Spool"
@@ -60,7 +61,7 @@ POINTS = (
               "row and audit event vanish together", span=8),
     KillPoint("committed_not_answered", "receive", f"{INTAKE}.take", "after",
               "what the sender repeats because it got no answer is one image", span=8),
-    KillPoint("answered", "receive", "dicomnode.receive.listener:Listener._on_store", "after",
+    KillPoint("answered", "receive", "dicomnode.receive.storing:Storing.on_store", "after",
               "what is kept stays, whether or not the answer reached the sender", span=12),
     # --- assemble and route
     KillPoint("counted", "housekeep", f"{ASSEMBLY}:count_instances", "after",
@@ -73,7 +74,7 @@ POINTS = (
               "a closed study is routed after the restart"),
     KillPoint("routed_in_memory", "housekeep", f"{DISPATCH}:route_study", "after",
               "a decision that was not written is made again"),
-    KillPoint("job_made_not_committed", "housekeep", f"{DISPATCH}:create_job", "after",
+    KillPoint("job_made_not_committed", "housekeep", f"{VERSIONS}:create_job", "after",
               "decision, job and state of the study appear together or not at all"),
     KillPoint("routed", "housekeep", f"{DISPATCH}:Dispatch._route", "after",
               "a routed study is not routed twice"),
@@ -117,11 +118,11 @@ POINTS = (
               "what is delivered is not sent again", first=3),
     # --- start
     KillPoint("migrating", "serve", "alembic.ddl.impl:DefaultImpl._exec", "before",
-              "a schema is there as a whole or not at all", span=12, fresh=True),
+              "a schema is there as a whole or not at all", span=12, at_migration=True),
     KillPoint("migrated_not_committed", "serve", "alembic.command:upgrade", "after",
-              "a schema that was not committed is made again", fresh=True),
+              "a schema that was not committed is made again", at_migration=True),
     KillPoint("before_roles_start", "serve", "dicomnode.commands.run:supervise", "before",
-              "a node that died while starting starts", fresh=True),
+              "a node that died while starting starts", at_migration=True),
 )  # fmt: skip
 
 RANDOM_POINTS = {
@@ -135,6 +136,26 @@ RANDOM_POINTS = {
 
 PAUSED = "paused_before_publishing"
 """A worker that is stopped until another one has its job, and then wakes."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the page says of one way to die."""
+
+    name: str
+    role: str
+    proves: str
+
+
+ROWS = (
+    *(Row(point.name, point.role, point.proves) for point in POINTS),
+    *(
+        Row(name, "everything" if role == "power" else role, "no moment was overlooked above")
+        for name, role in RANDOM_POINTS.items()
+    ),
+    Row(PAUSED, "work", "a worker that wakes after its lease expired cannot publish (SIGSTOP, not SIGKILL)"),
+)
+"""The table of docs/reliability.md."""
 
 
 def point_called(name: str) -> KillPoint:

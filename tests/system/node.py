@@ -167,9 +167,9 @@ first_delay_s = 0.3
             self.write_configuration()
         self.process = self.run("serve")
 
-    def run(self, role: str) -> subprocess.Popen[bytes]:
-        """Start `dicomnode ROLE` in a process group of its own."""
-        command = [sys.executable, "-m", "dicomnode", role, "--config", str(self.config)]
+    def run(self, role: str, *through: str) -> subprocess.Popen[bytes]:
+        """Start `dicomnode ROLE` in a process group of its own; `through` is a program that runs it."""
+        command = [*through, sys.executable, "-m", "dicomnode", role, "--config", str(self.config)]
         environment = {**os.environ, **self.environment}
         with self.log.open("ab") as log:
             return subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)

@@ -1,0 +1,111 @@
+"""`make crash`: every kill point twice, then kills at random times, and docs/reliability.md about it."""
+
+from __future__ import annotations
+
+import argparse
+import queue
+import random
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.crash.explorer import Lane, Outcome, Plan
+from tests.crash.page import crash_section, write_section
+from tests.crash.points import PAUSED, POINTS, RANDOM_POINTS
+from tests.phantoms.bundles import write_bundle
+
+KILLS_PER_RANDOM_STUDY = 3
+PAUSES = 3
+
+
+def plans(kills: int, chance: random.Random) -> list[Plan]:
+    """At least this many kills: all points in both scopes, pauses, and the rest at random times."""
+    found = [Plan((point,), scope) for point in POINTS for scope in ("process", "power")]
+    found += [Plan(random_points=(PAUSED,))] * PAUSES
+    chance.shuffle(found)
+    names = list(RANDOM_POINTS)
+    rest = max(0, kills - len(found))
+    for _ in range(-(-rest // KILLS_PER_RANDOM_STUDY)):
+        found.append(Plan(random_points=tuple(chance.choices(names, k=KILLS_PER_RANDOM_STUDY))))
+    return found
+
+
+class Explorer:
+    """Works the plans off on several lanes at once, each with a node and an Orthanc of its own."""
+
+    def __init__(self, folder: Path, seed: int, todo: list[Plan]) -> None:
+        self._folder = folder
+        self._seed = seed
+        self._total = len(todo)
+        self._todo: queue.SimpleQueue[Plan] = queue.SimpleQueue()
+        for plan in todo:
+            self._todo.put(plan)
+        self._lock = threading.Lock()
+        self.outcomes: list[Outcome] = []
+        write_bundle(folder / "models" / "threshold")
+
+    def run(self, lanes: int) -> None:
+        """Returns when every plan has an outcome."""
+        threads = [threading.Thread(target=self._work, args=(number,)) for number in range(lanes)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def _work(self, number: int) -> None:
+        lane, opened = None, 0
+        for plan in self._next_plans():
+            if lane is None:
+                opened += 1
+                chance = random.Random(f"{self._seed}/{number}/{opened}")
+                lane = Lane(self._folder / f"lane-{number}-{opened}", self._folder / "models", chance).open()
+            outcome = lane.pause_a_worker() if PAUSED in plan.random_points else lane.round(plan)
+            self._note(outcome, lane)
+            if outcome.complaints:  # what is lost stays lost: the next study deserves a clean node
+                lane.close()
+                lane = None
+        if lane is not None:
+            lane.close()
+
+    def _next_plans(self) -> Iterator[Plan]:
+        while True:
+            try:
+                yield self._todo.get_nowait()
+            except queue.Empty:
+                return
+
+    def _note(self, outcome: Outcome, lane: Lane) -> None:
+        with self._lock:
+            self.outcomes.append(outcome)
+            done = f"{len(self.outcomes)}/{self._total}"
+        names = ", ".join(outcome.killed) or "nothing"
+        print(f"{done} {lane.folder.name} {outcome.plan.scope} {names} ({outcome.duration_s} s)", flush=True)
+        for line in outcome.complaints:
+            print(f"    {line}", flush=True)
+
+
+def main() -> int:
+    """Explore, write the page, and fail when anything did not hold."""
+    parser = argparse.ArgumentParser(prog="make crash")
+    parser.add_argument("--kills", type=int, default=200, help="at least this many (default 200)")
+    parser.add_argument("--lanes", type=int, default=3, help="nodes that are killed side by side")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--folder", type=Path, help="where everything is kept to look at (default: temporary)"
+    )
+    arguments = parser.parse_args()
+    folder = arguments.folder or Path(tempfile.mkdtemp(prefix="crash-"))
+    print(f"everything is kept in {folder}")
+    started = time.monotonic()
+    explorer = Explorer(folder, arguments.seed, plans(arguments.kills, random.Random(arguments.seed)))
+    explorer.run(arguments.lanes)
+    command = f"make crash ARGS='--kills {arguments.kills} --seed {arguments.seed} --lanes {arguments.lanes}'"
+    write_section("crash", crash_section(explorer.outcomes, command, time.monotonic() - started))
+    return int(any(outcome.complaints for outcome in explorer.outcomes))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
