@@ -22,7 +22,7 @@ class KillPoint:
     when: Literal["before", "after", "byte"]
     proves: str
     first: int = 1
-    """At which call (or byte) of the function ..."""
+    """At which call of the function (or after which byte) ..."""
     step: int = 1
     span: int = 1
     """... or at one of `span` calls, `step` apart."""
@@ -43,8 +43,8 @@ SPOOL = "dicomnode.spool:Spool"
 
 POINTS = (
     # --- receive
-    KillPoint("byte_of_pdata", "receive", "pynetdicom.transport:AssociationSocket.recv", "byte",
-              "half an image that nobody acknowledged leaves nothing behind", first=1, span=40_000),
+    KillPoint("byte_of_pdata", "receive", "socket:socket.recv", "byte",
+              "half an image that nobody acknowledged leaves nothing behind", span=60_000),
     KillPoint("before_write", "receive", f"{SPOOL}.write", "before",
               "an image that is only in memory is not acknowledged", span=10),
     KillPoint("written_not_synced", "receive", "os:fsync", "before",

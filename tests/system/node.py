@@ -84,6 +84,7 @@ class Node:
     quiet_period_s: float = 2.0
     maximum_attempts: int = 3
     maximum_losses: int = 2
+    maximum_associations: int = 20
     environment: dict[str, str] = field(default_factory=dict)
     """Added to the environment of the node's processes."""
     port: int = field(default_factory=free_port)
@@ -125,6 +126,7 @@ data = "data"
 
 [listener]
 minimum_free_gb = 0.1
+maximum_associations = {self.maximum_associations}
 
 [[peer]]
 name = "PACS"

@@ -32,7 +32,9 @@ class Point:
         self._role, self._when, self._passed = role, when, 0
 
     def wrap(self, function: Function) -> Function:
-        """`function` with this point before it, after it, or at a byte of what it returns."""
+        """`function` with this point before it, after it, or at a byte that it receives."""
+        if self._when == "byte":
+            return self._wrap_receiving(function)
 
         @functools.wraps(function)
         def wrapped(*arguments: Any, **keywords: Any) -> Any:
@@ -41,19 +43,36 @@ class Point:
             result = function(*arguments, **keywords)
             if self._when == "after":
                 self._pass(1)
-            elif self._when == "byte":
-                self._pass(len(result))
             return result
 
         return wrapped
 
-    def _pass(self, count: int) -> None:
+    def _wrap_receiving(self, receive: Function) -> Function:
+        """`socket.recv` that takes no byte more than those before the end."""
+
+        @functools.wraps(receive)
+        def wrapped(channel: Any, count: int, *flags: Any) -> Any:
+            order = self._order()
+            left = order["nth"] - self._passed if order else count
+            content = receive(channel, max(1, min(count, left)), *flags)
+            self._pass(len(content))
+            return content
+
+        return wrapped
+
+    def _order(self) -> dict[str, Any] | None:
+        """What this process was told to do; None while the point is not armed, or not for its role."""
         if self._role not in sys.argv[1:2]:
-            return
+            return None
         try:
-            order = json.loads(self._armed.read_text())
+            order: dict[str, Any] = json.loads(self._armed.read_text())
         except FileNotFoundError:
             self._passed = 0
+            return None
+        return order
+
+    def _pass(self, count: int) -> None:
+        if (order := self._order()) is None:
             return
         self._passed += count
         if self._passed >= order["nth"]:
