@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path
+from typing import Literal
 
 from dicomnode.errors import PermanentError
 
@@ -53,9 +54,9 @@ class Spool:
         self.folder.chmod(0o700)
         self._sync_own_names()
 
-    def remove_leftovers(self) -> None:
+    def remove_leftovers(self, part: Literal["studies", "results"]) -> None:
         """Remove what a process that is no longer alive left half-written."""
-        for leftover in self.folder.rglob("*.part"):
+        for leftover in (self.folder / part).rglob("*.part"):
             if not _is_alive(int(leftover.name.split(".")[-3])):
                 leftover.unlink(missing_ok=True)
 
@@ -69,6 +70,10 @@ class Spool:
     def result_path(self, study_uid: str, sop_uid: str, attempt: str) -> Path:
         """Where one of our own objects is kept; every attempt of a job has files of its own."""
         return self.folder / "results" / study_uid / f"{sop_uid}_{attempt}.dcm"
+
+    def results_of(self, study_uid: str, attempt: str) -> list[Path]:
+        """The files that one attempt has written so far."""
+        return sorted((self.folder / "results" / study_uid).glob(f"*_{attempt}.dcm"))
 
     def write(self, path: Path, *parts: bytes | memoryview) -> None:
         """Write a file that is whole and on the disk when this returns, under its final name.

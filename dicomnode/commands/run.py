@@ -65,7 +65,7 @@ def receive(config: ConfigOption = DEFAULT_CONFIG) -> None:
 
     spool = Spool(settings.spool)
     spool.prepare()
-    spool.remove_leftovers()
+    spool.remove_leftovers("studies")
     stopping = stop_event()
     listener = Listener(settings, database, spool)
     try:

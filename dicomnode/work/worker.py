@@ -29,9 +29,10 @@ from dicomnode.records.tables import JobRow, ResultRow
 from dicomnode.settings import Settings, WorkerSettings
 from dicomnode.spool import Spool
 from dicomnode.study import Series, read_instance
-from dicomnode.work.jobs import JobQueue, Lease, NewResult
+from dicomnode.work.jobs import JobQueue, Lease
 from dicomnode.work.losses import give_up
-from dicomnode.work.pipeline import Assignment, Findings, file_bytes, process_series, summarise
+from dicomnode.work.pipeline import Assignment, Findings, process_series, summarise
+from dicomnode.work.result_files import remove_lost_attempts, store_results
 from inference.bundle import ModelBundle, ModelState
 from inference.engine import Model, best_device
 from inference.errors import BundleError, InferenceError, OutOfMemory
@@ -62,6 +63,7 @@ class Worker:
     def run(self, stopping: threading.Event) -> None:
         """Work until `stopping` is set; a job in progress is finished first."""
         log.info("worker_started", device=str(self._device), models=self._registry.names)
+        self._spool.remove_leftovers("results")
         self._load_models()
         while not stopping.is_set():
             if not self.work_one():
@@ -81,6 +83,7 @@ class Worker:
                 self._attempt(lease, job)
             except StaleLease as error:
                 log.warning("lease_lost", reason=str(error))
+                self._clear(job, lease.fencing_token + 1)
             except SQLAlchemyError as error:  # the lease expires, and the job is recovered
                 log.error("outcome_not_recorded", error=type(error).__name__)
         return True
@@ -93,9 +96,11 @@ class Worker:
     def _attempt(self, lease: Lease, job: JobRow) -> None:
         """The one place where an error becomes the fate of a job. Raises StaleLease, SQLAlchemyError."""
         try:
+            self._clear(job, lease.fencing_token)
             findings = self._process(lease, job)
+            results = store_results(self._spool, lease, job, findings)
             told = {**summarise(findings), "software_version": software_version()}
-            self._queue.succeed(lease, self._store(lease, job, findings), told)
+            self._queue.succeed(lease, results, told)
             log.info("job_succeeded", lesion_count=len(findings.measurements))
         except StaleLease:
             raise
@@ -184,30 +189,12 @@ class Worker:
             )
         return (earlier or 0) + 1
 
-    def _store(self, lease: Lease, job: JobRow, findings: Findings) -> tuple[NewResult, ...]:
-        """Write the result files; they are durable before the database speaks of them.
-
-        A worker that lost its lease without knowing writes beside the files of its successor.
-        """
-        attempt = f"{lease.job_id}-{lease.fencing_token}"
-        stored = []
-        for result in findings.results:
-            content, sha256 = file_bytes(result.dataset)
-            sop_instance_uid = str(result.dataset.SOPInstanceUID)
-            path = self._spool.result_path(job.study_instance_uid, sop_instance_uid, attempt)
-            self._spool.write(path, content)
-            stored.append(
-                NewResult(
-                    kind=result.kind,
-                    sop_class_uid=str(result.dataset.SOPClassUID),
-                    sop_instance_uid=sop_instance_uid,
-                    series_instance_uid=str(result.dataset.SeriesInstanceUID),
-                    instance_number=int(result.dataset.InstanceNumber),
-                    sha256=sha256,
-                    path=path,
-                )
-            )
-        return tuple(stored)
+    def _clear(self, job: JobRow, fencing_token: int) -> None:
+        """Remove the files of attempts below this token; the job itself does not depend on it."""
+        try:
+            remove_lost_attempts(self._spool, self._database, job, fencing_token)
+        except (OSError, SQLAlchemyError) as error:
+            log.warning("leftovers_not_removed", error=type(error).__name__)
 
     def _load_models(self) -> None:
         """Load what is in use, so that the first study waits for nothing."""

@@ -62,7 +62,7 @@ class Explorer:
                 opened += 1
                 chance = random.Random(f"{self._seed}/{number}/{opened}")
                 lane = Lane(self._folder / f"lane-{number}-{opened}", self._folder / "models", chance).open()
-            outcome = lane.pause_a_worker() if PAUSED in plan.random_points else lane.round(plan)
+            outcome = carry_out(plan, lane)
             self._note(outcome, lane)
             if outcome.complaints:  # what is lost stays lost: the next study deserves a clean node
                 lane.close()
@@ -85,6 +85,16 @@ class Explorer:
         print(f"{done} {lane.folder.name} {outcome.plan.scope} {names} ({outcome.duration_s} s)", flush=True)
         for line in outcome.complaints:
             print(f"    {line}", flush=True)
+
+
+def carry_out(plan: Plan, lane: Lane) -> Outcome:
+    """One round; a condition that was waited for in vain is a complaint."""
+    if PAUSED not in plan.random_points:
+        return lane.round(plan)
+    try:
+        return lane.pause_a_worker()
+    except AssertionError as error:
+        return Outcome(plan, (PAUSED,), (str(error),), 0.0)
 
 
 def main() -> int:

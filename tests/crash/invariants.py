@@ -108,12 +108,10 @@ def files_are_whole(node: Node) -> Complaints:
         yield from _file_matches(row, data_set_digest)
     for row in node.results:
         yield from _file_matches(row, lambda content: hashlib.sha256(content).hexdigest())
-    known = {row["path"] for row in node.instances}
-    for path in sorted((node.spool / "studies").rglob("*")):
+    known = {row["path"] for row in (*node.instances, *node.results)}
+    for path in sorted(node.spool.rglob("*")):
         if path.is_file() and path not in known:
             yield f"file without a row: {path}"
-    for path in sorted((node.spool / "results").rglob("*.part")):
-        yield f"half-written result: {path}"
 
 
 def _file_matches(row: Row, digest: Callable[[bytes], str]) -> Complaints:

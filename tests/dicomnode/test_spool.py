@@ -100,10 +100,15 @@ def test_what_a_dead_process_left_is_removed_and_what_a_living_one_writes_stays(
     dead.wait()
     kept = spool.instance_path("1.2", "1.3", "1.4", SHA)
     spool.write(kept, b"content")
-    for pid in (dead.pid, os.getpid()):
-        kept.with_name(f"{kept.name}.{pid}.abcd.part").write_bytes(b"half")
-    spool.remove_leftovers()
-    assert files(spool.folder) == [kept.name, f"{kept.name}.{os.getpid()}.abcd.part"]
+    result = spool.result_path("1.2", "1.5", "1-1")
+    result.parent.mkdir()
+    for name in (kept, result):
+        for pid in (dead.pid, os.getpid()):
+            name.with_name(f"{name.name}.{pid}.abcd.part").write_bytes(b"half")
+    spool.remove_leftovers("studies")
+    spool.remove_leftovers("results")
+    living = [f"{name.name}.{os.getpid()}.abcd.part" for name in (kept, result)]
+    assert files(spool.folder) == sorted([kept.name, *living])
 
 
 def test_the_spool_is_open_to_its_user_only(spool: Spool) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy import select
 
 import dicomnode.assemble.stored
 import dicomnode.work.worker
-from dicomnode.errors import PermanentError, TransientError, UnreadableSeries
+from dicomnode.errors import PermanentError, StaleLease, TransientError, UnreadableSeries
 from dicomnode.receive.intake import Intake
 from dicomnode.records.audit import Audit
 from dicomnode.records.db import Database, utc_now
@@ -32,7 +32,9 @@ from dicomnode.route.dispatch import Dispatch, replay_study
 from dicomnode.selftest.bundles import write_bundle
 from dicomnode.series_writer import SeriesIdentity, write_series
 from dicomnode.settings import ModelSettings, Settings
+from dicomnode.spool import Spool
 from dicomnode.work.check_again import SecondRun, run_again
+from dicomnode.work.jobs import JobQueue
 from dicomnode.work.worker import Worker
 from inference.errors import OutOfMemory
 from inference.registry import find_bundles
@@ -260,6 +262,39 @@ def test_a_worker_that_lost_its_lease_and_fails_goes_on_working(
     monkeypatch.setattr(dicomnode.work.worker, "process_series", loses_lease_and_fails)
     assert node.work()
     assert node.jobs()[0].state == "running"
+
+
+def test_the_next_attempt_removes_what_a_killed_one_had_stored(node: Node, spool: Spool) -> None:
+    node.route()
+    with node.database.transaction() as session:
+        session.get_one(JobRow, 1).fencing_token = 1
+    killed = spool.result_path(node.study_uid, "1.2.3", "1-1")
+    of_another_job = spool.result_path(node.study_uid, "1.2.3", "11-1")
+    for path in (killed, of_another_job):
+        spool.write(path, b"stored, never published")
+    assert node.work()
+    published = {Path(row.path) for row in node.rows(ResultRow)}
+    assert set(killed.parent.iterdir()) == {of_another_job, *published}
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_a_worker_that_lost_its_lease_leaves_only_what_was_published(
+    node: Node, monkeypatch: pytest.MonkeyPatch, published: bool
+) -> None:
+    """A commit may succeed without the worker hearing of it; what it wrote is then in use."""
+    node.route()
+    succeed = JobQueue.succeed
+
+    def seems_lost(*arguments: Any) -> None:
+        if published:
+            succeed(*arguments)
+        raise StaleLease("job 1 belongs to another worker now")
+
+    monkeypatch.setattr(JobQueue, "succeed", seems_lost)
+    assert node.work()
+    files = set((node.settings.spool / "results").rglob("*.dcm"))
+    assert files == {Path(row.path) for row in node.rows(ResultRow)}
+    assert len(files) == (3 if published else 0)
 
 
 def test_a_bundle_that_changed_since_the_job_was_made_is_not_used(node: Node) -> None:
