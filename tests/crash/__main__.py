@@ -12,10 +12,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from dicomnode.selftest.bundles import write_bundle
 from tests.crash.explorer import Lane, Outcome, Plan
 from tests.crash.page import crash_section, write_section
 from tests.crash.points import PAUSED, POINTS, RANDOM_POINTS
-from tests.phantoms.bundles import write_bundle
 
 KILLS_PER_RANDOM_STUDY = 3
 PAUSES = 3

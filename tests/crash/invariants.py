@@ -190,10 +190,9 @@ def events_and_rows_agree(node: Node) -> Complaints:
         for row in node.events
         if row["event"] in FACTS
     )
-    arrived = {False: ("instance_received", "instance_altered"), True: ("own_result_received",)}
     for row in node.instances:
         uid = row["sop_instance_uid"]
-        if not any(told[event, uid] for event in arrived[bool(row["own_result"])]):
+        if not any(told[event, uid] for event in ARRIVALS):
             yield f"no audit row tells that instance {uid} arrived"
     facts = Counter(("job_created", row["id"]) for row in node.jobs)
     facts += Counter(("job_succeeded", row["id"]) for row in node.jobs if row["state"] == "succeeded")
@@ -208,7 +207,7 @@ def events_and_rows_agree(node: Node) -> Complaints:
             yield f"{fact[0]} of {fact[1]}: {facts[fact]} in the tables, {told[fact]} in the audit trail"
 
 
-ARRIVALS = ("instance_received", "instance_altered", "own_result_received")
+ARRIVALS = ("instance_received", "instance_recoded", "instance_altered", "own_result_received")
 FACTS = (*ARRIVALS, "job_created", "job_succeeded", "result_created", "result_delivered")
 
 

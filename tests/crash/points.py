@@ -64,7 +64,7 @@ POINTS = (
     KillPoint("answered", "receive", "dicomnode.receive.storing:Storing.on_store", "after",
               "what is kept stays, whether or not the answer reached the sender", span=12),
     # --- assemble and route
-    KillPoint("counted", "housekeep", f"{ASSEMBLY}:count_instances", "after",
+    KillPoint("counted", "housekeep", "dicomnode.assemble.query:count_instances", "after",
               "the peer is asked again for its count"),
     KillPoint("before_closing", "housekeep", f"{ASSEMBLY}:Assembly._close", "before",
               "a study that is complete is closed after the restart"),

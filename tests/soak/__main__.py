@@ -14,9 +14,9 @@ import time
 from contextlib import closing
 from pathlib import Path
 
+from dicomnode.selftest.bundles import write_bundle
 from tests.crash.invariants import Sent, complaints
 from tests.crash.page import NOT_RUN, PAGE, run_details, section, write_section
-from tests.phantoms.bundles import write_bundle
 from tests.soak.gauges import Reading, Watch, growth, memory_early_and_late_mb, read
 from tests.soak.hospital import Hospital
 from tests.system.node import Node, free_port, wait_for
