@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from alembic import command
 from alembic.config import Config
@@ -44,6 +44,7 @@ FIRST_REVISION = "0001"
 
 Scope = Literal["process", "power"]
 """SIGKILL for the process at the point alone, or for all processes of the node at once."""
+SCOPES: tuple[Scope, ...] = get_args(Scope)
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Lane:
     folder: Path
     models: Path
     chance: random.Random
-    patience_s: float = 240.0
+    patience_s: float = 600.0
     """How long a study may take from the first image to rest, restarts included."""
     acknowledged: dict[str, str] = field(default_factory=dict)
     studies: set[str] = field(default_factory=set)
@@ -123,7 +124,8 @@ class Lane:
         for point in plan.points:
             self.arm(point, plan.scope)
         study = self._new_study()
-        killer = threading.Thread(target=self._kill_at_random, args=(plan.random_points,))
+        killed: list[str] = []
+        killer = threading.Thread(target=self._kill_at_random, args=(plan.random_points, killed))
         killer.start()
         problems = []
         try:
@@ -133,15 +135,13 @@ class Lane:
         except AssertionError as error:
             problems.append(str(error))
         killer.join()
-        killed = [point.name for point in plan.points if self._fired(point)]
+        killed += [point.name for point in plan.points if self._fired(point)]
         problems += [f"{point.name} was never reached" for point in plan.points if not self._fired(point)]
         for point in plan.points:
             self._armed(point).unlink(missing_ok=True)
             self._fired_file(point).unlink(missing_ok=True)
         problems += self.judge()
-        return Outcome(
-            plan, (*killed, *plan.random_points), tuple(problems), round(time.monotonic() - started, 1)
-        )
+        return Outcome(plan, tuple(killed), tuple(problems), round(time.monotonic() - started, 1))
 
     def pause_a_worker(self) -> Outcome:
         """Stop a worker that is about to publish until another has its job, then let it go on (fencing)."""
@@ -258,12 +258,13 @@ class Lane:
         self.studies.add(study.study_instance_uid)
         wait_for(sent, "every image is acknowledged", self.patience_s)
 
-    def _kill_at_random(self, names: Sequence[str]) -> None:
+    def _kill_at_random(self, names: Sequence[str], killed: list[str]) -> None:
         moments = sorted(self.chance.uniform(0.0, LONGEST_WAIT_S) for _ in names)
         started = time.monotonic()
         for name, moment in zip(names, moments, strict=True):
             time.sleep(max(0.0, started + moment - time.monotonic()))
             self._kill(RANDOM_POINTS[name])
+            killed.append(name)
 
     def _kill(self, role: str) -> None:
         """Kill now; a process that is just being started anew is waited for."""

@@ -22,8 +22,9 @@ commands that measured them, never by hand.
 
 - `make crash` runs a node with a real Orthanc as its PACS and a real `storescu` as its sender, kills it
   with SIGKILL at every point of the table, and lets it come back. The points are planted from outside
-  (`tests/crash`); the node has no code for it. Each point is tried twice: the process at that point dies
-  alone, and everything dies at once. Then follow kills at random times, three in every study.
+  (`tests/crash`); the node has no code for it. Each point is tried at least twice: the process at that
+  point dies alone, and everything dies at once; a study is killed once in each phase of its path. Then
+  follow kills at random times, six in every study.
 - After each study an independent checker (`tests/crash/invariants.py`) reads the database with plain SQL,
   the spool and Orthanc's REST answers, and imports nothing of the node. It demands: every acknowledged
   image is there with the digest of what was sent; every study has exactly one result set in the PACS,

@@ -41,8 +41,7 @@ DELIVERY = "dicomnode.deliver.delivery"
 SENDER = "dicomnode.deliver.sender"
 SPOOL = "dicomnode.spool:Spool"
 
-POINTS = (
-    # --- receive
+RECEIVE = (
     KillPoint("byte_of_pdata", "receive", "socket:socket.recv", "byte",
               "half an image that nobody acknowledged leaves nothing behind", span=60_000),
     KillPoint("before_write", "receive", f"{SPOOL}.write", "before",
@@ -63,7 +62,9 @@ POINTS = (
               "what the sender repeats because it got no answer is one image", span=8),
     KillPoint("answered", "receive", "dicomnode.receive.storing:Storing.on_store", "after",
               "what is kept stays, whether or not the answer reached the sender", span=12),
-    # --- assemble and route
+)  # fmt: skip
+
+ASSEMBLE = (
     KillPoint("counted", "housekeep", "dicomnode.assemble.query:count_instances", "after",
               "the peer is asked again for its count"),
     KillPoint("before_closing", "housekeep", f"{ASSEMBLY}:Assembly._close", "before",
@@ -78,7 +79,9 @@ POINTS = (
               "decision, job and state of the study appear together or not at all"),
     KillPoint("routed", "housekeep", f"{DISPATCH}:Dispatch._route", "after",
               "a routed study is not routed twice"),
-    # --- work
+)  # fmt: skip
+
+WORK = (
     KillPoint("leased", "work", f"{WORKER}._attempt", "before",
               "a job whose worker died at once is given to another"),
     KillPoint("read", "work", f"{PIPELINE}:read_volume", "after", "reading is repeated"),
@@ -99,7 +102,9 @@ POINTS = (
     KillPoint("publishing", "work", f"{QUEUE}._publish", "after",
               "of three results all become visible, or none", span=3),
     KillPoint("published", "work", f"{QUEUE}.succeed", "after", "a job that succeeded is not done again"),
-    # --- deliver
+)  # fmt: skip
+
+DELIVER = (
     KillPoint("taken", "housekeep", f"{DELIVERY}:Delivery._take", "after",
               "what was marked as being sent is sent after the restart"),
     KillPoint("before_sending", "housekeep", f"{SENDER}:_store", "before",
@@ -116,7 +121,9 @@ POINTS = (
               "a delivery and its audit event appear together", span=3),
     KillPoint("delivered", "housekeep", f"{DELIVERY}:Delivery._settle", "after",
               "what is delivered is not sent again", first=3),
-    # --- start
+)  # fmt: skip
+
+START = (
     KillPoint("migrating", "serve", "alembic.ddl.impl:DefaultImpl._exec", "before",
               "a schema is there as a whole or not at all", span=12, at_migration=True),
     KillPoint("migrated_not_committed", "serve", "alembic.command:upgrade", "after",
@@ -124,6 +131,11 @@ POINTS = (
     KillPoint("before_roles_start", "serve", "dicomnode.commands.run:supervise", "before",
               "a node that died while starting starts", at_migration=True),
 )  # fmt: skip
+
+PHASES = (RECEIVE, ASSEMBLE, WORK, DELIVER)
+"""A study passes them in this order, so one kill in each is possible in one study."""
+
+POINTS = tuple(point for phase in (*PHASES, START) for point in phase)
 
 RANDOM_POINTS = {
     "random_receive": "receive",
