@@ -119,6 +119,7 @@ MUTANTS = (
         "a change and its audit event appear in one transaction",
         "dicomnode/receive/intake.py",
         "        self._audit.record(\n            session,\n            OUTCOME_EVENTS[outcome],\n",
+        "        session.flush()\n"
         '        session.connection().exec_driver_sql("COMMIT")\n'
         '        session.connection().exec_driver_sql("BEGIN IMMEDIATE")\n'
         "        self._audit.record(\n            session,\n            OUTCOME_EVENTS[outcome],\n",
