@@ -95,7 +95,7 @@ class Lane:
             {"CT": "threshold"},
             port=port,
             quiet_period_s=300.0,
-            maximum_attempts=10,
+            maximum_attempts=20,
             maximum_losses=10,
             environment={
                 "PYTHONPATH": os.pathsep.join((str(PLANT), str(ROOT))),

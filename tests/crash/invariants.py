@@ -103,7 +103,7 @@ def data_set_digest(content: bytes) -> str:
 
 
 def files_are_whole(node: Node) -> Complaints:
-    """Every row has its file with the right digest; every file in the spool has its row."""
+    """Every row has its file with the right digest, unless it is purged; every file has its row."""
     for row in node.instances:
         yield from _file_matches(row, data_set_digest)
     for row in node.results:
@@ -115,6 +115,10 @@ def files_are_whole(node: Node) -> Complaints:
 
 
 def _file_matches(row: Row, digest: Callable[[bytes], str]) -> Complaints:
+    if row["purged_at"]:
+        if row["path"].exists():
+            yield f"file is purged and still there: {row['path']}"
+        return
     try:
         content = row["path"].read_bytes()
     except FileNotFoundError:

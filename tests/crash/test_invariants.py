@@ -154,6 +154,8 @@ DAMAGES = {
     "an image with the content of another": (
         change("UPDATE instances SET sha256 = 'x' WHERE id = 3"), "acknowledged instance is not recorded"),
     "a study that waits for ever": (change("UPDATE studies SET state = 'complete'"), "is complete"),
+    "a purged image that is still there": (
+        change("UPDATE instances SET purged_at = received_at WHERE id = 3"), "purged and still there"),
     "a stuck job": (change("UPDATE jobs SET state = 'running'"), "is running"),
     "a failed job": (change("UPDATE jobs SET state = 'failed'"), "is failed"),
     "a stuck delivery": (change("UPDATE deliveries SET state = 'sending' WHERE id = 1"), "is sending"),

@@ -77,6 +77,7 @@ class Soak:
             port=port,
             quiet_period_s=600.0,
             maximum_attempts=20,
+            maximum_losses=20,
             maximum_associations=64,
         ).start()
         self.hospital = Hospital(folder / "sent", self.orthanc, port, studies, seed)
