@@ -79,6 +79,7 @@ class Lane:
     studies: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
+        self._reviving = threading.Lock()
         self._points = self.folder / "points"
         for part in ("armed", "fired"):
             (self._points / part).mkdir(parents=True)
@@ -194,8 +195,9 @@ class Lane:
 
     def revive(self) -> None:
         """Start the node when it is dead as a whole; single processes are its own business."""
-        if self.node.process is None or self.node.process.poll() is not None:
-            self.node.spawn()
+        with self._reviving:
+            if self.node.process is None or self.node.process.poll() is not None:
+                self.node.spawn()
 
     def _go_back(self) -> None:
         """Stop the node and give its database the oldest schema, so that it migrates when it starts.
@@ -268,16 +270,17 @@ class Lane:
 
     def _kill(self, role: str) -> None:
         """Kill now; a process that is just being started anew is waited for."""
+        self.revive()
         if role == "power":
-            wait_for(lambda: self.node.process is not None and self.node.process.poll() is None, "it runs")
             self.node.kill_everything()
         elif role == "serve":
             assert self.node.process is not None
             os.kill(self.node.process.pid, signal.SIGKILL)
         else:
-            os.kill(wait_for(lambda: self._pid_of(role), f"{role} runs"), signal.SIGKILL)
+            os.kill(wait_for(lambda: self._pid_of(role), f"{role} runs", self.patience_s), signal.SIGKILL)
 
     def _pid_of(self, role: str) -> int | None:
+        self.revive()
         try:
             return self.node.process_of(role)
         except (AssertionError, OSError):  # it is dead just now
