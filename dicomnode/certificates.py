@@ -9,7 +9,7 @@ from pathlib import Path
 from cryptography import x509
 
 from dicomnode.errors import ConfigurationError
-from dicomnode.network_settings import TlsSettings
+from dicomnode.settings.network import TlsSettings
 from dicomnode.tls import new_context
 
 SOON_DAYS = 30

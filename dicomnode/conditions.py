@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from pydicom import Dataset
 
-from dicomnode.section import Conditions, Range
+from dicomnode.settings.section import Conditions, Range
 from dicomnode.study import Series, text
 
 PLANES = ("sagittal", "coronal", "axial")  # normal along L, P, S

@@ -11,8 +11,8 @@ from typing import Any, TypeVar, cast
 from pydantic import BaseModel, ValidationError
 
 from dicomnode.errors import ConfigurationError
-from dicomnode.network_settings import SECRET
-from dicomnode.settings import Settings
+from dicomnode.settings.network import SECRET
+from dicomnode.settings.node import Settings
 
 T = TypeVar("T")
 

@@ -26,7 +26,7 @@ from dicomnode.records.clock import pull_back
 from dicomnode.records.db import Database
 from dicomnode.retention import Retention
 from dicomnode.route.dispatch import Dispatch
-from dicomnode.settings import Settings
+from dicomnode.settings.node import Settings
 from dicomnode.spool import Spool
 from dicomnode.sweep import Sweep
 from dicomnode.syslog.feed import Feed

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import structlog
 
-from dicomnode.settings import Settings
+from dicomnode.settings.node import Settings
 
 SUPERVISOR_PID = "DICOMNODE_SUPERVISOR_PID"
 STOP_TIMEOUT_S = 60.0

@@ -20,7 +20,7 @@ from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.states import DeliveryState, JobState, StudyState
 from dicomnode.records.tables import DeliveryRow, InstanceRow, JobRow, ResultRow, StudyRow
-from dicomnode.retention_settings import RetentionSettings
+from dicomnode.settings.retention import RetentionSettings
 
 STUDIES_AT_ONCE = 20
 FILES_AT_ONCE = 50

@@ -19,7 +19,7 @@ from typing import Any
 import structlog
 
 from dicomnode.errors import ConfigurationError
-from dicomnode.network_settings import TlsSettings
+from dicomnode.settings.network import TlsSettings
 
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """Of TLS 1.2; those of TLS 1.3 are all of this kind."""

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 from pydicom import Dataset
 
-from dicomnode.settings import PrioritySettings
+from dicomnode.settings.node import PrioritySettings
 from dicomnode.study import items, text
 
 LEAST_TO_MOST = ("LOW", "ROUTINE", "MEDIUM", "HIGH", "STAT")

@@ -16,7 +16,7 @@ import yaml
 
 import dicomnode.__main__
 from dicomnode.config import load_settings
-from dicomnode.settings import Settings
+from dicomnode.settings.node import Settings
 from inference.registry import find_bundles
 from tests.dicomnode.parts import free_port, image, peer_answering, save, wait_until
 from tests.real_parts import require_program

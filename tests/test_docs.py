@@ -23,8 +23,8 @@ from dicomnode.deliver.answers import C_STORE_STATUSES, Fate
 from dicomnode.receive.syntaxes import TRANSFER_SYNTAXES
 from dicomnode.records.audit import Event
 from dicomnode.records.states import MOVES, BreakerState, DeliveryState, JobState, StudyState
-from dicomnode.section import Conditions
-from dicomnode.settings import Settings
+from dicomnode.settings.node import Settings
+from dicomnode.settings.section import Conditions
 from inference.bundle import ModelState
 
 ROOT = Path(__file__).parent.parent

@@ -16,7 +16,7 @@ from dicomnode.records.db import Database, utc_now
 from dicomnode.records.instances import stored_instances
 from dicomnode.records.states import StudyState, moved
 from dicomnode.records.tables import StudyRow
-from dicomnode.settings import PeerSettings, Settings
+from dicomnode.settings.node import PeerSettings, Settings
 
 
 class Assembly:

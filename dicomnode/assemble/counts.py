@@ -14,7 +14,7 @@ from dicomnode.errors import TransientError
 from dicomnode.records.db import utc_now
 from dicomnode.records.states import DeliveryState
 from dicomnode.records.tables import DeliveryRow, InstanceRow, ResultRow, StudyRow
-from dicomnode.settings import PeerSettings, Settings
+from dicomnode.settings.node import PeerSettings, Settings
 
 FIRST_REST_S = 5.0
 LONGEST_REST_S = 60.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 
 from dicomnode.errors import TransientError
-from dicomnode.settings import PeerSettings
+from dicomnode.settings.node import PeerSettings
 
 TIMEOUT_S = 10.0
 MAXIMUM_ANSWER_BYTES = 1_000_000

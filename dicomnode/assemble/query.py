@@ -13,7 +13,7 @@ from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 from dicomnode.deliver.reactor import parked_reactor
 from dicomnode.deliver.sender import UNCOMPRESSED, associate
 from dicomnode.errors import TransientError
-from dicomnode.settings import PeerSettings
+from dicomnode.settings.node import PeerSettings
 from dicomnode.study import text
 
 FIND = StudyRootQueryRetrieveInformationModelFind

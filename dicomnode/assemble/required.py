@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dicomnode.assemble.rules import Required
-from dicomnode.assembly_settings import RequiredSettings
 from dicomnode.conditions import check_series
-from dicomnode.section import Conditions
+from dicomnode.settings.assembly import RequiredSettings
+from dicomnode.settings.section import Conditions
 from dicomnode.study import Series, Study
 
 

@@ -18,7 +18,7 @@ from dicomnode.receive.storing import Storing
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.tables import InstanceRow, ResultRow, StudyRow
-from dicomnode.settings import PeerSettings, Settings
+from dicomnode.settings.node import PeerSettings, Settings
 
 MAXIMUM_ATTEMPTS = 3
 """For one generation of a study; then the quiet period or the deadline decides."""

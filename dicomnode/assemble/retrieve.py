@@ -19,7 +19,7 @@ from dicomnode.assemble.query import Reference
 from dicomnode.deliver.reactor import parked_reactor
 from dicomnode.deliver.sender import UNCOMPRESSED, Offer, associate
 from dicomnode.receive.syntaxes import TRANSFER_SYNTAXES
-from dicomnode.settings import PeerSettings
+from dicomnode.settings.node import PeerSettings
 
 MOVE = StudyRootQueryRetrieveInformationModelMove
 GET = StudyRootQueryRetrieveInformationModelGet

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from dicomnode.assembly_settings import AssemblySettings
+from dicomnode.settings.assembly import AssemblySettings
 
 
 class CompletedBy(StrEnum):

@@ -12,7 +12,7 @@ from dicomnode.receive.pressure import DiskGauge
 from dicomnode.receive.storing import Storing
 from dicomnode.records.audit import Audit
 from dicomnode.records.db import Database
-from dicomnode.settings import PeerSettings, Settings
+from dicomnode.settings.node import PeerSettings, Settings
 from dicomnode.spool import Spool
 
 LOOK_S = 0.25

@@ -32,7 +32,7 @@ from dicomnode.records.copies import copy_sqlite
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.states import DeliveryState, JobState, StudyState
 from dicomnode.records.tables import DeliveryRow, InstanceRow, JobRow, ResultRow, StudyRow
-from dicomnode.settings import Settings
+from dicomnode.settings.node import Settings
 
 PACKAGE = "pacs-lesion-node"
 OPEN_STUDIES = (StudyState.RECEIVING.value, StudyState.COMPLETE.value, StudyState.PARKED.value)

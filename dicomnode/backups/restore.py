@@ -29,7 +29,7 @@ from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.chain import ChainCheck, verify_chain
 from dicomnode.records.db import Database, migrate
 from dicomnode.records.tables import InstanceRow, ResultRow
-from dicomnode.settings import Settings
+from dicomnode.settings.node import Settings
 from dicomnode.spool import Spool
 
 

@@ -13,7 +13,7 @@ from dicomnode.checks.peers import check_calls, check_peer
 from dicomnode.observe.machine import gpu_memory
 from dicomnode.records.db import Database, migrate, revision_of
 from dicomnode.records.standing import missing_live, state_here
-from dicomnode.settings import Settings
+from dicomnode.settings.node import Settings
 from dicomnode.spool import Spool
 from inference.registry import find_bundles
 

@@ -17,7 +17,7 @@ from dicomnode.receive.listener import Listener
 from dicomnode.records.audit import Event
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.tables import AuditRow
-from dicomnode.settings import PeerSettings, Settings
+from dicomnode.settings.node import PeerSettings, Settings
 from dicomnode.spool import Spool
 
 CALLS = (Event.ASSOCIATION_ENDED.value, Event.INSTANCE_RECEIVED.value)

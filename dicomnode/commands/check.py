@@ -12,7 +12,7 @@ from dicomnode.checks.finding import Finding, Verdict
 from dicomnode.checks.node import check_node
 from dicomnode.commands.options import DEFAULT_CONFIG, ConfigOption, JsonOption, console, print_json
 from dicomnode.config import load_settings
-from dicomnode.settings import Settings
+from dicomnode.settings.node import Settings
 
 COLOURS = {Verdict.OK: "green", Verdict.NOTE: "yellow", Verdict.WRONG: "red"}
 

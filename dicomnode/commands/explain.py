@@ -24,7 +24,7 @@ from dicomnode.errors import PermanentError
 from dicomnode.read.folder import read_folder
 from dicomnode.records.lookup import find_one
 from dicomnode.route.explanation import Explanation, explain_study, latest_decisions, stored_study
-from dicomnode.settings import RouteSettings, Settings
+from dicomnode.settings.node import RouteSettings, Settings
 
 Routes = tuple[RouteSettings, ...]
 

@@ -28,7 +28,7 @@ from dicomnode.read.folder import FolderContent, read_folder
 from dicomnode.records.audit import Stage
 from dicomnode.route.exclusions import exclusion
 from dicomnode.route.routing import route_study
-from dicomnode.settings import Settings
+from dicomnode.settings.node import Settings
 from dicomnode.show.validators import Verdict, judge
 from dicomnode.spool import is_uid
 from dicomnode.study import Series

@@ -24,7 +24,7 @@ from dicomnode.models.life import Life
 from dicomnode.records.audit import Audit
 from dicomnode.records.model_tables import ModelRow
 from dicomnode.records.standing import limit, missing_live, state_here
-from dicomnode.settings import Settings
+from dicomnode.settings.node import Settings
 from dicomnode.show.agreement import agreement_record, agreement_sentences
 from inference.bundle import ModelBundle
 from inference.registry import find_bundles

@@ -15,7 +15,7 @@ from rich.console import Console
 from dicomnode.config import load_settings
 from dicomnode.records.audit import Audit
 from dicomnode.records.db import Database, migrate
-from dicomnode.settings import Settings
+from dicomnode.settings.node import Settings
 
 ConfigOption = Annotated[
     Path,

@@ -28,7 +28,7 @@ from dicomnode.profiles import (
     write_profile,
 )
 from dicomnode.read.folder import read_folder
-from dicomnode.settings import PeerSettings, Settings
+from dicomnode.settings.node import PeerSettings, Settings
 
 PeerArgument = Annotated[str, typer.Argument(help="Name of a peer in the configuration.")]
 

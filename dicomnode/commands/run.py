@@ -18,7 +18,7 @@ from dicomnode.models.life import Life
 from dicomnode.processes import stop_event, supervise
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database
-from dicomnode.settings import Settings
+from dicomnode.settings.node import Settings
 from dicomnode.spool import Spool
 from inference.registry import Registry, find_bundles
 

@@ -18,7 +18,7 @@ from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.states import BreakerState, DeliveryState, moved
 from dicomnode.records.tables import DeliveryRow, DestinationRow
-from dicomnode.settings import DeliverySettings
+from dicomnode.settings.node import DeliverySettings
 
 BATCH = 50
 PROBE = 1

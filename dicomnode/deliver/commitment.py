@@ -46,7 +46,7 @@ from dicomnode.records.commitment_tables import CommitmentRequestRow
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.states import DeliveryState
 from dicomnode.records.tables import DeliveryRow, JobRow, ResultRow
-from dicomnode.settings import PeerSettings, Settings
+from dicomnode.settings.node import PeerSettings, Settings
 
 BATCH = 200
 REQUEST_COMMITMENT = 1

@@ -26,7 +26,7 @@ from dicomnode.errors import TransientError
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.commitment_tables import CommitmentReportRow
 from dicomnode.records.db import Database, utc_now
-from dicomnode.settings import PeerSettings, Settings
+from dicomnode.settings.node import PeerSettings, Settings
 
 BATCH = 20
 

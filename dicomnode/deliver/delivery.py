@@ -19,7 +19,7 @@ from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.states import DeliveryState, moved
 from dicomnode.records.tables import DeliveryRow, ResultRow
-from dicomnode.settings import DeliverySettings, PeerSettings, Settings
+from dicomnode.settings.node import DeliverySettings, PeerSettings, Settings
 
 LEASE_MARGIN_S = 60.0
 

@@ -29,7 +29,7 @@ from dicomnode.deliver.answers import LASTING_REJECTION, Fate, PeerUnavailable, 
 from dicomnode.deliver.reactor import parked_reactor
 from dicomnode.deliver.watchdog import Watchdog, watchdog_of
 from dicomnode.errors import ConfigurationError, TransientError
-from dicomnode.settings import PeerSettings
+from dicomnode.settings.node import PeerSettings
 from dicomnode.tls import client_context
 
 CONNECTION_TIMEOUT_S = 10.0

@@ -31,7 +31,7 @@ from dicomnode.records.states import DeliveryState, JobState
 from dicomnode.records.tables import DeliveryRow, JobRow
 from dicomnode.selftest.archive import Archive
 from dicomnode.series_writer import SeriesIdentity, write_series
-from dicomnode.settings import PeerSettings, Settings
+from dicomnode.settings.node import PeerSettings, Settings
 from dicomnode.show.record import measurement_record
 from dicomnode.show.returned import lesions_of
 from dicomnode.study import group_studies, read_instance

@@ -15,7 +15,7 @@ from dicomnode.records.model_tables import ModelRow
 from dicomnode.records.standing import RANK, enrol, limit, live_row
 from dicomnode.records.states import JobState, moved
 from dicomnode.records.tables import JobRow
-from dicomnode.settings import Settings
+from dicomnode.settings.node import Settings
 from dicomnode.work.jobs import fail_job, put_in_shadow, supersede_job
 from dicomnode.work.orders import hand_over
 from inference.bundle import ModelBundle, ModelState

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from dicomnode.models.agreement import Usage, usage
 from dicomnode.records.model_tables import ComparisonRow, ModelRow
 from dicomnode.records.standing import RANK, limit
-from dicomnode.settings import ModelSettings
+from dicomnode.settings.node import ModelSettings
 from inference.bundle import ModelBundle, ModelState
 from inference.registry import Registry
 

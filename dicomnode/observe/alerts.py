@@ -19,8 +19,8 @@ from dicomnode.observe.figures import read_figures
 from dicomnode.observe.troubles import Trouble, find_troubles, open_alerts
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database, utc_now
-from dicomnode.records.tables import AlertMessageRow, AlertRow
-from dicomnode.settings import Settings
+from dicomnode.records.watch_tables import AlertMessageRow, AlertRow
+from dicomnode.settings.node import Settings
 
 OLD_NEWS = timedelta(days=1)
 """An alert that ended longer ago is not told any more, for instance to a channel that is new."""

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 import httpx
 
-from dicomnode.alert_settings import AlertSettings
 from dicomnode.errors import TransientError
+from dicomnode.settings.alert import AlertSettings
 
 TIMEOUT_S = 10.0
 

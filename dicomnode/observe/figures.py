@@ -12,7 +12,8 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from dicomnode.records.states import BreakerState, DeliveryState, JobState, StudyState
-from dicomnode.records.tables import DeliveryRow, DestinationRow, JobRow, PeerCheckRow, ResultRow, StudyRow
+from dicomnode.records.tables import DeliveryRow, DestinationRow, JobRow, ResultRow, StudyRow
+from dicomnode.records.watch_tables import PeerCheckRow
 
 S = TypeVar("S", bound=StrEnum)
 

@@ -29,7 +29,7 @@ from dicomnode.observe.troubles import Kind, open_alerts
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.states import BreakerState
 from dicomnode.records.tables import InstanceRow
-from dicomnode.settings import Settings
+from dicomnode.settings.node import Settings
 
 PACKAGE = "pacs-lesion-node"
 

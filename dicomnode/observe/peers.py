@@ -7,8 +7,8 @@ from sqlalchemy import delete
 from dicomnode.deliver.sender import echo
 from dicomnode.errors import TransientError
 from dicomnode.records.db import Database, utc_now
-from dicomnode.records.tables import PeerCheckRow
-from dicomnode.settings import PeerSettings, Settings
+from dicomnode.records.watch_tables import PeerCheckRow
+from dicomnode.settings.node import PeerSettings, Settings
 
 
 def watched_peers(settings: Settings) -> list[PeerSettings]:

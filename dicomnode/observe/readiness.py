@@ -10,8 +10,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from dicomnode.observe.machine import free_bytes
 from dicomnode.records.db import Database, newest_revision, revision_of
-from dicomnode.records.tables import PeerCheckRow
-from dicomnode.settings import NodeSettings, Settings
+from dicomnode.records.watch_tables import PeerCheckRow
+from dicomnode.settings.node import NodeSettings, Settings
 
 CONNECTION_TIMEOUT_S = 3.0
 ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}

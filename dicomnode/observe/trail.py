@@ -11,7 +11,7 @@ from dicomnode.records.audit import Audit, Event
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.tables import AuditRow
 from dicomnode.records.verifying import own_key, record_check, verify_trail
-from dicomnode.settings import Settings
+from dicomnode.settings.node import Settings
 
 CHECK_EVERY = timedelta(days=1)
 

@@ -15,8 +15,9 @@ from dicomnode.observe.machine import free_bytes
 from dicomnode.observe.trail import latest_check
 from dicomnode.records.audit import Event
 from dicomnode.records.states import DeliveryState
-from dicomnode.records.tables import AlertRow, AuditRow, DestinationRow, PeerCheckRow
-from dicomnode.settings import Settings
+from dicomnode.records.tables import AuditRow, DestinationRow
+from dicomnode.records.watch_tables import AlertRow, PeerCheckRow
+from dicomnode.settings.node import Settings
 
 DEATHS = 3
 DEATHS_WITHIN_S = 600.0

@@ -14,7 +14,7 @@ from dicomnode.receive.connections import Connections
 from dicomnode.receive.pressure import DiskGauge, Flow
 from dicomnode.receive.turned_away import TurnedAway
 from dicomnode.records.audit import Event
-from dicomnode.settings import Settings
+from dicomnode.settings.node import Settings
 from dicomnode.tls import names_of
 
 FOR_EVERYBODY = (Verification, StorageCommitmentPushModel)

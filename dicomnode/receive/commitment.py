@@ -18,7 +18,7 @@ from dicomnode.receive.connections import Connections
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.commitment_tables import CommitmentReportRow
 from dicomnode.records.db import Database, utc_now
-from dicomnode.settings import PeerSettings
+from dicomnode.settings.node import PeerSettings
 
 # N-ACTION statuses (PS3.7 annex C)
 PROCESSING_FAILURE = 0x0110

@@ -17,11 +17,11 @@ from weakref import WeakKeyDictionary
 from pynetdicom.association import Association
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
-from dicomnode.network_settings import ConnectionSettings, Limits
 from dicomnode.receive.arrival import Origin
 from dicomnode.receive.turned_away import TurnedAway
 from dicomnode.records.audit import Event
-from dicomnode.settings import PeerSettings
+from dicomnode.settings.network import ConnectionSettings, Limits
+from dicomnode.settings.node import PeerSettings
 from dicomnode.tls import Credentials, reason_of, shake_hands
 
 HEADER_BYTES = 6

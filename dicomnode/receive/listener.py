@@ -22,7 +22,7 @@ from dicomnode.receive.turned_away import TurnedAway
 from dicomnode.receive.visits import Visits
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database
-from dicomnode.settings import Settings
+from dicomnode.settings.node import Settings
 from dicomnode.spool import Spool
 from dicomnode.tls import Credentials
 

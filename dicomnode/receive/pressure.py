@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database
-from dicomnode.settings import ListenerSettings
+from dicomnode.settings.node import ListenerSettings
 from dicomnode.spool import Spool
 
 NOT_AVAILABLE = -1

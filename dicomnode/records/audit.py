@@ -18,7 +18,6 @@ from sqlalchemy.orm import Session
 from dicomnode.errors import NodeError
 from dicomnode.records.chain import GENESIS as GENESIS
 from dicomnode.records.chain import append
-from dicomnode.records.chain import verify_chain as verify_chain
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.tables import AuditRow, JobRow, ResultRow
 from inference.errors import InferenceError

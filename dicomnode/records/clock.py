@@ -17,7 +17,7 @@ from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.states import DeliveryState, JobState, StudyState
 from dicomnode.records.tables import DeliveryRow, DestinationRow, JobRow, StudyRow
-from dicomnode.settings import Settings
+from dicomnode.settings.node import Settings
 
 MARGIN_S = 60.0
 Column = InstrumentedAttribute[Any]

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import utc_now
 from dicomnode.records.model_tables import ModelRow
-from dicomnode.settings import ModelSettings
+from dicomnode.settings.node import ModelSettings
 from inference.bundle import ModelBundle, ModelState
 from inference.registry import Registry
 

@@ -18,7 +18,7 @@ from dicomnode.records.states import DeliveryState, JobState, StudyState, moved
 from dicomnode.records.tables import DecisionRow, DeliveryRow, JobRow, StudyRow
 from dicomnode.route.routing import Decision, route_study
 from dicomnode.route.versions import Request, Versions
-from dicomnode.settings import Settings
+from dicomnode.settings.node import Settings
 from dicomnode.urgency import rank, steps
 from inference.registry import Registry
 

@@ -19,7 +19,7 @@ from dicomnode.errors import PermanentError
 from dicomnode.records.instances import stored_instances
 from dicomnode.records.tables import DecisionRow
 from dicomnode.route.routing import Decision, route_study
-from dicomnode.settings import RouteSettings
+from dicomnode.settings.node import RouteSettings
 from dicomnode.study import Series, Study, group_studies, read_instance
 
 Checks = Mapping[str, Sequence[Mapping[str, Any]]]

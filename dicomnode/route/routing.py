@@ -9,7 +9,7 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 
 from dicomnode.conditions import Check, check_series, say, slice_count, slice_thickness_mm
 from dicomnode.route.exclusions import exclusion
-from dicomnode.settings import RouteSettings
+from dicomnode.settings.node import RouteSettings
 from dicomnode.study import Series, Study, series_number
 
 

@@ -12,7 +12,7 @@ from dicomnode.records.db import utc_now
 from dicomnode.records.standing import WORKING_STATES, enrol, missing_live, state_here
 from dicomnode.records.states import JobState
 from dicomnode.records.tables import JobRow
-from dicomnode.settings import ModelSettings, RouteSettings, Settings
+from dicomnode.settings.node import ModelSettings, RouteSettings, Settings
 from dicomnode.study import Series
 from dicomnode.urgency import rank
 from dicomnode.work.orders import Order, create_job

@@ -13,7 +13,7 @@ from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind, Verification
 
 from dicomnode.deliver.sender import Response, send
-from dicomnode.settings import PeerSettings
+from dicomnode.settings.node import PeerSettings
 from dicomnode.study import read_instance
 
 RESPONSE_TIMEOUT_S = 60.0

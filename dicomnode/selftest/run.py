@@ -31,7 +31,7 @@ from dicomnode.selftest.bundles import write_bundle
 from dicomnode.selftest.temporary import as_peer, free_port, running_node
 from dicomnode.selftest.volumes import Phantom, phantom
 from dicomnode.series_writer import SeriesIdentity, write_series
-from dicomnode.settings import Settings
+from dicomnode.settings.node import Settings
 from dicomnode.study import read_instance
 
 RESULT_TIMEOUT_S = 300.0

@@ -15,7 +15,7 @@ from dicomnode.config import load_settings
 from dicomnode.deliver.sender import echo
 from dicomnode.errors import TransientError
 from dicomnode.selftest.archive import Archive
-from dicomnode.settings import PeerSettings, Settings
+from dicomnode.settings.node import PeerSettings, Settings
 
 START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 90.0

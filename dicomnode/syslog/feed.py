@@ -10,12 +10,13 @@ import structlog
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from dicomnode.audit_settings import SyslogSettings
 from dicomnode.errors import TransientError
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.events import Outcome
-from dicomnode.records.tables import AuditRow, InstanceRow, ResultRow, StudyRow, SyslogCursorRow
-from dicomnode.settings import Settings
+from dicomnode.records.tables import AuditRow, InstanceRow, ResultRow, StudyRow
+from dicomnode.records.watch_tables import SyslogCursorRow
+from dicomnode.settings.audit import SyslogSettings
+from dicomnode.settings.node import Settings
 from dicomnode.syslog.messages import Known, Source, messages
 from dicomnode.syslog.senders import NOTICE, WARNING, Sender, sender_to, syslog_message
 

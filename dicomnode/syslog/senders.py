@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Protocol
 
-from dicomnode.audit_settings import SyslogSettings
 from dicomnode.errors import ConfigurationError, TransientError
+from dicomnode.settings.audit import SyslogSettings
 
 TIMEOUT_S = 10.0
 DATAGRAM_PAUSE_S = 0.003

@@ -16,7 +16,7 @@ from starlette.routing import BaseRoute, Mount
 from starlette.staticfiles import StaticFiles
 
 from dicomnode.records.db import Database
-from dicomnode.settings import Settings
+from dicomnode.settings.node import Settings
 from dicomnode.web import health
 from dicomnode.web.faults import FaultPage
 from dicomnode.web.headers import SecurityHeaders

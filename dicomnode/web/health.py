@@ -13,7 +13,7 @@ from starlette.routing import Route
 from dicomnode.observe.metrics import NodeCollector, exposition, registry_of
 from dicomnode.observe.readiness import readiness
 from dicomnode.records.db import Database
-from dicomnode.settings import Settings
+from dicomnode.settings.node import Settings
 from dicomnode.web.site import Site
 
 

@@ -10,9 +10,9 @@ import uvicorn
 
 from dicomnode.errors import ConfigurationError
 from dicomnode.records.db import Database
-from dicomnode.settings import Settings
+from dicomnode.settings.node import Settings
+from dicomnode.settings.web import WebSettings
 from dicomnode.web.app import create_app
-from dicomnode.web_settings import WebSettings
 
 STOP_TIMEOUT_S = 10
 

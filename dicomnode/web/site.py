@@ -17,13 +17,13 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from dicomnode.records.accounts import Role, SessionLimits
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database
-from dicomnode.settings import Settings
+from dicomnode.settings.node import Settings
+from dicomnode.settings.web import WebSettings
 from dicomnode.web.limits import LoginLimiter
 from dicomnode.web.rendering import environment
 from dicomnode.web.results import Gallery
 from dicomnode.web.seen import SeenStudies
 from dicomnode.web.verification import Verification
-from dicomnode.web_settings import WebSettings
 from inference.registry import Registry
 
 

@@ -13,7 +13,7 @@ from dicomnode.records.audit import Audit
 from dicomnode.records.chain import ChainCheck
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.verifying import own_key, record_check, verify_trail
-from dicomnode.settings import Settings
+from dicomnode.settings.node import Settings
 
 log = structlog.get_logger()
 

@@ -20,7 +20,7 @@ from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.states import JobState, moved
 from dicomnode.records.tables import JobRow, ResultRow
-from dicomnode.settings import WorkerSettings
+from dicomnode.settings.node import WorkerSettings
 from dicomnode.work.orders import post
 from dicomnode.work.pairs import pair
 

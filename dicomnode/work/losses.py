@@ -13,7 +13,7 @@ from dicomnode.records.audit import Audit, Event
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.states import JobState
 from dicomnode.records.tables import JobRow
-from dicomnode.settings import WorkerSettings
+from dicomnode.settings.node import WorkerSettings
 from dicomnode.work.jobs import Lease, fail_job, held_job, requeue_or_fail
 
 

@@ -14,7 +14,7 @@ from dicomnode.records.db import utc_now
 from dicomnode.records.model_tables import ModelRow
 from dicomnode.records.states import DeliveryState, JobState, moved
 from dicomnode.records.tables import DeliveryRow, JobRow, ResultRow
-from dicomnode.settings import RouteSettings
+from dicomnode.settings.node import RouteSettings
 from dicomnode.study import Series
 from inference.bundle import ModelBundle
 

@@ -26,7 +26,7 @@ from dicomnode.records.db import Database
 from dicomnode.records.instances import stored_instances
 from dicomnode.records.standing import WORKING_STATES, state_here
 from dicomnode.records.tables import JobRow, ResultRow
-from dicomnode.settings import Settings, WorkerSettings
+from dicomnode.settings.node import Settings, WorkerSettings
 from dicomnode.spool import Spool
 from dicomnode.study import Series, read_instance
 from dicomnode.work.jobs import JobQueue, Lease

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from dicomnode.receive.intake import Intake
 from dicomnode.records.audit import Audit
 from dicomnode.records.db import Database, migrate
-from dicomnode.settings import Settings
+from dicomnode.settings.node import Settings
 from dicomnode.spool import Spool
 from tests.dicomnode.parts import settings_in
 

@@ -25,7 +25,7 @@ from dicomnode.encode.equipment import MANUFACTURER, PRODUCT
 from dicomnode.receive.arrival import Arrival, Origin
 from dicomnode.records.db import Database
 from dicomnode.records.tables import AuditRow
-from dicomnode.settings import Settings
+from dicomnode.settings.node import Settings
 from dicomnode.study import Instance, Series
 
 ORIGIN = Origin("PACS", "127.0.0.1", "LESIONNODE")

@@ -11,7 +11,7 @@ from typing import Any
 
 from lxml import etree
 
-from dicomnode.audit_settings import SyslogSettings
+from dicomnode.settings.audit import SyslogSettings
 
 SCHEMA = etree.XMLSchema(file=str(Path(__file__).parent / "audit_message.xsd"))
 

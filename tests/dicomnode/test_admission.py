@@ -9,7 +9,7 @@ import pytest
 from dicomnode.receive import admission
 from dicomnode.receive.admission import NOT_CALLED, NOT_KNOWN, WRONG_ADDRESS, Refusal
 from dicomnode.receive.arrival import Origin
-from dicomnode.settings import Settings
+from dicomnode.settings.node import Settings
 from tests.dicomnode.parts import settings_in
 
 PEER = """

@@ -25,9 +25,10 @@ from dicomnode.observe.peers import check_peer, forget_others
 from dicomnode.observe.trail import verify_daily
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database, migrate, utc_now
-from dicomnode.records.tables import AlertRow, DeliveryRow, PeerCheckRow
+from dicomnode.records.tables import DeliveryRow
 from dicomnode.records.verifying import record_check, verify_trail
-from dicomnode.settings import Settings
+from dicomnode.records.watch_tables import AlertRow, PeerCheckRow
+from dicomnode.settings.node import Settings
 from tests.dicomnode.parts import PATIENT, free_port, kinds, peer_answering, settings_in
 from tests.dicomnode.test_metrics import add_delivery, add_job
 

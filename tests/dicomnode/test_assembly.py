@@ -20,13 +20,13 @@ from dicomnode.assemble.rules import (
     is_due,
     verdict,
 )
-from dicomnode.assembly_settings import AssemblySettings
 from dicomnode.errors import TransientError
 from dicomnode.receive.arrival import Origin
 from dicomnode.receive.intake import Intake
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.tables import DeliveryRow, JobRow, ResultRow, StudyRow
-from dicomnode.settings import PeerSettings, Settings
+from dicomnode.settings.assembly import AssemblySettings
+from dicomnode.settings.node import PeerSettings, Settings
 from tests.dicomnode.parts import arrival, events, image, settings_in
 
 START = datetime(2026, 1, 5, 10, 0, tzinfo=UTC)

@@ -30,7 +30,7 @@ from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.chain import verify_chain
 from dicomnode.records.db import Database, migrate, utc_now
 from dicomnode.records.tables import DeliveryRow, InstanceRow, JobRow, ResultRow, StudyRow
-from dicomnode.settings import PeerSettings, Settings
+from dicomnode.settings.node import PeerSettings, Settings
 from dicomnode.spool import Spool
 from tests.dicomnode.parts import events, image, peer_answering, save, write_config
 

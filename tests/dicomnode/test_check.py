@@ -21,7 +21,7 @@ from dicomnode.errors import TransientError
 from dicomnode.observe.machine import GpuMemory
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database, utc_now
-from dicomnode.settings import PeerSettings, Settings
+from dicomnode.settings.node import PeerSettings, Settings
 from tests.dicomnode.parts import peer_answering, settings_in
 
 

@@ -16,7 +16,7 @@ from dicomnode.records.audit import Audit
 from dicomnode.records.clock import pull_back
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.tables import DeliveryRow, DestinationRow, JobRow, ResultRow, StudyRow
-from dicomnode.settings import Settings
+from dicomnode.settings.node import Settings
 from tests.dicomnode.parts import arrival, events, image, kinds
 
 YEAR = timedelta(days=365)

@@ -40,6 +40,7 @@ COMMANDS = {
     "status": ["--json"],
     "jobs": ["--state", "--limit", "--json"],
     "replay": ["--job", "--study", "--dead", "--destination", "--check"],
+    "purge": ["--dry-run", "--json"],
     "backup": ["FOLDER", "--spool", "--json"],
     "restore": ["BACKUP", "--data"],
     "explain": ["WHAT", "--other", "--conditions", "--json"],

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from dicomnode.config import load_settings
 from dicomnode.errors import ConfigurationError
-from dicomnode.settings import ListenerSettings, PeerSettings, RouteSettings, Settings
+from dicomnode.settings.node import ListenerSettings, PeerSettings, RouteSettings, Settings
 from tests.dicomnode.parts import CONFIG, settings_in, write_config
 
 MANY_MISTAKES = """

@@ -28,7 +28,7 @@ from dicomnode.records.audit import Audit, Event
 from dicomnode.records.db import Database
 from dicomnode.records.story import tell
 from dicomnode.records.tables import AuditRow, InstanceRow
-from dicomnode.settings import Settings
+from dicomnode.settings.node import Settings
 from dicomnode.spool import Spool
 from tests.dicomnode.parts import events, image, wait_until
 

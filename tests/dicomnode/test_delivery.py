@@ -20,7 +20,7 @@ from dicomnode.errors import TransientError
 from dicomnode.records.audit import Audit
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.tables import DeliveryRow
-from dicomnode.settings import DeliverySettings
+from dicomnode.settings.node import DeliverySettings
 from tests.dicomnode.outbox import outbox_to
 from tests.dicomnode.parts import (
     Answer,

@@ -15,7 +15,7 @@ from dicomnode.records.tables import JobRow, StudyRow
 from dicomnode.replay import replay_of_study
 from dicomnode.route.dispatch import Dispatch
 from dicomnode.selftest.bundles import write_bundle
-from dicomnode.settings import Settings
+from dicomnode.settings.node import Settings
 from inference.registry import Registry, find_bundles
 from tests.dicomnode.parts import arrival, events, image, settings_in
 from tests.dicomnode.test_assembly import add_result

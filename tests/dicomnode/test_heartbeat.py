@@ -11,7 +11,7 @@ from dicomnode.work.worker import EXIT_TIMED_OUT
 
 PROGRAM = """
 import ctypes, time
-from dicomnode.settings import WorkerSettings
+from dicomnode.settings.node import WorkerSettings
 from dicomnode.work.worker import Heartbeat
 
 rules = WorkerSettings(job_timeout_s=1, lease_s=1)

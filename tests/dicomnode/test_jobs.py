@@ -15,7 +15,7 @@ from dicomnode.records.audit import Audit, Event
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.tables import DeliveryRow, JobRow, ResultRow
 from dicomnode.selftest.bundles import write_bundle
-from dicomnode.settings import PrioritySettings, RouteSettings, WorkerSettings
+from dicomnode.settings.node import PrioritySettings, RouteSettings, WorkerSettings
 from dicomnode.study import Series
 from dicomnode.urgency import rank
 from dicomnode.work.jobs import JobQueue, Lease, NewResult, replay_job

@@ -32,7 +32,7 @@ from dicomnode.receive.listener import Listener
 from dicomnode.receive.storing import Storing
 from dicomnode.records.db import Database
 from dicomnode.records.tables import InstanceRow, StudyRow
-from dicomnode.settings import Settings
+from dicomnode.settings.node import Settings
 from dicomnode.spool import Spool
 from tests.dicomnode.parts import events, image, kinds, own_result, wait_until
 

@@ -16,8 +16,9 @@ from dicomnode.observe.metrics import NodeCollector, exposition, registry_of
 from dicomnode.receive.intake import Intake
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database, utc_now
-from dicomnode.records.tables import DeliveryRow, DestinationRow, JobRow, PeerCheckRow, ResultRow, StudyRow
-from dicomnode.settings import Settings
+from dicomnode.records.tables import DeliveryRow, DestinationRow, JobRow, ResultRow, StudyRow
+from dicomnode.records.watch_tables import PeerCheckRow
+from dicomnode.settings.node import Settings
 from tests.dicomnode.parts import PATIENT, arrival, image
 from tests.real_parts import require_program
 

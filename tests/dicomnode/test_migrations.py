@@ -15,7 +15,7 @@ import dicomnode.records.db
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database, migrate
 from dicomnode.records.tables import Base
-from dicomnode.settings import Settings
+from dicomnode.settings.node import Settings
 
 
 def downgrade(database: Database, revision: str = "base") -> None:

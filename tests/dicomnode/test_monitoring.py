@@ -17,7 +17,7 @@ from dicomnode.observe.troubles import Kind
 from dicomnode.records.audit import Event
 from dicomnode.records.db import Database
 from dicomnode.records.states import BreakerState, DeliveryState, JobState, StudyState
-from dicomnode.settings import Settings
+from dicomnode.settings.node import Settings
 from tests.real_parts import require_program
 
 ROOT = Path(__file__).parents[2]

@@ -20,7 +20,7 @@ from dicomnode.receive.listener import Listener
 from dicomnode.receive.pressure import DiskGauge, Flow, next_flow
 from dicomnode.records.audit import Audit
 from dicomnode.records.db import Database, migrate
-from dicomnode.settings import ListenerSettings, Settings
+from dicomnode.settings.node import ListenerSettings, Settings
 from dicomnode.spool import Spool
 from tests.dicomnode.parts import events, image, settings_in, wait_until
 

@@ -18,7 +18,7 @@ from dicomnode.deliver.answers import Fate
 from dicomnode.deliver.reactor import parked_reactor
 from dicomnode.deliver.sender import UNCOMPRESSED, associate, send
 from dicomnode.series_writer import SeriesIdentity, write_series
-from dicomnode.settings import PeerSettings
+from dicomnode.settings.node import PeerSettings
 from inference.volume import Volume
 
 

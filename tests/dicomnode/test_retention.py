@@ -25,9 +25,9 @@ from dicomnode.records.db import Database, utc_now
 from dicomnode.records.tables import DeliveryRow, InstanceRow, JobRow, ResultRow, StudyRow
 from dicomnode.replay import replay_of_study
 from dicomnode.retention import Retention
-from dicomnode.retention_settings import RetentionSettings
 from dicomnode.route.dispatch import Dispatch
-from dicomnode.settings import Settings
+from dicomnode.settings.node import Settings
+from dicomnode.settings.retention import RetentionSettings
 from dicomnode.spool import Spool
 from dicomnode.sweep import ORPHAN_AGE_S, Sweep
 from inference.registry import Registry
@@ -332,7 +332,7 @@ from dicomnode.config import load_settings
 from dicomnode.records.audit import Audit
 from dicomnode.records.db import Database
 from dicomnode.retention import Retention
-from dicomnode.retention_settings import RetentionSettings
+from dicomnode.settings.retention import RetentionSettings
 settings = load_settings(Path(sys.argv[1]))
 print("ready", flush=True)
 Retention(RetentionSettings(inputs_days=30), Database(settings.database_url), Audit("x")).purge_due()

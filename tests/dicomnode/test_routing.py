@@ -19,8 +19,8 @@ from dicomnode.conditions import check_series
 from dicomnode.encode.equipment import MANUFACTURER, PRODUCT
 from dicomnode.route.exclusions import exclusion
 from dicomnode.route.routing import Decision, route_study
-from dicomnode.section import Conditions, Range
-from dicomnode.settings import RouteSettings
+from dicomnode.settings.node import RouteSettings
+from dicomnode.settings.section import Conditions, Range
 from dicomnode.study import Series, Study
 from tests.dicomnode.parts import PATIENT, series_of
 

@@ -12,11 +12,11 @@ from typing import Any, Literal
 
 import pytest
 
-from dicomnode.audit_settings import SyslogSettings
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database
-from dicomnode.records.tables import SyslogCursorRow
-from dicomnode.settings import Settings
+from dicomnode.records.watch_tables import SyslogCursorRow
+from dicomnode.settings.audit import SyslogSettings
+from dicomnode.settings.node import Settings
 from dicomnode.syslog import feed as feeding
 from dicomnode.syslog.feed import Feed
 from tests.certificates import Authority

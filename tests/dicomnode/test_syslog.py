@@ -15,13 +15,13 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from dicomnode.audit_settings import SyslogSettings
 from dicomnode.errors import ConfigurationError
 from dicomnode.receive.intake import Intake
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database
-from dicomnode.records.tables import SyslogCursorRow
-from dicomnode.settings import Settings
+from dicomnode.records.watch_tables import SyslogCursorRow
+from dicomnode.settings.audit import SyslogSettings
+from dicomnode.settings.node import Settings
 from dicomnode.syslog import feed as feeding
 from dicomnode.syslog.feed import Feed
 from dicomnode.syslog.senders import MESSAGE_ID, sender_to

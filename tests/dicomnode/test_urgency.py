@@ -12,7 +12,7 @@ from dicomnode.receive.intake import Intake
 from dicomnode.records.audit import Audit
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.tables import JobRow, StudyRow
-from dicomnode.settings import PrioritySettings, WorkerSettings
+from dicomnode.settings.node import PrioritySettings, WorkerSettings
 from dicomnode.urgency import rank, steps, urgency
 from dicomnode.work.jobs import JobQueue
 from tests.dicomnode.parts import arrival, image

@@ -267,8 +267,8 @@ BUNDLED_EXPECTED = {
     "liver_1frame.dcm": "1 frame(s) but functional groups for 3",
     "test-SR.dcm": "is not an image (no Rows and Columns)",
     "waveform_ecg.dcm": "is not an image",
-    "rtplan_truncated.dcm": "is not an image",
-    "badVR.dcm": "NumberOfFrames is not a positive number",
+    "rtplan_truncated.dcm": "an element claims 976 bytes where 711 are left: it is cut off",
+    "badVR.dcm": "NumberOfFrames is not a number from 1 to",
 }
 
 
@@ -277,12 +277,12 @@ def test_a_bundled_file_of_pydicom_becomes_a_volume_or_is_refused(name: str) -> 
     path = get_testdata_file(name, download=False)
     if path is None:
         pytest.skip(f"{name} is not installed")
-    series = Series((read_instance(Path(str(path))),))
     if not BUNDLED_EXPECTED[name]:
+        series = Series((read_instance(Path(str(path))),))
         assert read_volume(series).volume.shape[0] == 1
         return
-    with pytest.raises(UnreadableSeries) as caught:
-        read_volume(series)
+    with pytest.raises((InvalidDicomError, UnreadableSeries)) as caught:
+        read_volume(Series((read_instance(Path(str(path))),)))
     assert BUNDLED_EXPECTED[name] in str(caught.value)
 
 

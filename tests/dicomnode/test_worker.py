@@ -31,7 +31,7 @@ from dicomnode.records.tables import (
 from dicomnode.route.dispatch import Dispatch, replay_study
 from dicomnode.selftest.bundles import write_bundle
 from dicomnode.series_writer import SeriesIdentity, write_series
-from dicomnode.settings import ModelSettings, Settings
+from dicomnode.settings.node import ModelSettings, Settings
 from dicomnode.spool import Spool
 from dicomnode.work.check_again import SecondRun, run_again
 from dicomnode.work.jobs import JobQueue

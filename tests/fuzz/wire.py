@@ -20,7 +20,7 @@ from dicomnode.deliver.sender import echo, send
 from dicomnode.errors import TransientError
 from dicomnode.records.db import Database, migrate
 from dicomnode.records.tables import InstanceRow
-from dicomnode.settings import PeerSettings, Settings
+from dicomnode.settings.node import PeerSettings, Settings
 from dicomnode.study import read_instance
 from tests.dicomnode.faulty_line import Fault, FaultyLine
 from tests.dicomnode.parts import free_port, image, save, write_config

@@ -23,7 +23,7 @@ from dicomnode.errors import TransientError
 from dicomnode.records.db import Database
 from dicomnode.records.tables import AuditRow, DeliveryRow, JobRow, StudyRow
 from dicomnode.selftest.archive import Archive
-from dicomnode.settings import PeerSettings, Settings
+from dicomnode.settings.node import PeerSettings, Settings
 
 T = TypeVar("T")
 

@@ -20,7 +20,7 @@ from dicomnode.deliver.commitment_reports import CommitmentReports
 from dicomnode.receive.listener import Listener
 from dicomnode.records.db import Database, migrate
 from dicomnode.records.tables import InstanceRow
-from dicomnode.settings import PeerSettings, Settings
+from dicomnode.settings.node import PeerSettings, Settings
 from dicomnode.spool import Spool
 from tests.dicomnode.outbox import Outbox
 from tests.dicomnode.parts import events, image, save

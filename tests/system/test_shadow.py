@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from dicomnode.__main__ import app
 from dicomnode.encode.decode import read_frames
-from dicomnode.records.audit import verify_chain
+from dicomnode.records.chain import verify_chain
 from dicomnode.records.model_tables import ComparisonRow
 from dicomnode.selftest.archive import Archive
 from dicomnode.selftest.bundles import write_bundle

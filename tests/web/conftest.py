@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page
 
+from dicomnode.settings.web import WebSettings
 from dicomnode.web.server import run
-from dicomnode.web_settings import WebSettings
 from tests.dicomnode.parts import free_port, wait_until
 from tests.dicomnode.web import browsing, hospital
 from tests.dicomnode.web.browsing import PASSWORD

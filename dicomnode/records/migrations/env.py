@@ -5,10 +5,12 @@ from alembic import context
 from dicomnode.records.accounts import UserRow
 from dicomnode.records.commitment_tables import CommitmentRequestRow
 from dicomnode.records.model_tables import ModelRow
+from dicomnode.records.watch_tables import AlertRow
 
 METADATA = UserRow.metadata
-"""Of all tables: those of `accounts.py` and `model_tables.py` stand on those of `tables.py`."""
+"""Of all tables: those of the other modules stand on those of `tables.py`."""
 assert ModelRow.metadata is METADATA
+assert AlertRow.metadata is METADATA
 assert CommitmentRequestRow.metadata is METADATA
 
 connection = context.config.attributes["connection"]

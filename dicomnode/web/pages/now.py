@@ -15,8 +15,9 @@ from dicomnode.observe.troubles import find_troubles, open_alerts
 from dicomnode.records.audit import Event
 from dicomnode.records.db import utc_now
 from dicomnode.records.states import DeliveryState, JobState, StudyState
-from dicomnode.records.tables import AuditRow, DeliveryRow, DestinationRow, JobRow, PeerCheckRow, StudyRow
-from dicomnode.settings import PeerSettings, Settings
+from dicomnode.records.tables import AuditRow, DeliveryRow, DestinationRow, JobRow, StudyRow
+from dicomnode.records.watch_tables import PeerCheckRow
+from dicomnode.settings.node import PeerSettings, Settings
 from dicomnode.web.access import page
 from dicomnode.web.site import Right, Visit
 

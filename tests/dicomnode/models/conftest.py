@@ -8,7 +8,7 @@ import pytest
 
 from dicomnode.receive.intake import Intake
 from dicomnode.records.db import Database
-from dicomnode.settings import Settings
+from dicomnode.settings.node import Settings
 from inference.registry import Registry, find_bundles
 from tests.dicomnode.models.site import Site, write_versions
 from tests.dicomnode.parts import arrival, image

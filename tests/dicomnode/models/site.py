@@ -12,7 +12,7 @@ from dicomnode.records.db import Database
 from dicomnode.records.standing import state_here
 from dicomnode.records.tables import JobRow
 from dicomnode.selftest.bundles import write_bundle
-from dicomnode.settings import Settings
+from dicomnode.settings.node import Settings
 from dicomnode.work.orders import Order, create_job
 from inference.bundle import ModelBundle
 from inference.registry import Registry

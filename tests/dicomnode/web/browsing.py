@@ -16,7 +16,7 @@ from dicomnode.config import load_settings
 from dicomnode.records.accounts import Role, UserRow, add_user
 from dicomnode.records.db import Database, migrate
 from dicomnode.records.passwords import hash_password
-from dicomnode.settings import Settings
+from dicomnode.settings.node import Settings
 from dicomnode.web.app import create_app
 from tests.dicomnode.parts import write_config
 

@@ -16,7 +16,7 @@ from sqlalchemy import select
 
 from dicomnode.encode.overlay import OUTLINE_RGB
 from dicomnode.records.accounts import Role
-from dicomnode.records.audit import verify_chain
+from dicomnode.records.chain import verify_chain
 from dicomnode.records.tables import AuditRow, DeliveryRow, InstanceRow, JobRow, StudyRow
 from tests.dicomnode.parts import events, kinds
 from tests.dicomnode.web import hospital as held

@@ -8,15 +8,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from dicomnode.alert_settings import AlertSettings
-from dicomnode.assembly_settings import AssemblySettings, RequiredSettings
-from dicomnode.audit_settings import AuditSettings
 from dicomnode.forms import DEFAULT_FORMS, Form, Wanted, kinds_of
-from dicomnode.network_settings import ConnectionSettings, PeerConnectionSettings, TlsSettings
 from dicomnode.profiles import Profile, profile_path, read_profile
-from dicomnode.retention_settings import RetentionSettings
-from dicomnode.section import AeTitle, Conditions, Name, Network, Port, Section
-from dicomnode.web_settings import WebSettings
+from dicomnode.settings.alert import AlertSettings
+from dicomnode.settings.assembly import AssemblySettings, RequiredSettings
+from dicomnode.settings.audit import AuditSettings
+from dicomnode.settings.network import ConnectionSettings, PeerConnectionSettings, TlsSettings
+from dicomnode.settings.retention import RetentionSettings
+from dicomnode.settings.section import AeTitle, Conditions, Name, Network, Port, Section
+from dicomnode.settings.web import WebSettings
 from inference.bundle import ModelState
 
 

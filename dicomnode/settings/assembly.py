@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from dicomnode.section import Conditions, Name, Section
+from dicomnode.settings.section import Conditions, Name, Section
 
 
 class AssemblySettings(Section):

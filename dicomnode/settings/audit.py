@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from dicomnode.section import Name, Port, Section
+from dicomnode.settings.section import Name, Port, Section
 
 
 class SyslogSettings(Section):

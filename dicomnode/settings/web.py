@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from dicomnode.section import Network, Port, Section
+from dicomnode.settings.section import Network, Port, Section
 
 
 class WebSettings(Section):

@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from dicomnode.errors import ConfigurationError
-from dicomnode.network_settings import SecretFile
-from dicomnode.section import Port, Section
+from dicomnode.settings.network import SecretFile
+from dicomnode.settings.section import Port, Section
 
 WEBHOOK_TOKEN = "DICOMNODE_WEBHOOK_TOKEN"
 SMTP_PASSWORD = "DICOMNODE_SMTP_PASSWORD"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from dicomnode.section import Section
+from dicomnode.settings.section import Section
 
 
 class RetentionSettings(Section):

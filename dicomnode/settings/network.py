@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, PrivateAttr
 from pydantic_core import PydanticCustomError
 
-from dicomnode.section import Port, Section
+from dicomnode.settings.section import Port, Section
 
 SECRET = "secret"
 """Type of the problem of a secret in the configuration; its text is never repeated."""

@@ -1,0 +1,1 @@
+"""What an administrator can set: the typed sections of `node.toml`."""
