@@ -48,9 +48,10 @@ class Archive:
         )
 
     def stop(self) -> None:
-        """Close the port."""
+        """Close the port, if it is open."""
         if self._server is not None:
             self._server.shutdown()
+            self._server = None
 
     def add(self, paths: list[Path]) -> None:
         """Take files into the archive as if a modality had sent them."""

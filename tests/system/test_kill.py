@@ -93,7 +93,7 @@ def test_the_whole_node_killed_between_job_and_delivery_sends_the_result_once(
     pacs.forward(node.peer)
     pacs.stop()
     wait_for(lambda: node.jobs(state="succeeded"), "the job ends")
-    wait_for(lambda: node.events(event="delivery_retried"), "delivery was tried")
+    wait_for(lambda: node.events(event="destination_lost"), "delivery was tried")
     node.kill_everything()
     assert not node.answers()
     pacs.start()
