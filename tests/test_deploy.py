@@ -16,9 +16,10 @@ import yaml
 
 import dicomnode.__main__
 from dicomnode.config import load_settings
+from dicomnode.selftest.temporary import free_port
 from dicomnode.settings.node import Settings
 from inference.registry import find_bundles
-from tests.dicomnode.parts import free_port, image, peer_answering, save, wait_until
+from tests.dicomnode.parts import image, peer_answering, save, wait_until
 from tests.real_parts import require_program
 
 ROOT = Path(__file__).parent.parent

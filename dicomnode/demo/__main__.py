@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -30,6 +29,7 @@ from dicomnode.records.db import Database
 from dicomnode.records.states import DeliveryState, JobState
 from dicomnode.records.tables import DeliveryRow, JobRow
 from dicomnode.selftest.archive import Archive
+from dicomnode.selftest.temporary import free_port
 from dicomnode.series_writer import SeriesIdentity, write_series
 from dicomnode.settings.node import PeerSettings, Settings
 from dicomnode.show.record import measurement_record
@@ -63,7 +63,7 @@ def demo(
     paths = write_series(case.volume, out / "study", identity)
     console.print(f"[bold]1.[/] {case.title}: {len(paths)} images written to {out / 'study'}")
 
-    archive = Archive("DEMOPACS", _free_port(), out / "archive")
+    archive = Archive("DEMOPACS", free_port(), out / "archive")
     settings = _write_configuration(out, models, archive)
     archive.add(paths)
     archive.start()
@@ -96,7 +96,7 @@ def _write_configuration(out: Path, models: Path, archive: Archive) -> Settings:
 [node]
 ae_title = "DEMONODE"
 host = "127.0.0.1"
-port = {_free_port()}
+port = {free_port()}
 data = "node"
 
 [listener]
@@ -217,13 +217,6 @@ def _show_lesions(case: Case, seg: Dataset, out: Path, models: Path) -> None:
 
 def _dicomnode(*arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "dicomnode", *arguments], check=True)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 if __name__ == "__main__":

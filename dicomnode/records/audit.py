@@ -16,7 +16,6 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from dicomnode.errors import NodeError
-from dicomnode.records.chain import GENESIS as GENESIS
 from dicomnode.records.chain import append
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.tables import AuditRow, JobRow, ResultRow

@@ -25,12 +25,13 @@ from alembic.config import Config
 from pydicom.uid import generate_uid
 
 import dicomnode.records.db
+from dicomnode.selftest.temporary import free_port
 from dicomnode.series_writer import SeriesIdentity, write_series
 from tests.crash.invariants import Sent, complaints
 from tests.crash.points import PAUSED, POINTS, RANDOM_POINTS, KillPoint, point_called
 from tests.crash.sender import Study, store
 from tests.phantoms import phantom
-from tests.system.node import AE_TITLE, Node, free_port, wait_for
+from tests.system.node import AE_TITLE, Node, wait_for
 from tests.system.orthanc import AE, Orthanc
 
 PLANT = Path(__file__).parent / "plant"

@@ -17,11 +17,12 @@ from pathlib import Path
 import pytest
 from pydicom.uid import generate_uid
 
+from dicomnode.selftest.temporary import free_port
 from dicomnode.series_writer import SeriesIdentity, write_series
 from tests.crash.sender import Study, store
 from tests.phantoms import phantom
 from tests.real_parts import require_program
-from tests.system.node import AE_TITLE, Node, free_port, wait_for
+from tests.system.node import AE_TITLE, Node, wait_for
 
 WATCHED = "write,writev,pwrite64,fsync,fdatasync,rename,renameat,renameat2,mkdir,mkdirat,sendto,sendmsg"
 IMAGES = 4

@@ -14,8 +14,9 @@ import dicomnode.deliver.delivery
 from dicomnode.deliver.delivery import Delivery
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.tables import DeliveryRow, DestinationRow, JobRow, ResultRow, StudyRow
+from dicomnode.selftest.temporary import free_port
 from dicomnode.settings.node import Settings
-from tests.dicomnode.parts import Peer, free_port, image, save, settings_in
+from tests.dicomnode.parts import Peer, image, save, settings_in
 
 
 class Clock:

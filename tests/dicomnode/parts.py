@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -25,6 +24,7 @@ from dicomnode.encode.equipment import MANUFACTURER, PRODUCT
 from dicomnode.receive.arrival import Arrival, Origin
 from dicomnode.records.db import Database
 from dicomnode.records.tables import AuditRow
+from dicomnode.selftest.temporary import free_port
 from dicomnode.settings.node import Settings
 from dicomnode.study import Instance, Series
 
@@ -64,14 +64,6 @@ destinations = ["PACS"]
 [route.when]
 modality = "CT"
 """
-
-
-def free_port() -> int:
-    """A TCP port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def write_config(folder: Path, more: str = "", *, port: int = 0, peer_port: int = 0) -> Path:

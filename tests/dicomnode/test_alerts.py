@@ -28,8 +28,9 @@ from dicomnode.records.db import Database, migrate, utc_now
 from dicomnode.records.tables import DeliveryRow
 from dicomnode.records.verifying import record_check, verify_trail
 from dicomnode.records.watch_tables import AlertRow, PeerCheckRow
+from dicomnode.selftest.temporary import free_port
 from dicomnode.settings.node import Settings
-from tests.dicomnode.parts import PATIENT, free_port, kinds, peer_answering, settings_in
+from tests.dicomnode.parts import PATIENT, kinds, peer_answering, settings_in
 from tests.dicomnode.test_metrics import add_delivery, add_job
 
 NO_WAITING = "settle_s = 0.0\nmessage_interval_s = 0.0\nminimum_free_gb = 0.0\n"

@@ -19,9 +19,10 @@ from dicomnode.deliver.breaker import probe_now
 from dicomnode.deliver.delivery import Delivery
 from dicomnode.records.db import Database
 from dicomnode.records.tables import DestinationRow
+from dicomnode.selftest.temporary import free_port
 from tests.dicomnode.faulty_line import Fault, faulty_line
 from tests.dicomnode.outbox import Clock, Outbox, outbox_to
-from tests.dicomnode.parts import Peer, abort, events, free_port, kinds, peer_answering, settings_in
+from tests.dicomnode.parts import Peer, abort, events, kinds, peer_answering, settings_in
 
 QUARTER_H = 900.0
 ASSOCIATION_BYTES = 227

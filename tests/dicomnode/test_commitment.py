@@ -27,10 +27,11 @@ from dicomnode.receive.listener import Listener
 from dicomnode.records.commitment_tables import CommitmentReportRow, CommitmentRequestRow
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.tables import DeliveryRow, InstanceRow, StudyRow
+from dicomnode.selftest.temporary import free_port
 from dicomnode.settings.node import PeerSettings, Settings
 from dicomnode.spool import Spool
 from tests.dicomnode.outbox import Outbox
-from tests.dicomnode.parts import events, free_port, image, kinds, settings_in, wait_until
+from tests.dicomnode.parts import events, image, kinds, settings_in, wait_until
 
 WAIT_S = 60.0
 MODEL = StorageCommitmentPushModel

@@ -24,9 +24,10 @@ from dicomnode.deliver.sender import accepted_syntaxes
 from dicomnode.errors import ConfigurationError, TransientError
 from dicomnode.forms import Form, kinds_of
 from dicomnode.profiles import LABEL_MAP_SEGMENTATION_STORAGE, NEEDS, choose_forms, read_profile
+from dicomnode.selftest.temporary import free_port
 from dicomnode.settings.node import PeerSettings
 from tests.dicomnode.console import Command
-from tests.dicomnode.parts import free_port, peer_answering, wait_until, write_config
+from tests.dicomnode.parts import peer_answering, wait_until, write_config
 from tests.real_parts import require_program
 
 STATES = (GrayscaleSoftcopyPresentationStateStorage, ColorSoftcopyPresentationStateStorage)

@@ -15,8 +15,8 @@ from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 from dicomnode.assemble import query
 from dicomnode.assemble.query import count_instances
 from dicomnode.errors import TransientError
+from dicomnode.selftest.temporary import free_port
 from dicomnode.settings.node import PeerSettings
-from tests.dicomnode.parts import free_port
 
 Answers = Callable[[Any], Iterator[tuple[int, Dataset | None]]]
 

@@ -22,9 +22,10 @@ from dicomnode.errors import TransientError
 from dicomnode.receive.listener import Listener
 from dicomnode.records.db import Database, migrate
 from dicomnode.records.tables import InstanceRow, StudyRow
+from dicomnode.selftest.temporary import free_port
 from dicomnode.settings.node import PeerSettings, Settings
 from dicomnode.spool import Spool
-from tests.dicomnode.parts import events, free_port, image, save, settings_in, wait_until
+from tests.dicomnode.parts import events, image, save, settings_in, wait_until
 from tests.system.node import AE_TITLE
 from tests.system.orthanc import AE, Orthanc
 

@@ -15,12 +15,13 @@ import pytest
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database
 from dicomnode.records.watch_tables import SyslogCursorRow
+from dicomnode.selftest.temporary import free_port
 from dicomnode.settings.audit import SyslogSettings
 from dicomnode.settings.node import Settings
 from dicomnode.syslog import feed as feeding
 from dicomnode.syslog.feed import Feed
 from tests.certificates import Authority
-from tests.dicomnode.parts import free_port, wait_until
+from tests.dicomnode.parts import wait_until
 from tests.dicomnode.syslog_parts import event_ids, parsed
 from tests.real_parts import require_file, require_program
 

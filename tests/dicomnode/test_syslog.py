@@ -20,12 +20,13 @@ from dicomnode.receive.intake import Intake
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database
 from dicomnode.records.watch_tables import SyslogCursorRow
+from dicomnode.selftest.temporary import free_port
 from dicomnode.settings.audit import SyslogSettings
 from dicomnode.settings.node import Settings
 from dicomnode.syslog import feed as feeding
 from dicomnode.syslog.feed import Feed
 from dicomnode.syslog.senders import MESSAGE_ID, sender_to
-from tests.dicomnode.parts import PATIENT, arrival, free_port, image, wait_until
+from tests.dicomnode.parts import PATIENT, arrival, image, wait_until
 from tests.dicomnode.syslog_parts import Receiver, detail, event_ids, parsed
 
 HOSTILE = "\x1b[31m\x00]]><a b='\"&amp;\r\n\ud800\ufffe" + "x" * 50

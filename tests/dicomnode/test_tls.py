@@ -31,10 +31,11 @@ from dicomnode.receive.arrival import Origin
 from dicomnode.receive.listener import Listener
 from dicomnode.records.db import Database, migrate
 from dicomnode.records.tables import InstanceRow
+from dicomnode.selftest.temporary import free_port
 from dicomnode.settings.node import PeerSettings, Settings
 from dicomnode.spool import Spool
 from tests.certificates import Authority
-from tests.dicomnode.parts import events, free_port, image, save, wait_until, write_config
+from tests.dicomnode.parts import events, image, save, wait_until, write_config
 from tests.real_parts import require_program
 
 WAIT_S = 60.0

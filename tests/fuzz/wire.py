@@ -20,10 +20,11 @@ from dicomnode.deliver.sender import echo, send
 from dicomnode.errors import TransientError
 from dicomnode.records.db import Database, migrate
 from dicomnode.records.tables import InstanceRow
+from dicomnode.selftest.temporary import free_port
 from dicomnode.settings.node import PeerSettings, Settings
 from dicomnode.study import read_instance
 from tests.dicomnode.faulty_line import Fault, FaultyLine
-from tests.dicomnode.parts import free_port, image, save, write_config
+from tests.dicomnode.parts import image, save, write_config
 from tests.fuzz.mutate import mutate
 
 ANSWER_TIMEOUT_S = 0.2

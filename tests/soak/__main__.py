@@ -15,11 +15,12 @@ from contextlib import closing
 from pathlib import Path
 
 from dicomnode.selftest.bundles import write_bundle
+from dicomnode.selftest.temporary import free_port
 from tests.crash.invariants import Sent, complaints
 from tests.crash.page import NOT_RUN, PAGE, run_details, section, write_section
 from tests.soak.gauges import Reading, Watch, growth, memory_early_and_late_mb, read
 from tests.soak.hospital import Hospital
-from tests.system.node import Node, free_port, wait_for
+from tests.system.node import Node, wait_for
 from tests.system.orthanc import AE, Orthanc
 
 SPREAD = (0.5, 1.5)

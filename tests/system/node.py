@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from dicomnode.errors import TransientError
 from dicomnode.records.db import Database
 from dicomnode.records.tables import AuditRow, DeliveryRow, JobRow, StudyRow
 from dicomnode.selftest.archive import Archive
+from dicomnode.selftest.temporary import free_port
 from dicomnode.settings.node import PeerSettings, Settings
 
 T = TypeVar("T")
@@ -41,14 +41,6 @@ select = "all"
 [route.when]
 modality = "{modality}"
 """
-
-
-def free_port() -> int:
-    """A port on the loopback interface that nobody uses."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def wait_for(found: Callable[[], T | None], what: str, timeout_s: float = RESULT_TIMEOUT_S) -> T:

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dicomnode.selftest.temporary import free_port
 from tests.real_parts import require_file, require_program
-from tests.system.node import AE_TITLE, free_port, wait_for
+from tests.system.node import AE_TITLE, wait_for
 
 AE = "ORTHANC"
 DICOMWEB_PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")

@@ -18,9 +18,10 @@ from dicomnode.deliver.answers import Fate
 from dicomnode.deliver.sender import send
 from dicomnode.records.tables import InstanceRow
 from dicomnode.selftest.archive import Archive
+from dicomnode.selftest.temporary import free_port
 from dicomnode.series_writer import SeriesIdentity, write_series
 from tests.phantoms import phantom
-from tests.system.node import AE_TITLE, RESPONSE_TIMEOUT_S, Node, forward, free_port, received, wait_for
+from tests.system.node import AE_TITLE, RESPONSE_TIMEOUT_S, Node, forward, received, wait_for
 
 pytestmark = pytest.mark.slow
 

@@ -20,11 +20,12 @@ from dicomnode.deliver.commitment_reports import CommitmentReports
 from dicomnode.receive.listener import Listener
 from dicomnode.records.db import Database, migrate
 from dicomnode.records.tables import InstanceRow
+from dicomnode.selftest.temporary import free_port
 from dicomnode.settings.node import PeerSettings, Settings
 from dicomnode.spool import Spool
 from tests.dicomnode.outbox import Outbox
 from tests.dicomnode.parts import events, image, save
-from tests.system.node import AE_TITLE, free_port, wait_for
+from tests.system.node import AE_TITLE, wait_for
 from tests.system.orthanc import AE, Orthanc
 
 pytestmark = pytest.mark.real_parts

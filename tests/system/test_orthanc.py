@@ -18,11 +18,12 @@ from pydicom import dcmread
 
 from dicomnode.forms import Form
 from dicomnode.profiles import read_profile, write_profile
+from dicomnode.selftest.temporary import free_port
 from dicomnode.series_writer import SeriesIdentity, write_series
 from tests.dicomnode.console import Command
 from tests.phantoms import phantom
 from tests.real_parts import require_program
-from tests.system.node import Node, free_port, wait_for
+from tests.system.node import Node, wait_for
 from tests.system.orthanc import AE, Orthanc
 
 pytestmark = [pytest.mark.slow, pytest.mark.real_parts]

@@ -21,10 +21,11 @@ from dicomnode.encode.concepts import LONG_AXIS
 from dicomnode.encode.content import child
 from dicomnode.encode.decode import read_frames
 from dicomnode.selftest.bundles import write_bundle
+from dicomnode.selftest.temporary import free_port
 from dicomnode.series_writer import SeriesIdentity
 from tests.phantoms.ultrasound import SPACING_MM, ultrasound_phantom, write_loop, write_stills
 from tests.real_parts import require_program
-from tests.system.node import Node, free_port
+from tests.system.node import Node
 from tests.system.orthanc import AE, Orthanc
 
 pytestmark = [pytest.mark.slow, pytest.mark.real_parts]

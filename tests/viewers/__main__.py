@@ -16,8 +16,8 @@ from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 from rich.console import Console
 
+from dicomnode.selftest.temporary import free_port
 from tests.real_parts import require_file
-from tests.system.node import free_port
 from tests.system.orthanc import Orthanc
 from tests.viewers.ohif import BUILT, served
 

@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser
 
+from dicomnode.selftest.temporary import free_port
 from inference.measure import Axis
 from tests.dicomnode.encode.situations import (
     STUDY_UID,
@@ -32,7 +33,6 @@ from tests.dicomnode.encode.situations import (
 from tests.dicomnode.encode.situations import identity as identity_of
 from tests.phantoms import phantom, write_enhanced
 from tests.real_parts import require_file
-from tests.system.node import free_port
 from tests.system.orthanc import Orthanc
 from tests.viewers import table
 from tests.viewers.browser import Viewer, browser

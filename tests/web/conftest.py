@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page
 
+from dicomnode.selftest.temporary import free_port
 from dicomnode.settings.web import WebSettings
 from dicomnode.web.server import run
-from tests.dicomnode.parts import free_port, wait_until
+from tests.dicomnode.parts import wait_until
 from tests.dicomnode.web import browsing, hospital
 from tests.dicomnode.web.browsing import PASSWORD
 from tests.dicomnode.web.hospital import Hospital
