@@ -16,25 +16,33 @@ from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.orm import Session
 
 from dicomnode.records.copies import keep_before_migration
+from dicomnode.records.wake import LocalWake, NoWake, Wake, announced
 
 
 class Database:
-    """Transactions on one engine."""
+    """Transactions on one engine, and the signals that follow them."""
 
     def __init__(self, url: str) -> None:
+        self.wake: Wake = NoWake()
         if url.startswith("sqlite:///"):
             file = Path(url.removeprefix("sqlite:///"))
             file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             file.touch(mode=0o600)  # SQLite gives its journals the same mode
+            self.wake = LocalWake(file.parent / "wake")
         self.engine = create_engine(url)
         if self.engine.dialect.name == "sqlite":
             _set_up_sqlite(self.engine)
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
-        """A read-write transaction: committed at the end of the block, rolled back on any exception."""
+        """A read-write transaction: committed at the end of the block, rolled back on any exception.
+
+        What is announced in it (`wake.announce`) is signalled after the commit.
+        """
         with Session(self.engine, expire_on_commit=False) as session, session.begin():
             yield session
+        for topic in announced(session):
+            self.wake.signal(topic)
 
     @contextmanager
     def snapshot(self) -> Iterator[Session]:
