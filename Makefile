@@ -5,7 +5,7 @@ BIN := .venv/bin
 CI ?=
 export TCP_NODELAY := 1
 
-.PHONY: help setup demo test viewer viewers defects fuzz crash soak mutate check fix real-parts clean
+.PHONY: help setup demo test viewer viewers defects fuzz bench crash soak mutate check fix real-parts clean
 
 help:
 	@echo "make demo     send a real chest CT through a node and show what comes back"
@@ -14,6 +14,7 @@ help:
 	@echo "make viewers  open every kind of result in OHIF and write docs/viewers.md"
 	@echo "make defects  plant every kind of defect, ask all validators, and write docs/defects.md"
 	@echo "make fuzz     throw ten thousand bad inputs at the node and write docs/robustness.md"
+	@echo "make bench    measure every stage against its peers and write docs/performance.md"
 	@echo "make crash    kill a node at every point of a study's path and write docs/reliability.md (half an hour)"
 	@echo "make soak     send thousands of studies from many senders while workers are killed (hours)"
 	@echo "make mutate   break each promise in a copy of the code and show which test notices"
@@ -55,6 +56,11 @@ defects: .venv/ready real-parts
 
 fuzz: .venv/ready
 	$(BIN)/python -m tests.fuzz --write $(ARGS)
+
+# The extra `bench` has what nothing but the benchmark compares with.
+bench: .venv/ready real-parts
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python -m tests.bench --write $(ARGS)
 
 crash: .venv/ready real-parts
 	$(BIN)/python -m tests.crash $(ARGS)

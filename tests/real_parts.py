@@ -14,11 +14,15 @@ ENVIRONMENT = Path(sys.executable).parent
 """Searched last: pynetdicom puts its own `storescu` and `echoscu` there."""
 
 
+def find_program(name: str) -> str | None:
+    """Path of an installed program."""
+    outside = [place for place in os.environ["PATH"].split(os.pathsep) if Path(place) != ENVIRONMENT]
+    return shutil.which(name, path=os.pathsep.join(outside)) or shutil.which(name, path=ENVIRONMENT)
+
+
 def require_program(name: str) -> str:
     """Path of an installed program; skips the test where it is missing, and fails it in CI."""
-    outside = [place for place in os.environ["PATH"].split(os.pathsep) if Path(place) != ENVIRONMENT]
-    path = shutil.which(name, path=os.pathsep.join(outside)) or shutil.which(name, path=ENVIRONMENT)
-    return path or _missing(name)
+    return find_program(name) or _missing(name)
 
 
 def require_file(path: Path) -> str:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from collections import Counter
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
+from tests.bench.machine import commit, today
 from tests.crash.explorer import Outcome
 from tests.crash.points import ROWS
 
@@ -79,9 +78,4 @@ def crash_section(outcomes: Sequence[Outcome], command: str, duration_s: float) 
 
 def run_details(command: str, duration_s: float) -> str:
     """When, by which command, on which commit and for how long."""
-    described = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    commit = (
-        subprocess.run(described, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
-    )
-    day = datetime.now(UTC).strftime("%Y-%m-%d")
-    return f"`{command}`, {day}, commit {commit}, {duration_s / 60:.0f} minutes."
+    return f"`{command}`, {today()}, commit {commit()}, {duration_s / 60:.0f} minutes."
