@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -24,6 +25,7 @@ from dicomnode.records.anchors import private_key
 from dicomnode.records.audit import Audit
 from dicomnode.records.clock import pull_back
 from dicomnode.records.db import Database
+from dicomnode.records.wake import Topic
 from dicomnode.retention import Retention
 from dicomnode.route.dispatch import Dispatch
 from dicomnode.settings.node import Settings
@@ -53,6 +55,7 @@ class Housekeeping:
     def __init__(self, settings: Settings, database: Database, registry: Registry) -> None:
         self._assembly = Assembly(settings, database)
         self._assembling = assembly_ticks(settings, database, self._assembly, self._close_and_route)
+        self._database = database
         self._closing = threading.Lock()
         self._dispatch = Dispatch(settings, database, registry, Audit("routing"))
         self._delivery = Delivery(settings, database)
@@ -93,15 +96,42 @@ class Housekeeping:
         for name, work, interval_s in ticks:
             scheduler.add_job(_guarded(name, work), "interval", seconds=interval_s, id=name)
         scheduler.start()
+        woken = [
+            threading.Thread(target=self._on_signal, args=(topic, _guarded(name, work), stopping), name=name)
+            for name, work, topic in self.signalled()
+        ]
+        for thread in woken:
+            thread.start()
         log.info("housekeeping_started")
         stopping.wait()
+        for thread in woken:
+            thread.join()
         scheduler.shutdown(wait=True)
+
+    def _on_signal(self, topic: Topic, work: Callable[[], None], stopping: threading.Event) -> None:
+        """Work after each signal, and every TICK_S; never takes more than half of its thread's time."""
+        with self._database.wake.listen(topic) as ear:
+            while not stopping.is_set():
+                started = time.monotonic()
+                work()
+                took_s = time.monotonic() - started
+                if ear.wait(TICK_S):
+                    stopping.wait(min(took_s, TICK_S))
+
+    def signalled(self) -> list[tuple[str, Callable[[], object], Topic]]:
+        """What is done as soon as there is something to do: a name of its own, the work, and the signal."""
+        return [
+            ("close_and_route", self._close_and_route, Topic.STUDIES),
+            *(
+                (f"push {peer.name}", partial(self._delivery.push, peer), Topic.DELIVERIES)
+                for peer in self._peers
+            ),
+        ]
 
     def ticks(self) -> list[tuple[str, Callable[[], object], float]]:
         """What recurs: a name of its own, the work, and how often in seconds."""
         senders = [peer for peer in self._peers if peer.may_send]
         return [
-            ("close_and_route", self._close_and_route, TICK_S),
             *self._assembling,
             ("recover", self._recover_all, RECOVERY_S),
             ("purge", self._retention.purge_due, RETENTION_S),
@@ -112,7 +142,6 @@ class Housekeeping:
             *((f"echo {name}", check, ECHO_S) for name, check in self._echoes.items()),
             ("compare", self._comparing.compare_due, COMPARING_S),
             *((f"syslog {name}", feed.tick, SYSLOG_S) for name, feed in self._feeds.items()),
-            *((f"push {peer.name}", partial(self._delivery.push, peer), TICK_S) for peer in self._peers),
             *(
                 (f"ask {peer.name}", partial(self._commitment.ask, peer), COMMITMENT_S)
                 for peer in self._peers

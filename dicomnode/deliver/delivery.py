@@ -19,6 +19,7 @@ from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.states import DeliveryState, moved
 from dicomnode.records.tables import DeliveryRow, ResultRow
+from dicomnode.records.wake import Topic, announce
 from dicomnode.settings.node import DeliverySettings, PeerSettings, Settings
 
 LEASE_MARGIN_S = 60.0
@@ -204,6 +205,7 @@ def replay_delivery(session: Session, audit: Audit, row: DeliveryRow) -> None:
     """Send a dead delivery again, with its attempts counted from the start."""
     row.state = moved(DeliveryState(row.state), DeliveryState.WAITING).value
     row.attempt, row.not_before = 0, utc_now()
+    announce(session, Topic.DELIVERIES)
     result = session.get_one(ResultRow, row.sop_instance_uid)
     subject = Subject.of_result(result)
     audit.record(session, Event.DELIVERY_REPLAYED, subject, destination=row.destination)

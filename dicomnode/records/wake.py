@@ -27,8 +27,8 @@ log = structlog.get_logger()
 class Topic(StrEnum):
     """What there may be to do."""
 
-    ARRIVALS = "arrivals"
-    """Something came in, a study is complete, or an association ended: housekeeping looks at studies."""
+    STUDIES = "studies"
+    """A study is complete: housekeeping routes it."""
     JOBS = "jobs"
     """A job is due: workers look."""
     DELIVERIES = "deliveries"

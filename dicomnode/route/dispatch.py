@@ -16,6 +16,7 @@ from dicomnode.records.db import Database, utc_now
 from dicomnode.records.instances import stored_instances, what_was_purged
 from dicomnode.records.states import DeliveryState, JobState, StudyState, moved
 from dicomnode.records.tables import DecisionRow, DeliveryRow, JobRow, StudyRow
+from dicomnode.records.wake import Topic, announce
 from dicomnode.route.routing import Decision, route_study
 from dicomnode.route.versions import Request, Versions
 from dicomnode.settings.node import Settings
@@ -194,4 +195,5 @@ def completeness_notes(study: StudyRow) -> list[str]:
 def replay_study(session: Session, audit: Audit, study: StudyRow) -> None:
     """Route a parked study again."""
     study.state = moved(StudyState(study.state), StudyState.COMPLETE).value
+    announce(session, Topic.STUDIES)
     audit.record(session, Event.STUDY_REPLAYED, Subject(study.study_instance_uid))

@@ -20,6 +20,7 @@ from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.states import JobState, moved
 from dicomnode.records.tables import JobRow, ResultRow
+from dicomnode.records.wake import Topic, announce
 from dicomnode.settings.node import WorkerSettings
 from dicomnode.work.orders import post
 from dicomnode.work.pairs import pair
@@ -250,4 +251,5 @@ def replay_job(session: Session, audit: Audit, job: JobRow) -> None:
     job.state = moved(JobState(job.state), JobState.QUEUED).value
     job.attempt, job.losses, job.error, job.finished_at = 0, 0, None, None
     job.not_before = utc_now()
+    announce(session, Topic.JOBS)
     audit.record(session, Event.JOB_REPLAYED, Subject.of_job(job))

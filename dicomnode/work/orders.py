@@ -14,6 +14,7 @@ from dicomnode.records.db import utc_now
 from dicomnode.records.model_tables import ModelRow
 from dicomnode.records.states import DeliveryState, JobState, moved
 from dicomnode.records.tables import DeliveryRow, JobRow, ResultRow
+from dicomnode.records.wake import Topic, announce
 from dicomnode.settings.node import RouteSettings
 from dicomnode.study import Series
 from inference.bundle import ModelBundle
@@ -101,6 +102,7 @@ def hand_over(session: Session, audit: Audit, job: JobRow, model: ModelRow, want
 def _queue(session: Session, audit: Audit, job: JobRow, model_version: str) -> None:
     session.add(job)
     session.flush()
+    announce(session, Topic.JOBS)
     audit.record(
         session,
         Event.JOB_CREATED,
@@ -141,6 +143,7 @@ def _add_destinations(session: Session, job: JobRow, destinations: tuple[str, ..
 
 def post(session: Session, job: JobRow, result: ResultRow, destinations: list[str], wanted: Wanted) -> None:
     """Put one result into the outbox for every destination that wants its kind."""
+    announce(session, Topic.DELIVERIES)
     for destination in destinations:
         if not wants(wanted, destination, result.kind):
             continue

@@ -26,6 +26,7 @@ from dicomnode.records.db import Database
 from dicomnode.records.instances import stored_instances
 from dicomnode.records.standing import WORKING_STATES, state_here
 from dicomnode.records.tables import JobRow, ResultRow
+from dicomnode.records.wake import Topic
 from dicomnode.settings.node import Settings, WorkerSettings
 from dicomnode.spool import Spool
 from dicomnode.study import Series, read_instance
@@ -65,9 +66,10 @@ class Worker:
         log.info("worker_started", device=str(self._device), models=self._registry.names)
         self._spool.remove_leftovers("results")
         self._load_models()
-        while not stopping.is_set():
-            if not self.work_one():
-                stopping.wait(IDLE_S)
+        with self._database.wake.listen(Topic.JOBS) as ear:
+            while not stopping.is_set():
+                if not self.work_one():
+                    ear.wait(IDLE_S)
 
     def work_one(self) -> bool:
         """Lease and finish one job. False when there was none."""

@@ -37,7 +37,7 @@ def test_a_signal_ends_a_wait_of_another_process(tmp_path: Path) -> None:
 
 def test_every_listener_of_the_topic_hears_and_no_other(tmp_path: Path) -> None:
     wake = LocalWake(tmp_path)
-    with wake.listen(Topic.JOBS) as one, wake.listen(Topic.JOBS) as two, wake.listen(Topic.ARRIVALS) as other:
+    with wake.listen(Topic.JOBS) as one, wake.listen(Topic.JOBS) as two, wake.listen(Topic.STUDIES) as other:
         wake.signal(Topic.JOBS)
         assert one.wait(LONG_S)
         assert two.wait(LONG_S)
@@ -98,8 +98,8 @@ def test_where_no_pipe_can_be_made_the_wait_ends_by_its_time_out(tmp_path: Path)
 
 def test_signals_from_many_threads_end_a_wait(tmp_path: Path) -> None:
     wake = LocalWake(tmp_path)
-    with wake.listen(Topic.ARRIVALS) as ear:
-        threads = [threading.Thread(target=wake.signal, args=(Topic.ARRIVALS,)) for _ in range(20)]
+    with wake.listen(Topic.STUDIES) as ear:
+        threads = [threading.Thread(target=wake.signal, args=(Topic.STUDIES,)) for _ in range(20)]
         for thread in threads:
             thread.start()
         assert ear.wait(LONG_S)
