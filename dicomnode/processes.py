@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -93,14 +93,23 @@ class Child:
             self.process.wait()
 
 
+def workers(settings: Settings) -> Iterator[list[str]]:
+    """What tells each worker of the node which one it is: a device, or a place in a pool of the cluster."""
+    if settings.inference.engine == "local":
+        yield from (["--device", device] for device in settings.worker.devices)
+        return
+    for pool in settings.inference.pool:
+        yield from (["--pool", pool.name, "--number", str(number)] for number in range(pool.actors))
+
+
 def supervise(settings: Settings, config: Path, on_death: OnDeath) -> None:
-    """Run receiver, housekeeping, one worker per device and, if configured, the web page until stopped."""
+    """Run receiver, housekeeping, the workers and, if configured, the web page until stopped."""
     stopping = stop_event()
     common = ["--config", str(config)]
     children = [
         Child(["receive", *common]),
         Child(["housekeep", *common]),
-        *(Child(["work", "--device", device, *common]) for device in settings.worker.devices),
+        *(Child(["work", *which, *common]) for which in workers(settings)),
         *([Child(["web", *common])] if settings.web else []),
     ]
     for child in children:

@@ -40,7 +40,7 @@ def prepare(volume: Volume, how: Preprocessing, box: Box | None = None) -> Model
     """
     whole = tuple(slice(0, n) for n in volume.shape)
     box = box or (whole[0], whole[1], whole[2])
-    voxels = torch.from_numpy(np.ascontiguousarray(volume.voxels[box])).float()
+    voxels = torch.from_numpy(np.array(volume.voxels[box], dtype=np.float32))  # always a copy of our own
     upright = straightening(volume, box) if how.looks_across_slices else None
     if upright is not None:
         voxels = upright.apply(voxels)

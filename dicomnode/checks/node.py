@@ -10,6 +10,7 @@ from dicomnode.certificates import check_certificates
 from dicomnode.checks.clock import check_clock
 from dicomnode.checks.finding import Finding, note, ok, wrong
 from dicomnode.checks.peers import check_calls, check_peer
+from dicomnode.errors import TransientError
 from dicomnode.observe.machine import gpu_memory
 from dicomnode.records.db import Database, migrate, revision_of
 from dicomnode.records.standing import missing_live, state_here
@@ -77,6 +78,30 @@ def _check_models(settings: Settings, database: Database) -> Iterator[Finding]:
 
 
 def _check_devices(settings: Settings) -> Iterator[Finding]:
+    yield from _check_cluster(settings) if settings.inference.engine == "ray" else _check_own(settings)
+
+
+def _check_cluster(settings: Settings) -> Iterator[Finding]:
+    try:
+        from dicomnode.work.cluster import room_for
+    except ImportError as error:
+        yield wrong("cluster", f"Ray is not installed ({error}); install the extra `ray` of this package")
+        return
+    try:
+        room = room_for(settings.inference)
+    except TransientError as error:
+        yield wrong("cluster", str(error))
+        return
+    for pool in settings.inference.pool:
+        asked = f"pool {pool.name}: {pool.actors} actor(s) of {pool.gpus:g} GPU and {pool.cpus:g} CPU"
+        here = room[pool.name]
+        if here >= pool.actors:
+            yield ok("cluster", f"{asked}; all of them fit")
+        else:
+            yield note("cluster", f"{asked}; {here} fit now, the others wait until it has grown")
+
+
+def _check_own(settings: Settings) -> Iterator[Finding]:
     import torch
 
     from inference.engine import best_device

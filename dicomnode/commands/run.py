@@ -5,7 +5,7 @@ from __future__ import annotations
 import faulthandler
 import hashlib
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import structlog
 import typer
@@ -21,6 +21,9 @@ from dicomnode.records.db import Database
 from dicomnode.settings.node import Settings
 from dicomnode.spool import Spool
 from inference.registry import Registry, find_bundles
+
+if TYPE_CHECKING:
+    from dicomnode.work.engine import Engine
 
 log = structlog.get_logger()
 
@@ -91,15 +94,41 @@ def housekeep(config: ConfigOption = DEFAULT_CONFIG) -> None:
 def work(
     config: ConfigOption = DEFAULT_CONFIG,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda:0, ...")] = "auto",
+    pool: Annotated[
+        str | None, typer.Option(help="Run the networks in an actor of this pool of the Ray cluster.")
+    ] = None,
+    number: Annotated[int, typer.Option(min=0, help="Which worker of the pool this is, from 0.")] = 0,
 ) -> None:
-    """Run one worker: lease jobs and segment on one device, with resident models."""
+    """Run one worker: lease jobs and segment with resident models, on one device or in a cluster."""
     configure_logging("work")
     settings, database = open_node(config)
     stopping = stop_event()
     faulthandler.enable()  # a crash inside native code says where
     from dicomnode.work.worker import Worker
 
-    Worker(settings, database, usable_models(settings), device).run(stopping)
+    registry = usable_models(settings)
+    engine = _actor(settings, registry, pool, number) if pool else _local(device)
+    Worker(settings, database, registry, engine).run(stopping)
+
+
+def _local(device: str) -> Engine:
+    from dicomnode.work.engine import LocalEngine
+
+    return LocalEngine(device)
+
+
+def _actor(settings: Settings, registry: Registry, name: str, number: int) -> Engine:
+    pool = next((pool for pool in settings.inference.pool if pool.name == name), None)
+    if pool is None:
+        known = ", ".join(pool.name for pool in settings.inference.pool)
+        raise ConfigurationError(f"no inference.pool is called {name!r} (known: {known})")
+    try:
+        from dicomnode.work.cluster import RayEngine
+    except ImportError as error:
+        raise ConfigurationError(
+            f'inference.engine "ray" needs Ray ({error}); install the extra `ray` of this package'
+        ) from error
+    return RayEngine(settings.inference, pool, number, registry)
 
 
 def usable_models(settings: Settings) -> Registry:

@@ -13,6 +13,7 @@ from dicomnode.profiles import Profile, profile_path, read_profile
 from dicomnode.settings.alert import AlertSettings
 from dicomnode.settings.assembly import AssemblySettings, RequiredSettings
 from dicomnode.settings.audit import AuditSettings
+from dicomnode.settings.inference import InferenceSettings
 from dicomnode.settings.network import ConnectionSettings, PeerConnectionSettings, TlsSettings
 from dicomnode.settings.retention import RetentionSettings
 from dicomnode.settings.section import AeTitle, Conditions, Name, Network, Port, Section
@@ -170,6 +171,7 @@ class Settings(Section):
     required: tuple[RequiredSettings, ...] = ()
     models: ModelSettings = ModelSettings()
     worker: WorkerSettings = WorkerSettings()
+    inference: InferenceSettings = InferenceSettings()
     delivery: DeliverySettings = DeliverySettings()
     web: WebSettings | None = None
     priority: PrioritySettings = PrioritySettings()

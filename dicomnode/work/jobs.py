@@ -7,7 +7,7 @@ that was paused and lost its lease cannot publish what it made (StaleLease).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from dicomnode.records.wake import Topic, announce
 from dicomnode.settings.node import WorkerSettings
 from dicomnode.work.orders import post
 from dicomnode.work.pairs import pair
+from dicomnode.work.share import EVERYTHING, Share
 
 
 @dataclass(frozen=True)
@@ -59,14 +60,18 @@ class JobQueue:
         self._worker = worker
         self._wanted = wanted
 
-    def lease_next(self) -> tuple[Lease, JobRow] | None:
-        """Lease the most urgent job that is due, or None when there is nothing to do."""
-        now = utc_now()
+    def has_work(self, share: Share) -> bool:
+        """Whether a job of these models is due."""
         with self._database.snapshot() as session:
-            if session.scalar(_due(now).with_only_columns(JobRow.id)) is None:
-                return None
+            return session.scalar(_due(utc_now(), share).with_only_columns(JobRow.id)) is not None
+
+    def lease_next(self, share: Share = EVERYTHING) -> tuple[Lease, JobRow] | None:
+        """Lease the most urgent job of these models that is due, or None when there is nothing to do."""
+        now = utc_now()
+        if not self.has_work(share):
+            return None
         with self._database.transaction() as session:
-            job = session.scalar(_due(now).with_for_update(skip_locked=True))
+            job = session.scalar(_due(now, share).with_for_update(skip_locked=True))
             if job is None:
                 return None
             job.state = moved(JobState(job.state), JobState.RUNNING).value
@@ -181,13 +186,19 @@ def _superseded_by(session: Session, job: JobRow, result: NewResult) -> str | No
     )
 
 
-def _due(now: Any) -> Any:
+def _due(now: datetime, share: Share) -> Any:
     return (
         select(JobRow)
-        .where(JobRow.state == JobState.QUEUED.value, JobRow.not_before <= now)
+        .where(JobRow.state == JobState.QUEUED.value, JobRow.not_before <= now, *_of(share))
         .order_by(JobRow.shadow, JobRow.ranked_at, JobRow.id)
         .limit(1)
     )
+
+
+def _of(share: Share) -> tuple[Any, ...]:
+    if share.others:
+        return (JobRow.model.not_in(sorted(share.names)),) if share.names else ()
+    return (JobRow.model.in_(sorted(share.names)),)
 
 
 def _held(lease: Lease) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""The worker process: lease a job, keep its model resident, run it, translate how it ended."""
+"""The worker process: lease a job, run it, translate how it ended. Its engine runs the network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 
 import structlog
-import torch
 from pydicom.errors import InvalidDicomError
 from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
@@ -30,14 +29,13 @@ from dicomnode.records.wake import Topic
 from dicomnode.settings.node import Settings, WorkerSettings
 from dicomnode.spool import Spool
 from dicomnode.study import Series, read_instance
+from dicomnode.work.engine import Engine, EngineLost
 from dicomnode.work.jobs import JobQueue, Lease
 from dicomnode.work.losses import give_up
 from dicomnode.work.pipeline import Assignment, Findings, process_series, summarise
 from dicomnode.work.result_files import remove_lost_attempts, store_results
 from inference.bundle import ModelBundle, ModelState
-from inference.engine import Model, best_device
 from inference.errors import BundleError, InferenceError, OutOfMemory
-from inference.predict import segment
 from inference.registry import Registry
 
 IDLE_S = 0.2
@@ -48,32 +46,42 @@ log = structlog.get_logger()
 
 
 class Worker:
-    """Works jobs off, one at a time, on one device."""
+    """Works jobs off, one at a time, on one engine."""
 
-    def __init__(self, settings: Settings, database: Database, registry: Registry, device: str) -> None:
+    def __init__(self, settings: Settings, database: Database, registry: Registry, engine: Engine) -> None:
         self._settings = settings
         self._database = database
         self._registry = registry
         self._spool = Spool(settings.spool)
-        self._device = best_device() if device == "auto" else torch.device(device)
-        self._name = f"{self._device} pid {os.getpid()}"
-        self._audit = Audit(f"worker {self._device}")
+        self._engine = engine
+        self._name = f"{engine.place} pid {os.getpid()}"
+        self._audit = Audit(f"worker {engine.place}")
         self._queue = JobQueue(database, self._audit, settings.worker, self._name, settings.wanted)
-        self._models: dict[str, Model] = {}
+        self._loaded = False
 
     def run(self, stopping: threading.Event) -> None:
         """Work until `stopping` is set; a job in progress is finished first."""
-        log.info("worker_started", device=str(self._device), models=self._registry.names)
+        log.info("worker_started", place=self._engine.place, models=self._registry.names)
         self._spool.remove_leftovers("results")
-        self._load_models()
         with self._database.wake.listen(Topic.JOBS) as ear:
             while not stopping.is_set():
-                if not self.work_one():
+                if not (self._ready() and self.work_one()):
                     ear.wait(IDLE_S)
+
+    def _ready(self) -> bool:
+        """Whether the engine could begin; its models are loaded before the first job, so that none waits."""
+        if not self._engine.ready(self._work_waits):
+            self._loaded = False
+        elif not self._loaded:
+            self._loaded = self._load_models()
+        return self._loaded
+
+    def _work_waits(self) -> bool:
+        return self._queue.has_work(self._engine.share())
 
     def work_one(self) -> bool:
         """Lease and finish one job. False when there was none."""
-        leased = self._queue.lease_next()
+        leased = self._queue.lease_next(self._engine.share())
         if leased is None:
             return False
         lease, job = leased
@@ -106,6 +114,10 @@ class Worker:
             log.info("job_succeeded", lesion_count=len(findings.measurements))
         except StaleLease:
             raise
+        except EngineLost as error:
+            log.error("engine_lost", reason=str(error))
+            self._loaded = False
+            give_up(self._database, self._audit, self._settings.worker, lease, str(error))
         except InputChanged as error:
             self._queue.supersede(lease, str(error))
         except (TransientError, OutOfMemory, OSError) as error:
@@ -125,11 +137,11 @@ class Worker:
             self._queue.fail(lease, f"internal error {type(error).__name__}; the log has the details")
 
     def _process(self, lease: Lease, job: JobRow) -> Findings:
-        model = self._model(self._bundle(lease, job))
+        bundle = self._bundle(lease, job)
         assignment = Assignment(
             series=self._series(job),
-            segmenter=partial(segment, model=model),
-            card=model.bundle.card,
+            segmenter=self._engine.segmenter(bundle, self._digests_in_use()),
+            card=bundle.card,
             model_digest=job.model_digest,
             instance_number=self._instance_number(job),
             created_at=job.created_at.astimezone(),
@@ -198,30 +210,30 @@ class Worker:
         except (OSError, SQLAlchemyError) as error:
             log.warning("leftovers_not_removed", error=type(error).__name__)
 
-    def _load_models(self) -> None:
-        """Load what is in use, so that the first study waits for nothing."""
-        for bundle in self._working():
+    def _load_models(self) -> bool:
+        """Load what is in use here, so that the first study waits for nothing. False: it is lost."""
+        share = self._engine.share()
+        in_use = self._digests_in_use()
+        for bundle in self._registry.bundles.values():
+            if bundle.digest not in in_use or not share.has(bundle.card.name):
+                continue
             try:
-                self._model(bundle)
+                self._engine.load(bundle, in_use)
             except InferenceError as error:
                 log.error("model_not_loaded", model=bundle.card.name, reason=str(error))
+            except EngineLost as error:
+                log.error("engine_lost", reason=str(error))
+                return False
+        return True
 
-    def _working(self) -> list[ModelBundle]:
+    def _digests_in_use(self) -> frozenset[str]:
+        """The bundles whose state lets them work now."""
         bundles = list(self._registry.bundles.values())
         with self._database.snapshot() as session:
             states = [state_here(session, self._settings.models, bundle) for bundle in bundles]
-        return [bundle for bundle, state in zip(bundles, states, strict=True) if state in WORKING_STATES]
-
-    def _model(self, bundle: ModelBundle) -> Model:
-        """The resident model, loaded at its first use; those that work no more make room for it."""
-        if bundle.digest not in self._models:
-            kept = {bundle.digest for bundle in self._working()}
-            self._models = {digest: model for digest, model in self._models.items() if digest in kept}
-            started = time.monotonic()
-            self._models[bundle.digest] = Model(bundle, self._device)
-            seconds = round(time.monotonic() - started, 2)
-            log.info("model_loaded", model=bundle.card.name, version=bundle.card.version, duration_s=seconds)
-        return self._models[bundle.digest]
+        return frozenset(
+            bundle.digest for bundle, state in zip(bundles, states, strict=True) if state in WORKING_STATES
+        )
 
 
 class Heartbeat:

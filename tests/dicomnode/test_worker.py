@@ -34,6 +34,7 @@ from dicomnode.series_writer import SeriesIdentity, write_series
 from dicomnode.settings.node import ModelSettings, Settings
 from dicomnode.spool import Spool
 from dicomnode.work.check_again import SecondRun, run_again
+from dicomnode.work.engine import LocalEngine
 from dicomnode.work.jobs import JobQueue
 from dicomnode.work.worker import Worker
 from inference.errors import OutOfMemory
@@ -67,7 +68,7 @@ class Node:
 
     def work(self) -> bool:
         registry = find_bundles(self.settings.models.folder)
-        return Worker(self.settings, self.database, registry, "cpu").work_one()
+        return Worker(self.settings, self.database, registry, LocalEngine("cpu")).work_one()
 
     def in_state(self, state: str) -> None:
         self.settings = self.settings.model_copy(

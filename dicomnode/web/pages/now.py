@@ -12,6 +12,7 @@ from starlette.responses import Response
 from dicomnode.observe.figures import Figures, Queue, read_figures
 from dicomnode.observe.machine import free_bytes, gpu_memory
 from dicomnode.observe.troubles import find_troubles, open_alerts
+from dicomnode.processes import workers
 from dicomnode.records.audit import Event
 from dicomnode.records.db import utc_now
 from dicomnode.records.states import DeliveryState, JobState, StudyState
@@ -64,7 +65,7 @@ def show_now(visit: Visit) -> Response:
             running=session.scalars(
                 select(JobRow).where(JobRow.state == JobState.RUNNING.value).order_by(JobRow.id)
             ).all(),
-            devices=settings.worker.devices,
+            devices=[" ".join(which[1::2]) for which in workers(settings)],
             gpus=gpu_memory(),
             free_bytes=free_bytes(settings.spool),
             minimum_free_gb=settings.listener.minimum_free_gb,

@@ -24,6 +24,7 @@ from dicomnode.route.dispatch import Dispatch
 from dicomnode.selftest.bundles import write_bundle
 from dicomnode.series_writer import SeriesIdentity, write_series
 from dicomnode.spool import Spool
+from dicomnode.work.engine import LocalEngine
 from dicomnode.work.worker import Worker
 from inference.registry import find_bundles
 from tests.dicomnode.parts import arrival, image
@@ -105,7 +106,7 @@ def _work(page: Page) -> None:
         assembly.close_complete_studies()
     registry = find_bundles(page.settings.models.folder)
     Dispatch(page.settings, page.database, registry, Audit("routing")).route_complete_studies()
-    worker = Worker(page.settings, page.database, registry, "cpu")
+    worker = Worker(page.settings, page.database, registry, LocalEngine("cpu"))
     while worker.work_one():
         pass
     with page.database.snapshot() as session:

@@ -1,0 +1,228 @@
+"""Networks in the actors of a real Ray cluster: four raylets on this host, one of them the head.
+
+Not covered: GPUs, an autoscaler, machines that are really apart.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+from pydicom import dcmread
+from ray.cluster_utils import Cluster
+from sqlalchemy import select
+
+from dicomnode.receive.intake import Intake
+from dicomnode.records.audit import Audit
+from dicomnode.records.db import Database, migrate, utc_now
+from dicomnode.records.tables import JobRow, ResultRow, StudyRow
+from dicomnode.route.dispatch import Dispatch
+from dicomnode.selftest.bundles import write_bundle
+from dicomnode.series_writer import SeriesIdentity, write_series
+from dicomnode.settings.inference import InferenceSettings, PoolSettings
+from dicomnode.settings.node import Settings
+from dicomnode.spool import Spool
+from dicomnode.work.cluster import RayEngine, room_for
+from dicomnode.work.engine import EngineLost, LocalEngine
+from dicomnode.work.losses import recover_lost_leases
+from inference.bundle import ModelBundle
+from inference.errors import UnsuitableVolume
+from inference.labelmap import LesionMap
+from inference.registry import Registry, find_bundles
+from inference.volume import Volume
+from tests.dicomnode.parts import arrival, events, settings_in
+from tests.phantoms import phantom
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+STUDY_COUNT = 6
+STORE_BYTES = 80_000_000
+PATIENCE_S = 240.0
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A head without CPUs, which programs join, and three machines with one each."""
+    head = {"num_cpus": 0, "object_store_memory": STORE_BYTES, "include_dashboard": False}
+    found = Cluster(initialize_head=True, head_node_args=head)
+    for _ in range(3):
+        found.add_node(num_cpus=1, object_store_memory=STORE_BYTES)
+    found.wait_for_nodes()
+    yield found
+    ray.shutdown()
+    found.shutdown()
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    write_bundle(tmp_path / "models" / "threshold")
+    return find_bundles(tmp_path / "models")
+
+
+@pytest.fixture
+def bundle(registry: Registry) -> ModelBundle:
+    (found,) = registry.bundles.values()
+    return found
+
+
+def inference(cluster: Cluster, **pool: Any) -> InferenceSettings:
+    return InferenceSettings(
+        engine="ray",
+        address=cluster.address,
+        pool=(PoolSettings.model_validate({"name": "cpus", "gpus": 0.0} | pool),),
+    )
+
+
+def started(settings: InferenceSettings, registry: Registry, number: int = 0) -> RayEngine:
+    engine = RayEngine(settings, settings.pool[0], number, registry)
+    wait_until(lambda: engine.ready(lambda: True), "the actor did not start")
+    return engine
+
+
+def wait_until(holds: Any, otherwise: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < deadline, otherwise
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def volume() -> Volume:
+    return phantom(spacing_mm=(8.0, 2.0, 2.0)).volume
+
+
+def same(one: LesionMap, other: LesionMap) -> bool:
+    return bool(np.array_equal(one.values, other.values)) and one.lesions == other.lesions
+
+
+def test_an_actor_gives_the_same_as_the_worker_itself_and_its_loss_costs_one_job(
+    cluster: Cluster, registry: Registry, bundle: ModelBundle, volume: Volume
+) -> None:
+    settings = inference(cluster)
+    assert room_for(settings) == {"cpus": 3}
+    engine = started(settings, registry)
+    expected = LocalEngine("cpu").segmenter(bundle, {bundle.digest})(volume)
+    segment = engine.segmenter(bundle, {bundle.digest})
+    assert expected.lesions and same(segment(volume), expected)
+    assert same(segment(volume), expected), "the model is there now"
+
+    flat = Volume(volume.voxels, volume.affine_lps, "arbitrary")
+    with pytest.raises(UnsuitableVolume, match="works on HU"):
+        segment(flat)
+
+    ray.kill(engine._actor)
+    with pytest.raises(EngineLost, match="pool 'cpus'"):
+        segment(volume)
+    wait_until(lambda: engine.ready(lambda: True), "no new actor")
+    assert same(engine.segmenter(bundle, {bundle.digest})(volume), expected)
+    engine._drop("the test is over")
+
+
+def test_actors_beyond_the_resident_ones_come_with_work_and_go_without(
+    cluster: Cluster, registry: Registry
+) -> None:
+    settings = inference(cluster, actors=2, resident_actors=1, idle_s=0.5)
+    engine = RayEngine(settings, settings.pool[0], 1, registry)
+    assert not engine.ready(lambda: False)
+    assert engine._actor is None, "nothing waits, nothing is asked for"
+    wait_until(lambda: engine.ready(lambda: True), "work did not start it")
+    wait_until(lambda: not engine.ready(lambda: False), "it did not go")
+    assert engine._actor is None
+
+
+def test_what_does_not_fit_waits_until_the_cluster_has_room(cluster: Cluster, registry: Registry) -> None:
+    settings = inference(cluster, cpus=2.0)
+    assert room_for(settings) == {"cpus": 0}
+    engine = RayEngine(settings, settings.pool[0], 0, registry)
+    assert not engine.ready(lambda: True) and not engine.ready(lambda: True)
+    grown = cluster.add_node(num_cpus=2, object_store_memory=STORE_BYTES)
+    wait_until(lambda: engine.ready(lambda: True), "room came, the actor did not")
+    engine._drop("the test is over")
+    cluster.remove_node(grown)
+
+
+def with_jobs(folder: Path, cluster: Cluster) -> tuple[Settings, Database]:
+    """A node whose studies have arrived and are routed: one job each."""
+    more = f"""
+[worker]
+lease_s = 4.0
+retry_delay_s = 0.1
+[models]
+folder = "models"
+[inference]
+engine = "ray"
+address = "{cluster.address}"
+[[inference.pool]]
+name = "cpus"
+actors = 3
+gpus = 0.0
+"""
+    settings = settings_in(folder, more)
+    database, spool = Database(settings.database_url), Spool(settings.spool)
+    migrate(database)
+    spool.prepare()
+    intake = Intake(spool, database, Audit("receiver"))
+    volume = phantom(spacing_mm=(8.0, 2.0, 2.0)).volume
+    for number in range(STUDY_COUNT):
+        identity = SeriesIdentity(patient_id=f"P{number}")
+        for path in write_series(volume, folder / "sent" / str(number), identity):
+            intake.take(arrival(dcmread(path)))
+    with database.transaction() as session:
+        for study in session.scalars(select(StudyRow)):
+            study.state, study.completed_by, study.completed_at = "complete", "quiet_period", utc_now()
+    registry = find_bundles(settings.models.folder)
+    Dispatch(settings, database, registry, Audit("routing")).route_complete_studies()
+    return settings, database
+
+
+def test_machines_and_workers_die_and_every_job_ends_once(
+    cluster: Cluster, registry: Registry, tmp_path: Path
+) -> None:
+    settings, database = with_jobs(tmp_path, cluster)
+    victim = cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES)
+    pool = [work(tmp_path, number) for number in range(3)]
+    try:
+        wait_until(lambda: count(database, "succeeded") >= 1, "nothing was done")
+        cluster.remove_node(cluster.list_all_nodes()[1], allow_graceful=False)
+        pool[0].send_signal(signal.SIGKILL)
+        pool[0].wait()
+        pool[0] = work(tmp_path, 0)
+
+        def ended() -> bool:
+            recover_lost_leases(database, Audit("housekeeping"), settings.worker)
+            return count(database, "succeeded") + count(database, "failed") == STUDY_COUNT
+
+        wait_until(ended, "not all jobs have ended")
+    finally:
+        for process in pool:
+            process.terminate()
+        for process in pool:
+            process.wait(60)
+        cluster.remove_node(victim)
+    assert count(database, "succeeded") == STUDY_COUNT
+    with database.snapshot() as session:
+        kinds = session.execute(select(ResultRow.job_id, ResultRow.kind)).all()
+    assert len(kinds) == len(set(kinds)) == 3 * STUDY_COUNT
+    workers = {detail["worker"].split(" pid ")[0] for _, detail in events(database, "job_succeeded")}
+    assert workers == {"ray cpus"}
+    database.engine.dispose()
+
+
+def work(folder: Path, number: int) -> subprocess.Popen[bytes]:
+    arguments = ["work", "--pool", "cpus", "--number", str(number), "--config", str(folder / "node.toml")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, "-m", "dicomnode", *arguments], env=environment)
+
+
+def count(database: Database, state: str) -> int:
+    with database.snapshot() as session:
+        return len(session.scalars(select(JobRow.id).where(JobRow.state == state)).all())
