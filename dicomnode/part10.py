@@ -12,17 +12,24 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from pydicom.charset import default_encoding
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import dcmread, read_dataset, read_preamble
 from pydicom.tag import BaseTag
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian, MediaStorageDirectoryStorage
+
+from dicomnode.elements import find_file_meta
+from dicomnode.header_index import HeaderIndex, index_header
 
 MOST_READS = 1_500_000
 """About half a million elements: five times those of an enhanced object of a thousand frames."""
 LARGEST_INFLATED_BYTES = 2**29
 LARGEST_INFLATED_HEADER_BYTES = 2**26
 ELEMENT_HEADER_BYTES = 12
+USUAL_HEADER_BYTES = 2**14
+LARGE_HEADER_BYTES = 2**20
+"""With the private elements of vendors, or the functional groups of many frames."""
 SEARCHED_AHEAD_BYTES = 8192
 """pydicom looks for delimiters in pieces of this size, beyond the end of the file too."""
 PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
@@ -55,10 +62,12 @@ def read_part10(source: Path | bytes, *, pixels: bool) -> FileDataset:
     MemoryError when the machine has too little for a content that is within the limits.
     """
     try:
+        if not pixels and (header := index_part10(source)) is not None:
+            return header
         if isinstance(source, Path):
             with source.open("rb") as file:
-                return _read(file, source.stat().st_size, pixels)
-        return _read(BytesIO(source), len(source), pixels)
+                return parse_part10(file, source.stat().st_size, pixels=pixels)
+        return parse_part10(BytesIO(source), len(source), pixels=pixels)
     except (InvalidDicomError, MemoryError):
         raise
     except Exception as error:  # pydicom raises many kinds for broken bytes, OSError without errno too
@@ -67,7 +76,40 @@ def read_part10(source: Path | bytes, *, pixels: bool) -> FileDataset:
         raise InvalidDicomError(f"the data set cannot be parsed ({type(error).__name__})") from error
 
 
-def _read(file: BinaryIO, size_bytes: int, pixels: bool) -> FileDataset:
+def index_part10(source: Path | bytes) -> FileDataset | None:
+    """The header by way of an index of its first bytes; None where pydicom must parse it."""
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            content = file.read(USUAL_HEADER_BYTES)
+            header = _header_of(content, whole=len(content) < USUAL_HEADER_BYTES)
+            if header is not None or len(content) < USUAL_HEADER_BYTES:
+                return header
+            content += file.read(LARGE_HEADER_BYTES - USUAL_HEADER_BYTES)
+            return _header_of(content, whole=len(content) < LARGE_HEADER_BYTES)
+    return _header_of(source, whole=True)
+
+
+def _header_of(content: bytes, whole: bool) -> FileDataset | None:
+    found = find_file_meta(content)
+    if found is None:
+        return None
+    elements, start = found
+    meta = HeaderIndex(content, elements, explicit=True)
+    syntax, sop_class = meta.get("TransferSyntaxUID"), meta.get("MediaStorageSOPClassUID")
+    if not isinstance(syntax, str) or not syntax or sop_class == MediaStorageDirectoryStorage:
+        return None
+    header = index_header(content, syntax, start, whole=whole)
+    if header is None:
+        return None
+    file_meta = FileMetaDataset(meta.dataset)
+    file_meta.set_original_encoding(False, True, default_encoding)
+    dataset = FileDataset("", header.dataset, content[:128], file_meta, not header.explicit, True)
+    dataset.set_original_encoding(not header.explicit, True, header.dataset.original_character_set)
+    return dataset
+
+
+def parse_part10(file: BinaryIO, size_bytes: int, *, pixels: bool) -> FileDataset:
+    """The data set by pydicom, element for element. Raises whatever pydicom raises."""
     content = cast(BinaryIO, BoundedReader(file, size_bytes))
     preamble = read_preamble(content, force=False)
     meta = FileMetaDataset(read_dataset(content, False, True, stop_when=_after_file_meta))

@@ -16,6 +16,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.sequence import Sequence
 from pydicom.valuerep import PersonName
 
+from dicomnode.header_index import HeaderIndex
 from dicomnode.part10 import read_part10
 from inference.volume import Volume
 
@@ -124,7 +125,7 @@ class SourceVolume:
             raise ValueError(f"{self.volume.shape[0]} slices but {len(self.frames)} frames")
 
 
-def text(header: Dataset, keyword: str) -> str:
+def text(header: Dataset | HeaderIndex, keyword: str) -> str:
     """A header value as stripped text, multiple values joined by a backslash.
 
     Empty when absent or empty, or when its bytes are no value of its type.
@@ -140,7 +141,7 @@ def text(header: Dataset, keyword: str) -> str:
     return "\\".join(str(item).strip() for item in value)
 
 
-def items(dataset: Dataset, keyword: str) -> Iterable[Dataset]:
+def items(dataset: Dataset | HeaderIndex, keyword: str) -> Iterable[Dataset]:
     """Items of a sequence that tells of the object, such as its equipment.
 
     None where it is absent, broken, or far larger than such sequences are: looking at it parses it.

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 
 from pydicom import Dataset
 
+from dicomnode.header_index import HeaderIndex
 from dicomnode.settings.node import PrioritySettings
 from dicomnode.study import items, text
 
@@ -19,7 +20,7 @@ LEAST_TO_MOST = ("LOW", "ROUTINE", "MEDIUM", "HIGH", "STAT")
 """Values of RequestedProcedurePriority (0040,1003), PS3.3 section C.4.11."""
 
 
-def urgency(header: Dataset) -> str | None:
+def urgency(header: Dataset | HeaderIndex) -> str | None:
     """RequestedProcedurePriority (0040,1003) of an image, at the top or in its request attributes."""
     found = None
     for item in (header, *items(header, "RequestAttributesSequence")):

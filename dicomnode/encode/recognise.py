@@ -8,10 +8,11 @@ from __future__ import annotations
 from pydicom import Dataset
 
 from dicomnode.encode.equipment import MANUFACTURER, PROCESSING_EQUIPMENT, PRODUCT
+from dicomnode.header_index import HeaderIndex
 from dicomnode.study import items, text
 
 
-def is_own_result(header: Dataset) -> bool:
+def is_own_result(header: Dataset | HeaderIndex) -> bool:
     """Whether a node of our kind made this object.
 
     Holds for any version and installation. A PACS may rewrite the equipment module, so Contributing

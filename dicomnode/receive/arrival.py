@@ -10,6 +10,7 @@ from pydicom.errors import InvalidDicomError
 
 from dicomnode.encode.recognise import is_own_result
 from dicomnode.errors import PermanentError
+from dicomnode.header_index import HeaderIndex, index_header
 from dicomnode.part10 import read_part10
 from dicomnode.study import text
 from dicomnode.urgency import urgency
@@ -98,7 +99,10 @@ def identify(arrival: Arrival) -> Identity:
     )
 
 
-def _read_header(arrival: Arrival) -> Dataset:
+def _read_header(arrival: Arrival) -> Dataset | HeaderIndex:
+    index = index_header(arrival.encoded, arrival.transfer_syntax_uid)
+    if index is not None:
+        return index
     try:
         return read_part10(arrival.file_header + arrival.encoded, pixels=False)
     except InvalidDicomError as error:

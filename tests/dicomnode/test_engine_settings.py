@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
@@ -48,9 +50,9 @@ def test_a_pool_asks_for_what_a_cluster_can_give(wrong: dict[str, float]) -> Non
         PoolSettings.model_validate({"name": "wrong"} | wrong)
 
 
-def test_every_actor_has_a_worker_of_its_own(tmp_path: pytest.TempPathFactory) -> None:
+def test_every_actor_has_a_worker_of_its_own(tmp_path: Path) -> None:
     settings = Settings(
-        node=NodeSettings(ae_title="NODE", data=str(tmp_path)),
+        node=NodeSettings(ae_title="NODE", data=tmp_path),
         inference=InferenceSettings(
             engine="ray", pool=(PoolSettings(name="small", models=("a",), actors=2), REST)
         ),

@@ -59,7 +59,7 @@ def cluster() -> Iterator[Cluster]:
     found.wait_for_nodes()
     yield found
     ray.shutdown()
-    found.shutdown()
+    found.shutdown()  # type: ignore[no-untyped-call]
 
 
 @pytest.fixture
@@ -192,7 +192,8 @@ def test_machines_and_workers_die_and_every_job_ends_once(
     pool = [work(tmp_path, number) for number in range(3)]
     try:
         wait_until(lambda: count(database, "succeeded") >= 1, "nothing was done")
-        cluster.remove_node(cluster.list_all_nodes()[1], allow_graceful=False)
+        machine = cluster.list_all_nodes()[1]  # type: ignore[no-untyped-call]
+        cluster.remove_node(machine, allow_graceful=False)
         pool[0].send_signal(signal.SIGKILL)
         pool[0].wait()
         pool[0] = work(tmp_path, 0)
