@@ -18,6 +18,7 @@ from pynetdicom.association import Association
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
 from dicomnode.receive.arrival import Origin
+from dicomnode.receive.proxied import NotIntroduced, TrustedProxies, introduced
 from dicomnode.receive.turned_away import TurnedAway
 from dicomnode.records.audit import Event
 from dicomnode.settings.network import ConnectionSettings, Limits
@@ -136,19 +137,36 @@ class Connections:
     """All that is connected, counted by address and by peer."""
 
     rules: ConnectionSettings
+    proxies: TrustedProxies = field(init=False)
     _opening: list[str] = field(default_factory=list)
     _held: WeakKeyDictionary[Association, Connection] = field(default_factory=WeakKeyDictionary)
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
+    def __post_init__(self) -> None:
+        self.proxies = TrustedProxies(self.rules.trusted_proxies)
+
     def open(self, address: str) -> bool:
-        """Count a new connection in, unless its address or all together hold too many."""
+        """Count a new connection in, unless its address or all together hold too many.
+
+        A trusted proxy may hold as many as all together: they count for those whom it introduces.
+        """
         most = self.rules.maximum_associations + SPARE_CONNECTIONS
         with self._lock:
             everybody = [*self._opening, *(connection.address for _, connection in self._alive())]
-            if everybody.count(address) >= most or len(everybody) >= most * ADDRESSES:
+            crowded = everybody.count(address) >= most and address not in self.proxies
+            if crowded or len(everybody) >= most * ADDRESSES:
                 return False
             self._opening.append(address)
             return True
+
+    def introduce(self, proxy_address: str, address: str) -> bool:
+        """Count for `address` from now on what its proxy has opened, unless it holds too many itself."""
+        with self._lock:
+            self._opening.remove(proxy_address)
+            if self.open(address):
+                return True
+            self._opening.append(proxy_address)
+            return False
 
     def opened(self, address: str) -> None:
         """It is an association of its own now, or gone."""
@@ -251,17 +269,28 @@ class Server(ThreadedAssociationServer):  # type: ignore[misc]
             raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Make the association, after the TLS handshake: a slow one must not hold up the others."""
+        """Make the association. What comes before it may be slow and must not hold up the others."""
+        timeout_s = self.connections.rules.association_timeout_s
         try:
+            if client_address[0] in self.connections.proxies:
+                client_address = (self._introduced(request, client_address[0]), *client_address[1:])
             if self._credentials is not None:
-                timeout_s = self.connections.rules.association_timeout_s
                 request = shake_hands(request, self._credentials.context(), timeout_s)
             super().process_request_thread(request, client_address)
+        except NotIntroduced as error:
+            self.shutdown_request(request)
+            self._reject(client_address[0], str(error))
         except OSError as error:
             self.shutdown_request(request)
             self._reject(client_address[0], f"TLS: {reason_of(error)}")
         finally:
             self.connections.opened(client_address[0])
+
+    def _introduced(self, request: socket, proxy_address: str) -> str:
+        address = introduced(request, proxy_address, self.connections.rules.association_timeout_s)
+        if not self.connections.introduce(proxy_address, address):
+            raise NotIntroduced(f"too many connections of {address} through this proxy")
+        return address
 
     def _reject(self, address: str, reason: str) -> None:
         self._turned_away.tell(Event.ASSOCIATION_REJECTED, Origin("", address, ""), reason)

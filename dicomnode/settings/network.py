@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, PrivateAttr
 from pydantic_core import PydanticCustomError
 
-from dicomnode.settings.section import Port, Section
+from dicomnode.settings.section import Network, Port, Section
 
 SECRET = "secret"
 """Type of the problem of a secret in the configuration; its text is never repeated."""
@@ -48,6 +48,8 @@ class ConnectionSettings(Section):
     maximum_pdu_bytes: PduBytes = 131072
     maximum_object_gb: float = Field(default=2.0, gt=0.0)
     """One C-STORE may not carry more; it is held in memory until it is whole."""
+    trusted_proxies: tuple[Network, ...] = ()
+    """TCP load balancers that begin each connection with a PROXY header, which names the caller."""
 
 
 class TlsSettings(Section):
