@@ -5,7 +5,7 @@ BIN := .venv/bin
 CI ?=
 export TCP_NODELAY := 1
 
-.PHONY: help setup demo test viewer viewers defects fuzz bench crash soak mutate check fix real-parts clean
+.PHONY: help setup demo test viewer viewers defects fuzz bench crash soak scale mutate check fix real-parts clean
 
 help:
 	@echo "make demo     send a real chest CT through a node and show what comes back"
@@ -17,6 +17,7 @@ help:
 	@echo "make bench    measure every stage against its peers and write docs/performance.md"
 	@echo "make crash    kill a node at every point of a study's path and write docs/reliability.md (half an hour)"
 	@echo "make soak     send thousands of studies from many senders while workers are killed (hours)"
+	@echo "make scale    measure costs, simulate a hospital to a country, and write docs/scale.md (ten minutes)"
 	@echo "make mutate   break each promise in a copy of the code and show which test notices"
 	@echo "make check    lint, types, import rules and the quick tests"
 	@echo "make fix      format, and mend what the linter can"
@@ -67,6 +68,9 @@ crash: .venv/ready real-parts
 
 soak: .venv/ready real-parts
 	$(BIN)/python -m tests.soak $(ARGS)
+
+scale: .venv/ready
+	$(BIN)/python -m tests.scale all --write $(ARGS)
 
 mutate: .venv/ready real-parts
 	$(BIN)/python -m tests.mutants $(ARGS)

@@ -213,7 +213,9 @@ first_delay_s = 0.3
         with self.database.snapshot() as session:
             return list(session.scalars(query))
 
-    def wait_until_delivered(self, study_instance_uid: str, jobs: int = 1) -> list[JobRow]:
+    def wait_until_delivered(
+        self, study_instance_uid: str, jobs: int = 1, timeout_s: float = RESULT_TIMEOUT_S
+    ) -> list[JobRow]:
         """Until `jobs` jobs of the study have succeeded and all that they made is delivered."""
 
         def done() -> list[JobRow] | None:
@@ -226,7 +228,7 @@ first_delay_s = 0.3
             states = {d.state for job in succeeded for d in self.deliveries(job_id=job.id)}
             return succeeded if states == {"delivered"} else None
 
-        return wait_for(done, f"results of {study_instance_uid} are delivered")
+        return wait_for(done, f"results of {study_instance_uid} are delivered", timeout_s)
 
     def wait_until_ended(self, study_instance_uid: str) -> StudyRow:
         """Until the study is ignored, or every job of it has ended in one way or another."""
