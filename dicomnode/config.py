@@ -11,8 +11,8 @@ from typing import Any, TypeVar, cast
 from pydantic import BaseModel, ValidationError
 
 from dicomnode.errors import ConfigurationError
-from dicomnode.settings.network import SECRET
 from dicomnode.settings.node import Settings
+from dicomnode.settings.secret import SECRET
 
 T = TypeVar("T")
 
@@ -41,7 +41,7 @@ def load_settings(path: Path) -> Settings:
     settings = _rooted(settings, path.resolve().parent)
     for peer in settings.peer:
         peer.give(settings.tls)
-    _ = settings.wanted  # a broken profile is found before anything starts
+    _ = settings.wanted, settings.database_url  # a broken profile or secret is found before anything starts
     return settings
 
 

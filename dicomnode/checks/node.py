@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicomnode.certificates import check_certificates
@@ -18,6 +19,9 @@ from dicomnode.settings.node import Settings
 from dicomnode.spool import Spool
 from inference.registry import find_bundles
 
+DURABLE = ("fsync", "full_page_writes", "synchronous_commit")
+"""Settings of PostgreSQL without which a commit is not on the disk."""
+
 
 def check_node(settings: Settings, listen_s: float = 0.0) -> Iterator[Finding]:
     """Check one thing after the other, slow ones last. `listen_s`: how long to wait for peers to call."""
@@ -25,6 +29,7 @@ def check_node(settings: Settings, listen_s: float = 0.0) -> Iterator[Finding]:
     yield finding
     yield _check_disk(settings)
     if database is not None:
+        yield from _check_durability(database)
         yield from _check_models(settings, database)
         yield check_clock(database)
     yield from _check_devices(settings)
@@ -45,8 +50,21 @@ def _open_database(settings: Settings) -> tuple[Finding, Database | None]:
         with database.snapshot() as session:
             revision = revision_of(session)
     except (SQLAlchemyError, OSError) as error:
-        return wrong("database", f"{settings.database_url}: {type(error).__name__}; check node.data"), None
+        return wrong(
+            "database", f"{settings.database_url}: {type(error).__name__}; check [database] or node.data"
+        ), None
     return ok("database", f"{settings.database_url}, schema {revision}"), database
+
+
+def _check_durability(database: Database) -> Iterator[Finding]:
+    """What an administrator of PostgreSQL can turn off, and no image would be safe any more."""
+    if database.engine.dialect.name != "postgresql":
+        return
+    with database.snapshot() as session:
+        off = [name for name in DURABLE if session.scalar(text(f"SHOW {name}")) == "off"]
+    if off:
+        told = ", ".join(off)
+        yield wrong("database", f"{told}: off, so what was acknowledged can be lost; turn it on")
 
 
 def _check_disk(settings: Settings) -> Finding:

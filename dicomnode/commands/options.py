@@ -11,8 +11,10 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from sqlalchemy.exc import OperationalError
 
 from dicomnode.config import load_settings
+from dicomnode.errors import TransientError
 from dicomnode.records.audit import Audit
 from dicomnode.records.db import Database, migrate
 from dicomnode.settings.node import Settings
@@ -32,11 +34,19 @@ console = Console(highlight=False)
 def open_database(settings: Settings) -> Database:
     """The node's database with its schema up to date.
 
-    Whatever this process writes from here on is for the node's user alone.
+    Whatever this process writes from here on is for the node's user alone. Raises TransientError when the
+    database cannot be had.
     """
     os.umask(0o077)
     database = Database(settings.database_url)
-    migrate(database)
+    try:
+        migrate(database)
+    except OperationalError as error:
+        reason = " ".join(str(error.orig).split())
+        raise TransientError(
+            f"the database {settings.database_url} cannot be used ({reason}); start its server, or correct "
+            "[database] or node.data"
+        ) from error
     return database
 
 

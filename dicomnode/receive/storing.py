@@ -63,7 +63,7 @@ class Storing:
             "instance_refused", status=f"{status:04X}", reason=reason, sop_instance_uid=sop_instance_uid
         )
         try:
-            with self._database.transaction() as session:
+            with self._database.transaction(beside_others=True) as session:
                 self._audit.record(
                     session,
                     Event.INSTANCE_REFUSED,

@@ -73,7 +73,7 @@ class Visits:
         if visit is None:
             return
         try:
-            with self._database.transaction() as session:
+            with self._database.transaction(beside_others=True) as session:
                 self._audit.record(
                     session,
                     Event.ASSOCIATION_ENDED,

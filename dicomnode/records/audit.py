@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from dicomnode.errors import NodeError
 from dicomnode.records.chain import append
+from dicomnode.records.column_types import without_nul
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.tables import AuditRow, JobRow, ResultRow
 from inference.errors import InferenceError
@@ -141,12 +142,12 @@ class Audit:
             AuditRow(
                 at=utc_now(),
                 event=event.value,
-                actor=self.actor,
+                actor=without_nul(self.actor),
                 study_instance_uid=subject.study_instance_uid,
                 series_instance_uid=subject.series_instance_uid,
                 sop_instance_uid=subject.sop_instance_uid,
                 job_id=subject.job_id,
-                detail=detail,
+                detail=_without_nul(detail),
             ),
         )
 
@@ -168,8 +169,19 @@ class Audit:
         detail: dict[str, Any] = {"stage": stage.value, "duration_s": round(time.monotonic() - started, 3)}
         if error:
             detail["error"] = error
-        with database.transaction() as session:
+        with database.transaction(beside_others=True) as session:
             self.record(session, Event.STAGE_FAILED if error else Event.STAGE_FINISHED, subject, **detail)
+
+
+def _without_nul(value: Any) -> Any:
+    """The same without NUL in any text of it: what is sealed is what the database keeps."""
+    if isinstance(value, str):
+        return without_nul(value)
+    if isinstance(value, dict):
+        return {_without_nul(key): _without_nul(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nul(each) for each in value]
+    return value
 
 
 def _told(error: Exception) -> str:
@@ -179,7 +191,7 @@ def _told(error: Exception) -> str:
 
 
 def _enter_stage(database: Database, subject: Subject, stage: Stage) -> None:
-    with database.transaction() as session:
+    with database.transaction(beside_others=True) as session:
         job = session.get(JobRow, subject.job_id)
         if job is not None:
             job.stage = stage.value

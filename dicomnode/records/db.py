@@ -1,4 +1,9 @@
-"""The database engine, transactions as `with` blocks, and bringing the schema up to date."""
+"""Transactions as `with` blocks, and bringing the schema up to date.
+
+Whoever writes can rely on it that nobody else does meanwhile: SQLite has one writer at a time, and on
+PostgreSQL a lock sees to it. Only who says `beside_others` and takes the locks of his rows himself writes
+beside others of that kind. See docs/decisions/0037-writing-alone.md.
+"""
 
 from __future__ import annotations
 
@@ -6,40 +11,39 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine, func, make_url, select
 from sqlalchemy.orm import Session
 
 from dicomnode.records.copies import keep_before_migration
+from dicomnode.records.engines import engine_for, reading
+from dicomnode.records.notify import PostgresWake
 from dicomnode.records.wake import LocalWake, NoWake, Wake, announced
+
+WRITERS = 0x77726974657273
+"""Number of the advisory lock of writers ("writers")."""
 
 
 class Database:
     """Transactions on one engine, and the signals that follow them."""
 
-    def __init__(self, url: str) -> None:
-        self.wake: Wake = NoWake()
-        if url.startswith("sqlite:///"):
-            file = Path(url.removeprefix("sqlite:///"))
-            file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            file.touch(mode=0o600)  # SQLite gives its journals the same mode
-            self.wake = LocalWake(file.parent / "wake")
-        self.engine = create_engine(url)
-        if self.engine.dialect.name == "sqlite":
-            _set_up_sqlite(self.engine)
+    def __init__(self, url: str | URL) -> None:
+        self.engine = engine_for(make_url(url))
+        self.wake = _wake(self.engine)
+        self._reading = reading(self.engine)
 
     @contextmanager
-    def transaction(self) -> Iterator[Session]:
+    def transaction(self, *, beside_others: bool = False) -> Iterator[Session]:
         """A read-write transaction: committed at the end of the block, rolled back on any exception.
 
         What is announced in it (`wake.announce`) is signalled after the commit.
         """
         with Session(self.engine, expire_on_commit=False) as session, session.begin():
+            wait_for_writers(session.connection(), beside_others=beside_others)
             yield session
         for topic in announced(session):
             self.wake.signal(topic)
@@ -47,23 +51,25 @@ class Database:
     @contextmanager
     def snapshot(self) -> Iterator[Session]:
         """A consistent view for reading; never blocks writers."""
-        engine = self.engine.execution_options(read_only=True)
-        with Session(engine, expire_on_commit=False) as session:
+        with Session(self._reading, expire_on_commit=False) as session:
             yield session
 
 
-def _set_up_sqlite(engine: Engine) -> None:
-    @event.listens_for(engine, "connect")
-    def _pragmas(connection: Any, _: Any) -> None:
-        # We issue BEGIN ourselves; the driver's own deferred BEGIN would upgrade locks midway and fail.
-        connection.isolation_level = None
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=60000", "foreign_keys=ON"):
-            connection.execute(f"PRAGMA {pragma}")
+def _wake(engine: Engine) -> Wake:
+    if engine.dialect.name == "postgresql":
+        return PostgresWake(engine)
+    file = engine.url.database
+    return LocalWake(Path(file).parent / "wake") if file else NoWake()
 
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Any) -> None:
-        read_only = connection.get_execution_options().get("read_only", False)
-        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+def wait_for_writers(connection: Connection, *, beside_others: bool = False) -> None:
+    """Wait until no other transaction writes, or with `beside_others` none that wants to be alone.
+
+    SQLite has done so when the transaction began.
+    """
+    if connection.dialect.name == "postgresql":
+        lock = func.pg_advisory_xact_lock_shared if beside_others else func.pg_advisory_xact_lock
+        connection.execute(select(lock(WRITERS)))
 
 
 def utc_now() -> datetime:
@@ -78,6 +84,7 @@ def migrate(database: Database) -> None:
     """
     config = _alembic()
     with database.engine.begin() as connection:
+        wait_for_writers(connection)
         revision = MigrationContext.configure(connection).get_current_revision()
         file = database.engine.url.database
         if connection.dialect.name == "sqlite" and file and revision not in (None, newest_revision()):

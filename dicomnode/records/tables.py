@@ -8,45 +8,21 @@ from typing import Any
 from sqlalchemy import (
     JSON,
     Computed,
-    DateTime,
     ForeignKey,
     Index,
-    String,
-    TypeDecorator,
     UniqueConstraint,
     text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from dicomnode.records.column_types import LargeNumber, UtcDateTime, Words
 from dicomnode.records.states import BreakerState, DeliveryState, JobState, StudyState
-
-
-class UtcDateTime(TypeDecorator[datetime]):
-    """An aware UTC time; databases without time zones (SQLite) keep it as naive UTC."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Any) -> datetime | None:
-        """Refuse naive times and store UTC."""
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            raise ValueError("times in the database are aware")
-        utc = value.astimezone(UTC)
-        return utc.replace(tzinfo=None) if dialect.name == "sqlite" else utc
-
-    def process_result_value(self, value: datetime | None, dialect: Any) -> datetime | None:
-        """Give back an aware time in UTC; PostgreSQL answers in the time zone of its session."""
-        if value is None:
-            return None
-        return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
 
 
 class Base(DeclarativeBase):
     """All tables."""
 
-    type_annotation_map = {datetime: UtcDateTime(), dict[str, Any]: JSON(), str: String()}  # noqa: RUF012
+    type_annotation_map = {datetime: UtcDateTime(), dict[str, Any]: JSON(), str: Words()}  # noqa: RUF012
 
 
 class InstanceRow(Base):
@@ -59,18 +35,18 @@ class InstanceRow(Base):
         Index("instances_by_series", "series_instance_uid"),
     )
 
-    id: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[int] = mapped_column(LargeNumber, primary_key=True)
     sop_instance_uid: Mapped[str]
     sop_class_uid: Mapped[str]
     transfer_syntax_uid: Mapped[str]
     study_instance_uid: Mapped[str] = mapped_column(ForeignKey("studies.study_instance_uid"))
     series_instance_uid: Mapped[str]
     version: Mapped[int]
-    same_as: Mapped[int | None]
+    same_as: Mapped[int | None] = mapped_column(LargeNumber)
     """Id of the row that says the same in another encoding; this one is never input then."""
     own_result: Mapped[bool]
     sha256: Mapped[str]
-    size_bytes: Mapped[int]
+    size_bytes: Mapped[int] = mapped_column(LargeNumber)
     path: Mapped[str]
     calling_ae_title: Mapped[str]
     calling_address: Mapped[str]
@@ -252,7 +228,7 @@ class AuditRow(Base):
         ),
     )
 
-    id: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[int] = mapped_column(LargeNumber, primary_key=True)
     at: Mapped[datetime]
     event: Mapped[str]
     actor: Mapped[str]

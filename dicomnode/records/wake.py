@@ -111,7 +111,9 @@ class NoWake:
         return _Deaf()
 
 
-class _Ear:
+class BaseEar:
+    """An ear that is closed at the end of a `with` block."""
+
     def close(self) -> None:
         """Stop listening."""
 
@@ -122,7 +124,7 @@ class _Ear:
         self.close()
 
 
-class _Pipe(_Ear):
+class _Pipe(BaseEar):
     """A named pipe. It gets its name when it is open, so that no signal takes it for one of the dead."""
 
     def __init__(self, folder: Path, topic: Topic) -> None:
@@ -156,7 +158,7 @@ class _Pipe(_Ear):
         os.close(self._descriptor)
 
 
-class _Deaf(_Ear):
+class _Deaf(BaseEar):
     def wait(self, timeout_s: float) -> bool:
         """As `Ear` says; never hears anything."""
         threading.Event().wait(timeout_s)

@@ -7,6 +7,7 @@ from datetime import datetime
 from sqlalchemy import ForeignKey, Index
 from sqlalchemy.orm import Mapped, mapped_column
 
+from dicomnode.records.column_types import LargeNumber
 from dicomnode.records.tables import Base
 
 
@@ -56,5 +57,5 @@ class SyslogCursorRow(Base):
 
     target: Mapped[str] = mapped_column(primary_key=True)
     """Its name in the configuration."""
-    last_event_id: Mapped[int]
+    last_event_id: Mapped[int] = mapped_column(LargeNumber)
     sent_at: Mapped[datetime]

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from dicomnode.errors import ConfigurationError
-from dicomnode.settings.network import SecretFile
+from dicomnode.settings.secret import SecretFile, read_secret
 from dicomnode.settings.section import Port, Section
 
 WEBHOOK_TOKEN = "DICOMNODE_WEBHOOK_TOKEN"
@@ -51,23 +48,9 @@ class AlertSettings(Section):
     @property
     def webhook_token(self) -> str | None:
         """Bearer token for the webhook, if there is one. Raises ConfigurationError."""
-        return _secret(WEBHOOK_TOKEN, self.webhook_token_file)
+        return read_secret(WEBHOOK_TOKEN, self.webhook_token_file)
 
     @property
     def smtp_password(self) -> str | None:
         """Password of `smtp_user`, if there is one. Raises ConfigurationError."""
-        return _secret(SMTP_PASSWORD, self.smtp_password_file)
-
-
-def _secret(variable: str, file: Path | None) -> str | None:
-    """From the environment, else from the file that the settings name."""
-    if variable in os.environ:
-        return os.environ[variable]
-    if file is None:
-        return None
-    try:
-        return file.read_text("utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(
-            f"the secret in {file} cannot be read ({type(error).__name__}); mend the file or set {variable}"
-        ) from error
+        return read_secret(SMTP_PASSWORD, self.smtp_password_file)

@@ -4,24 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import BeforeValidator, Field, PrivateAttr
-from pydantic_core import PydanticCustomError
+from pydantic import Field, PrivateAttr
 
+from dicomnode.settings.secret import SecretFile
 from dicomnode.settings.section import Network, Port, Section
-
-SECRET = "secret"
-"""Type of the problem of a secret in the configuration; its text is never repeated."""
-
-
-def _file_of_a_secret(value: Any) -> Any:
-    if isinstance(value, str) and ("\n" in value or "-----" in value):
-        raise PydanticCustomError(SECRET, "give the path of a file that holds the secret, not the secret")
-    return value
-
-
-SecretFile = Annotated[Path, BeforeValidator(_file_of_a_secret)]
 
 PduBytes = Annotated[int, Field(ge=4096, le=1048576)]
 

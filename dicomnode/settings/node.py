@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
+from sqlalchemy import URL
 
 from dicomnode.forms import DEFAULT_FORMS, Form, Wanted, kinds_of
 from dicomnode.profiles import Profile, profile_path, read_profile
 from dicomnode.settings.alert import AlertSettings
 from dicomnode.settings.assembly import AssemblySettings, RequiredSettings
 from dicomnode.settings.audit import AuditSettings
+from dicomnode.settings.database import DatabaseSettings
 from dicomnode.settings.inference import InferenceSettings
 from dicomnode.settings.network import ConnectionSettings, PeerConnectionSettings, TlsSettings
 from dicomnode.settings.retention import RetentionSettings
@@ -164,6 +166,7 @@ class Settings(Section):
     """All of `node.toml`."""
 
     node: NodeSettings
+    database: DatabaseSettings = DatabaseSettings()
     listener: ListenerSettings = ListenerSettings()
     tls: TlsSettings | None = None
     peer: tuple[PeerSettings, ...] = ()
@@ -204,9 +207,12 @@ class Settings(Section):
         return read_profile(path) if path and path.exists() else None
 
     @property
-    def database_url(self) -> str:
-        """Where jobs, deliveries and the audit are."""
-        return f"sqlite:///{self.node.data / 'node.sqlite'}"
+    def database_url(self) -> URL:
+        """Where jobs, deliveries and the audit are; printed, it hides its password.
+
+        Raises ConfigurationError when that cannot be read.
+        """
+        return self.database.address(self.node.data / "node.sqlite")
 
     @property
     def spool(self) -> Path:

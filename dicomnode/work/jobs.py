@@ -70,7 +70,7 @@ class JobQueue:
         now = utc_now()
         if not self.has_work(share):
             return None
-        with self._database.transaction() as session:
+        with self._database.transaction(beside_others=True) as session:
             job = session.scalar(_due(now, share).with_for_update(skip_locked=True))
             if job is None:
                 return None
@@ -93,7 +93,7 @@ class JobQueue:
 
     def renew(self, lease: Lease) -> bool:
         """Extend the lease; False when it was lost."""
-        with self._database.transaction() as session:
+        with self._database.transaction(beside_others=True) as session:
             renewed: Any = session.execute(
                 update(JobRow)
                 .where(*_held(lease))

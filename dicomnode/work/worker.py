@@ -39,6 +39,7 @@ from inference.errors import BundleError, InferenceError, OutOfMemory
 from inference.registry import Registry
 
 IDLE_S = 0.2
+AWAY_S = 2.0
 EXIT_TIMED_OUT = 75
 STDERR = 2
 
@@ -65,8 +66,12 @@ class Worker:
         self._spool.remove_leftovers("results")
         with self._database.wake.listen(Topic.JOBS) as ear:
             while not stopping.is_set():
-                if not (self._ready() and self.work_one()):
-                    ear.wait(IDLE_S)
+                try:
+                    if not (self._ready() and self.work_one()):
+                        ear.wait(IDLE_S)
+                except OperationalError as error:
+                    log.error("database_away", error=type(error).__name__)
+                    stopping.wait(AWAY_S)
 
     def _ready(self) -> bool:
         """Whether the engine could begin; its models are loaded before the first job, so that none waits."""

@@ -18,14 +18,14 @@ from tests.dicomnode.parts import settings_in
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
+def settings(tmp_path: Path, store: str) -> Settings:
     """Settings made from a TOML text; everything lies below `tmp_path`."""
     return settings_in(tmp_path)
 
 
 @pytest.fixture
 def database(settings: Settings) -> Iterator[Database]:
-    """The node's SQLite file with its schema."""
+    """The node's database with its schema."""
     found = Database(settings.database_url)
     migrate(found)
     yield found

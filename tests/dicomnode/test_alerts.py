@@ -31,7 +31,10 @@ from dicomnode.records.watch_tables import AlertRow, PeerCheckRow
 from dicomnode.selftest.temporary import free_port
 from dicomnode.settings.node import Settings
 from tests.dicomnode.parts import PATIENT, kinds, peer_answering, settings_in
+from tests.dicomnode.tampering import tamper
 from tests.dicomnode.test_metrics import add_delivery, add_job
+
+pytestmark = pytest.mark.both_databases
 
 NO_WAITING = "settle_s = 0.0\nmessage_interval_s = 0.0\nminimum_free_gb = 0.0\n"
 
@@ -315,9 +318,7 @@ def test_a_trail_that_does_not_hold_is_an_alert_until_a_check_finds_it_whole(
     resurrect(database)
     with database.transaction() as session:
         Audit("test").record(session, Event.STUDY_PARKED, Subject("1.2.3.4"), reason="x")
-    with database.engine.begin() as connection:
-        connection.execute(text("DROP TRIGGER audit_events_no_update"))
-        connection.execute(text("UPDATE audit_events SET actor = 'nobody'"))
+    tamper(database, "UPDATE audit_events SET actor = 'nobody'")
     verify_daily(settings, database, Audit("housekeeping"))
     verify_daily(settings, database, Audit("housekeeping"))  # not a second time on the same day
     assert kinds(database).count("audit_verified") == 1

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sqlalchemy import select, text
+from sqlalchemy import select
 
 from dicomnode.errors import PermanentError
 from dicomnode.records import anchoring
@@ -20,6 +20,9 @@ from dicomnode.records.chain import GENESIS, ChainCheck, seal, verify_chain
 from dicomnode.records.db import Database
 from dicomnode.records.tables import AuditRow
 from tests.dicomnode.parts import events
+from tests.dicomnode.tampering import tamper
+
+pytestmark = pytest.mark.both_databases
 
 KEY = Ed25519PrivateKey.generate()
 FIRST_DAY = datetime(2026, 3, 1, 0, 1, tzinfo=UTC)
@@ -43,11 +46,7 @@ class Trail:
         return anchoring.anchor_of_the_day(self.database, Audit("test"), self.path, key)
 
     def tamper(self, *statements: str) -> None:
-        with self.database.engine.begin() as connection:
-            for action in ("update", "delete"):
-                connection.execute(text(f"DROP TRIGGER IF EXISTS audit_events_no_{action}"))
-            for statement in statements:
-                connection.execute(text(statement))
+        tamper(self.database, *statements)
 
     def rewrite_from(self, first: int) -> None:
         """Change an event, and compute every seal from there on again, as a skilled intruder would."""

@@ -29,6 +29,8 @@ from dicomnode.settings.assembly import AssemblySettings
 from dicomnode.settings.node import PeerSettings, Settings
 from tests.dicomnode.parts import arrival, events, image, settings_in
 
+pytestmark = pytest.mark.both_databases
+
 START = datetime(2026, 1, 5, 10, 0, tzinfo=UTC)
 RULES = AssemblySettings(quiet_period_s=30, deadline_s=600, settle_s=1, count_interval_s=5)
 PARKING = RULES.model_copy(update={"incomplete": "park"})

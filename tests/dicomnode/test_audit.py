@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError
 
 from dicomnode.errors import UnreadableSeries
 from dicomnode.records.audit import Audit, Event, Stage, Subject
@@ -22,20 +22,15 @@ from dicomnode.records.db import Database
 from dicomnode.records.story import SENTENCES, tell
 from dicomnode.records.tables import AuditRow
 from tests.dicomnode.parts import events
+from tests.dicomnode.tampering import tamper
+
+pytestmark = pytest.mark.both_databases
 
 
 def record(database: Database, count: int = 5) -> None:
     for number in range(count):
         with database.transaction() as session:
             Audit("test").record(session, Event.NODE_STARTED, Subject("1.2"), number=number, share=0.1)
-
-
-def tamper(database: Database, statement: str) -> None:
-    """Do what somebody could do who has the database file."""
-    with database.engine.begin() as connection:
-        connection.execute(text("DROP TRIGGER audit_events_no_update"))
-        connection.execute(text("DROP TRIGGER audit_events_no_delete"))
-        connection.execute(text(statement))
 
 
 def test_a_trail_that_nobody_touched_holds(database: Database) -> None:
@@ -57,11 +52,21 @@ def test_the_first_event_follows_nothing(database: Database) -> None:
         assert session.get_one(AuditRow, 1).previous_sha256 == GENESIS
 
 
-@pytest.mark.parametrize("statement", ["UPDATE audit_events SET actor = 'x'", "DELETE FROM audit_events"])
-def test_the_database_itself_refuses_to_change_an_event(database: Database, statement: str) -> None:
+REPLACEMENT = (
+    "INSERT OR REPLACE INTO audit_events (id, at, event, actor, detail, previous_sha256, sha256)"
+    " VALUES (1, '2026-01-01', 'x', 'x', '{}', '', '')"
+)
+
+
+def test_the_database_itself_refuses_to_change_an_event(database: Database, store: str) -> None:
     record(database)
-    with pytest.raises(IntegrityError, match="append-only"), database.engine.begin() as connection:
-        connection.execute(text(statement))
+    for statement in (
+        "UPDATE audit_events SET actor = 'x'",
+        "DELETE FROM audit_events",
+        {"sqlite": REPLACEMENT, "postgresql": "TRUNCATE audit_events"}[store],
+    ):
+        with pytest.raises(DBAPIError, match="append-only"), database.engine.begin() as connection:
+            connection.execute(text(statement))
     assert len(events(database)) == 5
 
 
@@ -155,7 +160,7 @@ for number in range(20):
 
 
 def test_processes_keep_one_chain(database: Database) -> None:
-    command = [sys.executable, "-c", WRITER, str(database.engine.url)]
+    command = [sys.executable, "-c", WRITER, database.engine.url.render_as_string()]
     writers = [subprocess.Popen(command) for _ in range(2)]
     assert [writer.wait(60) for writer in writers] == [0, 0]
     with database.snapshot() as session:

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
-from sqlalchemy import text
 
 from dicomnode.config import load_settings
 from dicomnode.errors import PermanentError
@@ -25,6 +24,9 @@ from dicomnode.show.plain import plain
 from dicomnode.spool import Spool
 from tests.dicomnode.console import Command
 from tests.dicomnode.parts import PATIENT, arrival, events, image, write_config
+from tests.dicomnode.tampering import tamper
+
+pytestmark = pytest.mark.both_databases
 
 HOSTILE = (
     "\x1b[31mred\x07</td><script>alert(1)</script>\r\n[bold]=cmd|' /C calc'!A1'; DROP TABLE studies; --\u202e"
@@ -158,11 +160,11 @@ def test_a_changed_and_a_cut_trail_are_told_of_with_exit_code_1(
     command: Command, database: Database, signing: Path, tmp_path: Path
 ) -> None:
     command("audit", "anchor")
-    with database.engine.begin() as connection:
-        for action in ("update", "delete"):
-            connection.execute(text(f"DROP TRIGGER audit_events_no_{action}"))
-        connection.execute(text("UPDATE audit_events SET actor = 'x' WHERE id = 1"))
-        connection.execute(text("DELETE FROM audit_events WHERE id > 1"))
+    tamper(
+        database,
+        "UPDATE audit_events SET actor = 'x' WHERE id = 1",
+        "DELETE FROM audit_events WHERE id > 1",
+    )
     answer = verified(command, code=1)
     assert [(fault["damage"], fault["event_id"]) for fault in answer["faults"]] == [
         ("changed", 1),

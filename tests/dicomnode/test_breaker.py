@@ -24,6 +24,8 @@ from tests.dicomnode.faulty_line import Fault, faulty_line
 from tests.dicomnode.outbox import Clock, Outbox, outbox_to
 from tests.dicomnode.parts import Peer, abort, events, kinds, peer_answering, settings_in
 
+pytestmark = pytest.mark.both_databases
+
 QUARTER_H = 900.0
 ASSOCIATION_BYTES = 227
 """The peer's A-ASSOCIATE-AC; a C-STORE response has 110 more."""

@@ -19,6 +19,8 @@ from dicomnode.records.tables import DeliveryRow, DestinationRow, JobRow, Result
 from dicomnode.settings.node import Settings
 from tests.dicomnode.parts import arrival, events, image, kinds
 
+pytestmark = pytest.mark.both_databases
+
 YEAR = timedelta(days=365)
 
 

@@ -135,7 +135,7 @@ def test_relative_paths_start_at_the_folder_of_the_file(
     assert settings.node.data == tmp_path / "etc/data"
     assert settings.spool == tmp_path / "etc/data/spool"
     assert settings.models.folder.resolve() == tmp_path / "models"
-    assert settings.database_url == f"sqlite:///{tmp_path}/etc/data/node.sqlite"
+    assert str(settings.database_url) == f"sqlite:///{tmp_path}/etc/data/node.sqlite"
 
 
 def test_absolute_paths_stay_as_they_are(tmp_path: Path) -> None:
@@ -211,3 +211,42 @@ def test_every_key_is_described_in_the_documentation() -> None:
     words = set(re.findall(r"\w+", DOCUMENT.read_text("utf-8")))
     for section in sections(Settings):
         assert set(section.model_fields) <= words, set(section.model_fields) - words
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("mysql://node@db/node", "must begin with postgresql://"),
+        ("postgresql://node@db:port:port/node", "is not a connection URI"),
+        ("postgresql://node@db", "names no database"),
+        ("postgresql://node:Sesame7@db/node", "password_file"),
+        ("postgresql://node@db/node?password=Sesame7", "password_file"),
+        ("postgresql://node:Sesame7@db/node?nonsense=1", "is not a connection URI"),
+    ],
+)
+def test_a_wrong_url_of_the_database_is_told_of_without_its_password(
+    tmp_path: Path, url: str, told: str
+) -> None:
+    (found,) = problems(tmp_path, CONFIG.format(port=1, peer_port=2) + f'[database]\nurl = "{url}"\n')
+    assert found.startswith("database.url: ")
+    assert told in found
+    assert "Sesame7" not in found
+
+
+def test_the_password_of_the_database_comes_from_its_file_and_is_never_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "password").write_text("Sesame7\n")
+    more = '[database]\nurl = "postgresql://node@db1:1,db2:2/records"\npassword_file = "password"\n'
+    settings = settings_in(tmp_path, more)
+    assert settings.database_url.password == "Sesame7"
+    assert "Sesame7" not in f"{settings} {settings!r} {settings.database_url} {settings.database_url!r}"
+    monkeypatch.setenv("DICOMNODE_DATABASE_PASSWORD", "Sesame8")
+    assert settings.database_url.password == "Sesame8"
+    monkeypatch.setenv("DICOMNODE_DATABASE_URL", "postgresql://other:Sesame9@db3/records")
+    assert (settings.database_url.username, settings.database_url.password) == ("other", "Sesame9")
+
+
+def test_a_password_file_that_is_missing_is_told_of_at_the_start(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="DICOMNODE_DATABASE_PASSWORD"):
+        settings_in(tmp_path, '[database]\nurl = "postgresql://node@db/node"\npassword_file = "nowhere"\n')

@@ -35,6 +35,8 @@ from tests.dicomnode.parts import (
     sleep_long,
 )
 
+pytestmark = pytest.mark.both_databases
+
 
 @pytest.fixture
 def peer() -> Iterator[Peer]:

@@ -20,6 +20,8 @@ from inference.registry import Registry, find_bundles
 from tests.dicomnode.parts import arrival, events, image, settings_in
 from tests.dicomnode.test_assembly import add_result
 
+pytestmark = pytest.mark.both_databases
+
 MORE = """
 [worker]
 maximum_waiting_jobs = 2

@@ -39,6 +39,8 @@ from dicomnode.records.instances import stored_instances
 from dicomnode.records.tables import InstanceRow, StudyRow
 from tests.dicomnode.parts import arrival, events, image, kinds
 
+pytestmark = pytest.mark.both_databases
+
 STUDY = "1.2.3.4"
 GREY = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) % 4096
 

@@ -18,6 +18,8 @@ from dicomnode.records.tables import InstanceRow, StudyRow
 from dicomnode.spool import Spool
 from tests.dicomnode.parts import arrival, events, image, kinds, own_result, read
 
+pytestmark = pytest.mark.both_databases
+
 STUDY = "1.2.3.4"
 
 

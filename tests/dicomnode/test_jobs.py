@@ -24,6 +24,8 @@ from dicomnode.work.orders import Order, create_job
 from inference.bundle import ModelBundle, read_bundle
 from tests.dicomnode.parts import arrival, events, image, kinds, series_of
 
+pytestmark = pytest.mark.both_databases
+
 RULES = WorkerSettings(lease_s=30, maximum_attempts=3, retry_delay_s=10)
 AUDIT = Audit("test")
 SUMMARY = {"slice_count": 1, "lesion_count": 0, "total_volume_mm3": 0.0}

@@ -27,6 +27,8 @@ from dicomnode.records.lookup import (
 from dicomnode.records.tables import JobRow, ResultRow, StudyRow
 from tests.dicomnode.parts import arrival, image
 
+pytestmark = pytest.mark.both_databases
+
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 

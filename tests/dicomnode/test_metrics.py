@@ -22,6 +22,8 @@ from dicomnode.settings.node import Settings
 from tests.dicomnode.parts import PATIENT, arrival, image
 from tests.real_parts import require_program
 
+pytestmark = pytest.mark.both_databases
+
 AUDIT = Audit("test")
 
 

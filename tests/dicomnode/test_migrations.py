@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
+import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
@@ -26,11 +27,13 @@ def downgrade(database: Database, revision: str = "base") -> None:
         command.downgrade(config, revision)
 
 
+@pytest.mark.both_databases
 def test_the_migrations_make_exactly_the_schema_of_the_code(database: Database) -> None:
     with database.engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
 
 
+@pytest.mark.both_databases
 def test_a_table_that_no_migration_makes_would_be_noticed(database: Database) -> None:
     with database.engine.begin() as connection:
         connection.execute(text("DROP TABLE decisions"))
@@ -38,12 +41,14 @@ def test_a_table_that_no_migration_makes_would_be_noticed(database: Database) ->
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata)
 
 
+@pytest.mark.both_databases
 def test_migrating_twice_is_harmless(database: Database) -> None:
     migrate(database)
     with database.snapshot() as session:
         assert session.scalar(text("SELECT count(*) FROM alembic_version")) == 1
 
 
+@pytest.mark.both_databases
 def test_downgrading_leaves_nothing_and_upgrading_again_works(database: Database) -> None:
     downgrade(database)
     assert set(inspect(database.engine).get_table_names()) <= {"alembic_version"}

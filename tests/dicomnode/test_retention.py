@@ -34,6 +34,8 @@ from inference.registry import Registry
 from tests.dicomnode.console import Command
 from tests.dicomnode.parts import arrival, events, image, own_result, wait_until, write_config
 
+pytestmark = pytest.mark.both_databases
+
 STUDY = "1.2.3.4"
 LONG_AGO = timedelta(days=40)
 BOTH = RetentionSettings(inputs_days=30, results_days=30)

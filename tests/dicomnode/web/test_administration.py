@@ -9,13 +9,14 @@ import re
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import select
 
 from dicomnode.records.accounts import Role
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.tables import AuditRow, JobRow, StudyRow
 from dicomnode.web.pages.configuration import shown
 from tests.dicomnode.parts import events, wait_until
+from tests.dicomnode.tampering import tamper
 from tests.dicomnode.web import hospital as held
 from tests.dicomnode.web.browsing import Browser, Page, words
 
@@ -118,9 +119,7 @@ def test_the_check_of_the_trail_finds_it_unbroken_and_is_recorded(worked: Page) 
 
 
 def test_the_check_of_the_trail_finds_one_changed_word_and_now_says_so(worked: Page) -> None:
-    with worked.database.engine.begin() as connection:
-        connection.execute(text("DROP TRIGGER audit_events_no_update"))
-        connection.execute(text("UPDATE audit_events SET actor = 'nobody' WHERE id = 3"))
+    tamper(worked.database, "UPDATE audit_events SET actor = 'nobody' WHERE id = 3")
     told = verified(worked.logged_in(Role.AUDITOR))
     assert "broken" in told
     assert "event 3" in told

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from dicomnode.records.tables import UtcDateTime
+from dicomnode.records.column_types import UtcDateTime
 
 revision = "0013"
 down_revision = "0012"
