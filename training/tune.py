@@ -1,6 +1,6 @@
 """Hyperparameter search with Optuna, judged by the validation Dice. The test split plays no part.
 
-study.journal   every trial; a search is continued from it (one process at a time)
+study.journal   every trial; a search is continued from it (one call at a time)
 trials/NNN/     the run folder of each trial, without its weights
 best.toml       the experiment with the best values; trials.csv and the figures: `training/tune_report.py`
 """
@@ -71,9 +71,9 @@ def open_study(search: Search, folder: Path) -> optuna.Study:
     RunError when the folder belongs to another search.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
-    study = optuna.create_study(storage=storage, study_name="tune", direction="maximize", load_if_exists=True)
+    study = join_study(search, folder)
+    # a continued search must not draw once more what it has drawn already
+    study.sampler = sampler_of(search, len(study.trials))
     if not study.user_attrs:
         study.set_user_attr(ASKED, search.asked)
         study.enqueue_trial(own_parameters(search.experiment, search.networks))
@@ -84,8 +84,19 @@ def open_study(search: Search, folder: Path) -> optuna.Study:
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)
         study.enqueue_trial(trial.params)
-    # a continued search must not draw once more what it has drawn already
-    study.sampler = TPESampler(seed=search.experiment.fitting.seed % 2**31 + len(study.trials))
+    return study
+
+
+def sampler_of(search: Search, drawn: int, at_once: int = 1) -> TPESampler:
+    """What draws values after `drawn` trials, when `at_once` of them run together."""
+    return TPESampler(seed=search.experiment.fitting.seed % 2**31 + drawn, constant_liar=at_once > 1)
+
+
+def join_study(search: Search, folder: Path) -> optuna.Study:
+    """The search in `folder` as it is, for whoever runs trials of it."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+    study = optuna.create_study(storage=storage, study_name="tune", direction="maximize", load_if_exists=True)
     first = search.experiment.fitting.validate_every  # too early a validation to judge by
     study.pruner = MedianPruner(search.unpruned, n_warmup_steps=first + 1)
     return study
@@ -103,7 +114,7 @@ def run_trials(
     missing = n_trials - n_finished(study)
     if missing > 0:
         study.optimize(
-            lambda trial: _run_trial(trial, search, folder, watch),
+            lambda trial: run_trial(trial, search, folder, watch),
             n_trials=missing,
             timeout=None if minutes is None else 60.0 * minutes,
         )
@@ -124,7 +135,7 @@ def best_experiment(study: optuna.Study, experiment: Experiment, networks: Seque
     return propose(optuna.trial.FixedTrial(study.best_params), experiment, networks)
 
 
-def _run_trial(trial: optuna.Trial, search: Search, folder: Path, watch: Watch) -> float:
+def run_trial(trial: optuna.Trial, search: Search, folder: Path, watch: Watch) -> float:
     """The validation Dice of the weights that are kept; raises TrialPruned when it is hopeless."""
     experiment = propose(trial, search.experiment, search.networks)
     run = folder / TRIALS / f"{trial.number:03d}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +13,7 @@ import typer
 from training.adjust import with_fitting
 from training.commands.console import DataFolder, ExperimentFile, console, progress_bar
 from training.config import read_experiment
+from training.errors import RunError
 from training.tune import Search, n_finished, open_study, run_trials
 from training.tune_report import BEST_FILE, write_report
 
@@ -33,6 +36,12 @@ def tune(
         list[str] | None,
         typer.Option(help="Also choose among these networks (`dicomtrain networks`); may be given again."),
     ] = None,
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help='Run the trials on this Ray cluster (or "auto").')
+    ] = None,
+    at_once: Annotated[int, typer.Option(min=1, help="With --ray: so many trials at a time.")] = 2,
+    gpus: Annotated[float, typer.Option(min=0.0, help="With --ray: GPUs of each trial.")] = 0.0,
+    cpus: Annotated[float, typer.Option(min=0.1, help="With --ray: CPUs of each trial.")] = 1.0,
     data: DataFolder = None,
 ) -> None:
     """Search learning rate, weight decay, loss, augmentation, optimiser and network with Optuna.
@@ -45,7 +54,8 @@ def tune(
     search = Search(shorter, tuple(network or ()))
     study = open_study(search, out)
     try:
-        _run_with_bars(study, search, out, trials, timeout)
+        run = _on_ray(ray, at_once, cpus, gpus) if ray else run_trials
+        _run_with_bars(study, search, out, trials, timeout, run)
     finally:
         if any(trial.state == optuna.trial.TrialState.COMPLETE for trial in study.trials):
             write_report(study, search, experiment, out)
@@ -54,8 +64,21 @@ def tune(
     console.print(f"Next: dicomtrain fit {out / BEST_FILE} --out RUN_DIR", soft_wrap=True)
 
 
+def _on_ray(address: str, at_once: int, cpus: float, gpus: float) -> Callable[..., None]:
+    try:
+        from training.tune_cluster import Cluster, run_trials_on_ray
+    except ImportError as error:
+        raise RunError(f"--ray needs Ray ({error}); install the extra `ray` of this package") from error
+    return partial(run_trials_on_ray, cluster=Cluster(address, at_once, cpus, gpus))
+
+
 def _run_with_bars(
-    study: optuna.Study, search: Search, out: Path, n_trials: int, minutes: float | None
+    study: optuna.Study,
+    search: Search,
+    out: Path,
+    n_trials: int,
+    minutes: float | None,
+    run: Callable[..., None],
 ) -> None:
     with progress_bar() as bar:
         overall = bar.add_task("trials", total=n_trials)
@@ -65,4 +88,4 @@ def _run_with_bars(
             bar.update(overall, completed=n_finished(study))
             bar.update(current, description=f"trial {number}: {stage}", completed=step)
 
-        run_trials(study, search, out, n_trials, watch, minutes)
+        run(study, search, out, n_trials, watch, minutes=minutes)
