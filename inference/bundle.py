@@ -154,6 +154,9 @@ class ModelCard(_Strict):
     intensity_unit: IntensityUnit
     routing_hints: dict[str, str] = {}
     labels: tuple[Label, ...] = Field(min_length=1)
+    labels_overlap: bool = False
+    """The network has one output for each label, and none for background: a probability by itself
+    (sigmoid). A voxel may then have several labels, such as an organ and a lesion in it."""
     preprocessing: Preprocessing
     postprocessing: Postprocessing
     training: dict[str, Any] = {}
@@ -209,6 +212,8 @@ def read_bundle(folder: Path, trusted_digests: frozenset[str] = frozenset()) -> 
         )
     parts = (card_bytes, network_bytes, weights_sha256.encode())
     digest = hashlib.sha256(b"\0".join(parts)).hexdigest()
+    if network_def.get("_target_") == ENSEMBLE:
+        _check_votes(folder, network_def, card)
     trusted = digest in trusted_digests
     if not trusted and not is_plain(network_def):
         raise BundleError(
@@ -218,13 +223,21 @@ def read_bundle(folder: Path, trusted_digests: frozenset[str] = frozenset()) -> 
     return ModelBundle(folder, card, network_def, digest, trusted)
 
 
+def _check_votes(folder: Path, network_def: dict[str, Any], card: ModelCard) -> None:
+    if network_def.get("labels_overlap", False) is not card.labels_overlap:
+        raise BundleError(
+            f"{folder / NETWORK}: the ensemble's labels_overlap must be that of {CARD}, "
+            f"which says {str(card.labels_overlap).lower()}"
+        )
+
+
 def is_plain(network_def: dict[str, Any]) -> bool:
     """Whether building this network only calls listed constructors with literals, and fetches nothing."""
     if network_def.get("_target_") != ENSEMBLE:
         return _is_plain_network(network_def)
     members = network_def.get("members")
     return (
-        set(network_def) == {"_target_", "members"}
+        set(network_def) <= {"_target_", "members", "labels_overlap"}
         and isinstance(members, list)
         and all(_is_plain_network(member) for member in members)
     )

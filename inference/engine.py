@@ -48,10 +48,10 @@ class Model:
         self.network = network.eval().to(self.device)
 
     def probabilities(self, image: ModelInput) -> torch.Tensor:
-        """Class probabilities (class, slice, row, column) on the model's grid; class 0 is background.
+        """Class probabilities (class, slice, row, column) on the model's grid.
 
-        When the device runs out of memory the work is cut smaller; raises OutOfMemory when even
-        single windows do not fit.
+        Class 0 is background, unless the labels overlap: then there is one class a label. When the device
+        runs out of memory the work is cut smaller; raises OutOfMemory when even single windows do not fit.
         """
         step = WINDOWS_PER_STEP
         while True:
@@ -97,7 +97,9 @@ class Model:
             padding_mode="replicate",
         )
         assert isinstance(logits, torch.Tensor)
-        return (logits.float() / self.bundle.card.postprocessing.temperature).softmax(dim=1).cpu()
+        card = self.bundle.card
+        scaled = logits.float() / card.postprocessing.temperature
+        return (scaled.sigmoid() if card.labels_overlap else scaled.softmax(dim=1)).cpu()
 
     def _predict(self, batch: torch.Tensor) -> torch.Tensor:
         """Half precision where it is fast and safe: on the GPU, under autocast."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from inference.codes import Code
+
+Numbers = npt.NDArray[np.uint16]
+Mask = npt.NDArray[np.bool_]
 
 
 class Label(BaseModel):
@@ -53,27 +57,77 @@ class Lesion:
     label: Label
     box: tuple[slice, slice, slice]
     """Smallest box (slice, row, column) that holds every voxel of the lesion."""
+    layer: int = 0
+    """Layer of the lesion map that it lies in."""
 
 
 @dataclass(frozen=True, eq=False)
 class LesionMap:
-    """`values` (slice, row, column) uint16: 0 or the number of a lesion; numbers run from 1.
+    """`layers` of numbers (slice, row, column) uint16: 0 or the number of a lesion; numbers run from 1.
 
-    Raises ValueError when numbers and lesions do not agree.
+    Lesions of one layer have no voxel in common, those of different layers may: a model whose labels
+    overlap gives a layer for each label, any other a single one.
+
+    Raises ValueError when numbers, layers and lesions do not agree.
     """
 
-    values: npt.NDArray[np.uint16]
+    layers: tuple[Numbers, ...]
     lesions: tuple[Lesion, ...]
 
     def __post_init__(self) -> None:
-        if self.values.ndim != 3 or self.values.dtype != np.uint16:
-            raise ValueError("values must be uint16 (slice, row, column)")
+        shapes = {layer.shape for layer in self.layers}
+        if len(shapes) != 1 or any(x.ndim != 3 or x.dtype != np.uint16 for x in self.layers):
+            raise ValueError("layers must be uint16 (slice, row, column), all of one shape")
         numbers = [lesion.number for lesion in self.lesions]
-        found = set(np.flatnonzero(np.bincount(self.values.ravel())).tolist()) - {0}
-        if numbers != list(range(1, len(numbers) + 1)) or found != set(numbers):
-            raise ValueError(f"lesions are numbered {numbers} but the map holds {sorted(found)}")
+        if numbers != list(range(1, len(numbers) + 1)):
+            raise ValueError(f"lesions must be numbered 1..n in order, got {numbers}")
+        for index, layer in enumerate(self.layers):
+            expected = {lesion.number for lesion in self.lesions if lesion.layer == index}
+            found = set(np.flatnonzero(np.bincount(layer.ravel())).tolist()) - {0}
+            if found != expected:
+                raise ValueError(f"layer {index} holds {sorted(found)}, its lesions are {sorted(expected)}")
 
-    def mask(self, lesion: Lesion) -> npt.NDArray[np.bool_]:
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Number of slices, rows and columns."""
+        slices, rows, columns = self.layers[0].shape
+        return slices, rows, columns
+
+    @property
+    def values(self) -> Numbers:
+        """The numbers of all lesions in one grid; raises ValueError where labels may overlap."""
+        if len(self.layers) > 1:
+            raise ValueError("the labels of this model may overlap, so a voxel has no single number")
+        return self.layers[0]
+
+    @property
+    def occupied(self) -> Mask:
+        """For each slice whether there is a lesion in it."""
+        found: Mask = np.any([layer.any(axis=(1, 2)) for layer in self.layers], axis=0)
+        return found
+
+    def mask(self, lesion: Lesion) -> Mask:
         """Voxels of one lesion within its box."""
-        inside: npt.NDArray[Any] = self.values[lesion.box] == lesion.number
+        inside: Mask = self.layers[lesion.layer][lesion.box] == lesion.number
         return inside
+
+    def plane(self, number: int, slice_index: int) -> Mask:
+        """Pixels (row, column) of one lesion in one whole slice."""
+        shown: Mask = self.layers[self.lesions[number - 1].layer][slice_index] == number
+        return shown
+
+
+def layered(maps: Sequence[LesionMap]) -> LesionMap:
+    """Lesion maps of one grid laid over each other; the lesions are numbered anew, in their order."""
+    layers: list[Numbers] = []
+    lesions: list[Lesion] = []
+    for one in maps:
+        before = len(lesions)
+        for values in one.layers:
+            layers.append(np.where(values > 0, values + np.uint16(before), np.uint16(0)))
+        first = len(layers) - len(one.layers)
+        lesions += [
+            replace(lesion, number=before + lesion.number, layer=first + lesion.layer)
+            for lesion in one.lesions
+        ]
+    return LesionMap(tuple(layers), tuple(lesions))

@@ -8,12 +8,42 @@ import numpy.typing as npt
 import torch
 from scipy import ndimage
 
-from inference.bundle import Postprocessing
-from inference.labelmap import Label, LabelMap, Lesion, LesionMap
+from inference.bundle import ModelCard, Postprocessing
+from inference.errors import BundleError
+from inference.labelmap import Label, LabelMap, Lesion, LesionMap, layered
 from inference.preprocess import ModelInput, restore
 from inference.volume import Volume
 
 Probabilities = npt.NDArray[np.float32]
+
+
+def decide(
+    probabilities: torch.Tensor,
+    image: ModelInput,
+    volume: Volume,
+    card: ModelCard,
+    region: npt.NDArray[np.bool_] | None = None,
+) -> LesionMap:
+    """The lesions of `volume` by the probabilities (class, slice, row, column) on the model's grid.
+
+    Labels that may overlap are decided one by one, each in a layer of its own. Raises BundleError when
+    the network gives another number of classes than the card has labels.
+    """
+    how, background = card.postprocessing, 0 if card.labels_overlap else 1
+    if len(probabilities) != len(card.labels) + background:
+        raise BundleError(
+            f"the network of model {card.name} has {len(probabilities)} outputs, "
+            f"its card asks for {len(card.labels) + background}: export the model again"
+        )
+    if not card.labels_overlap:
+        label_map, certainty = to_label_map(probabilities, image, card.labels, how)
+        return find_lesions(label_map, volume, how, region, certainty)
+    maps = []
+    for label, probability in zip(card.labels, probabilities, strict=True):
+        alone = torch.stack([1.0 - probability, probability])
+        label_map, certainty = to_label_map(alone, image, (label,), how)
+        maps.append(find_lesions(label_map, volume, how, region, certainty))
+    return layered(maps)
 
 
 def to_label_map(
@@ -21,14 +51,16 @@ def to_label_map(
 ) -> tuple[LabelMap, Probabilities]:
     """Bring class probabilities (class, slice, row, column) back to the source grid and decide.
 
-    A voxel takes its likeliest label where all labels together reach the threshold. Also returns
-    that joint probability (slice, row, column) on the source grid; outside the box it is 0.
+    Class 0 is background, the others are `labels` in their order. A voxel takes its likeliest label
+    where all labels together reach the threshold. Also returns that joint probability (slice, row,
+    column) on the source grid; outside the box it is 0.
     """
     values = np.zeros(image.source_shape, np.uint8)
     certainty = np.zeros(image.source_shape, np.float32)
     native = restore(probabilities[1:], image)
     joint = native.sum(dim=0)
-    likeliest = (native.argmax(dim=0) + 1).to(torch.uint8)
+    numbers = torch.tensor([label.number for label in labels], dtype=torch.uint8)
+    likeliest = numbers[native.argmax(dim=0)]
     values[image.box] = (likeliest * (joint >= how.probability_threshold)).numpy()
     certainty[image.box] = joint.numpy()
     return LabelMap(values, labels), certainty
@@ -63,7 +95,7 @@ def find_lesions(
                 continue
             lesions.append(Lesion(len(lesions) + 1, label, box))
             values[box][inside] = len(lesions)
-    return LesionMap(values, tuple(lesions))
+    return LesionMap((values,), tuple(lesions))
 
 
 def _components(mask: npt.NDArray[np.bool_], label: Label, volume: Volume) -> npt.NDArray[np.int32]:

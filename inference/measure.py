@@ -82,20 +82,28 @@ def measure_lesions(lesion_map: LesionMap, volume: Volume) -> tuple[LesionMeasur
 
     Raises ValueError when the two grids differ.
     """
-    if lesion_map.values.shape != volume.voxels.shape:
-        raise ValueError(
-            f"lesion map {lesion_map.values.shape} is not on the volume's grid {volume.voxels.shape}"
-        )
+    if lesion_map.shape != volume.shape:
+        raise ValueError(f"lesion map {lesion_map.shape} is not on the volume's grid {volume.shape}")
     return tuple(_measure(lesion, lesion_map, volume) for lesion in lesion_map.lesions)
 
 
 def total_volume(measurements: tuple[LesionMeasurement, ...]) -> Quantity | Absent:
-    """Sum of the lesion volumes (the total burden); absent when one of them is."""
+    """Sum of the volumes of lesions that do not overlap; absent when one of them is."""
     volumes = [m.volume for m in measurements]
     known = [volume.value for volume in volumes if isinstance(volume, Quantity)]
     if len(known) < len(volumes):
         return next(volume for volume in volumes if isinstance(volume, Absent))
     return Quantity(sum(known), "mm3")
+
+
+def total_burden(
+    lesion_map: LesionMap, measurements: tuple[LesionMeasurement, ...], volume: Volume
+) -> Quantity | Absent:
+    """Volume of everything found; a voxel with several labels counts once."""
+    if len(lesion_map.layers) == 1 or not volume.has_geometry:
+        return total_volume(measurements)
+    found: Mask = np.any([layer > 0 for layer in lesion_map.layers], axis=0)
+    return Quantity(volume.volume_mm3(found), "mm3")
 
 
 def _measure(lesion: Lesion, lesion_map: LesionMap, volume: Volume) -> LesionMeasurement:

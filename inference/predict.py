@@ -8,7 +8,7 @@ import numpy.typing as npt
 from inference.engine import Model
 from inference.errors import UnsuitableVolume
 from inference.labelmap import LesionMap
-from inference.lesions import find_lesions, to_label_map
+from inference.lesions import decide
 from inference.lungs import lung_mask
 from inference.orientation import plane_of
 from inference.preprocess import prepare
@@ -20,7 +20,7 @@ MARGIN_MM = 10.0
 
 
 def segment(volume: Volume, model: Model) -> LesionMap:
-    """Find the lesions of `volume`: region, network input, probabilities, label map, lesions.
+    """Find the lesions of `volume`: region, network input, probabilities, decision.
 
     Raises UnsuitableVolume when the volume does not fit the model, OutOfMemory when the device is
     too small.
@@ -33,9 +33,7 @@ def segment(volume: Volume, model: Model) -> LesionMap:
     _check_plane(volume, model)
     region = find_region(volume, card.postprocessing.region)
     image = prepare(volume, card.preprocessing, None if region is None else surrounding(region, volume))
-    probabilities = model.probabilities(image)
-    label_map, certainty = to_label_map(probabilities, image, card.labels, card.postprocessing)
-    return find_lesions(label_map, volume, card.postprocessing, region, certainty)
+    return decide(model.probabilities(image), image, volume, card, region)
 
 
 def _check_plane(volume: Volume, model: Model) -> None:

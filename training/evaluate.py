@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from inference.engine import Model
 from inference.labelmap import Label, LesionMap
-from inference.lesions import find_lesions, to_label_map
+from inference.lesions import decide
 from inference.predict import segment
 from inference.preprocess import prepare
 from inference.volume import Volume
@@ -47,8 +47,7 @@ def find_in_crop(model: Model, volume: Volume) -> LesionMap:
     """Everything of `inference.predict.segment` but the region."""
     card = model.bundle.card
     image = prepare(volume, card.preprocessing)
-    label_map, certainty = to_label_map(model.probabilities(image), image, card.labels, card.postprocessing)
-    return find_lesions(label_map, volume, card.postprocessing, None, certainty)
+    return decide(model.probabilities(image), image, volume, card)
 
 
 def evaluate(

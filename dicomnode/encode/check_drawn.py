@@ -94,10 +94,10 @@ def _in_image(contour: Points, index: int, context: ResultContext) -> Points:
 
 
 def _compare(where: str, drawn: dict[tuple[int, int], list[Points]], lesion_map: LesionMap) -> None:
-    _, rows, columns = lesion_map.values.shape
+    _, rows, columns = lesion_map.shape
     for lesion in lesion_map.lesions:
         for index in range(lesion.box[0].start, lesion.box[0].stop):
-            expected = lesion_map.values[index] == lesion.number
+            expected = lesion_map.plane(lesion.number, index)
             found = filled(drawn.pop((lesion.number, index), []), (rows, columns))
             if (found != expected).any():
                 raise ResultRejected(

@@ -33,7 +33,7 @@ from dicomnode.encode.uids import tracking_uid
 from dicomnode.errors import ResultRejected
 from dicomnode.study import text
 from inference.codes import Code
-from inference.labelmap import LesionMap
+from inference.labelmap import Lesion, LesionMap
 from inference.measure import PIXELS, Absent, Axis, LesionMeasurement, Quantity
 from inference.volume import Volume
 
@@ -41,7 +41,6 @@ RELATIVE_TOLERANCE = 1e-5
 """Reports hold seven significant digits, coordinates are 32-bit floats."""
 
 Numbers = dict[CodeKey, tuple[float, CodeKey]]
-Decoded = npt.NDArray[np.uint16]
 
 
 def check_axes(
@@ -63,7 +62,7 @@ def check_volumes(
     report: Dataset,
     where: str,
     lesion_map: LesionMap,
-    decoded: Decoded,
+    decoded: LesionMap,
     measurements: Sequence[LesionMeasurement],
     context: ResultContext,
     segs: tuple[Dataset, ...],
@@ -82,7 +81,7 @@ def check_volumes(
         contour = next(item for item in children(contours[0]) if text(item, "ValueType") == "SCOORD")
         _check_drawn_on(contour, m.key_slice, f"{place}, contour", context)
         volume = context.source.volume
-        recomputed = _recompute(decoded, m, lesion.box, volume)
+        recomputed = _recompute(decoded, m, lesion, volume)
         said = repertoire(volume)
         for group, concepts in ((contours[0], said.of_contour), (segments[0][0], said.of_segment)):
             _check_numbers(_numbers(group, place), concepts, m, recomputed, place)
@@ -166,18 +165,20 @@ def _split(groups: list[Dataset]) -> tuple[list[tuple[Dataset, str, int]], list[
 
 
 def _recompute(
-    decoded: Decoded, measurement: LesionMeasurement, box: tuple[slice, slice, slice], volume: Volume
+    decoded: LesionMap, measurement: LesionMeasurement, lesion: Lesion, volume: Volume
 ) -> dict[CodeKey, Quantity]:
     """Area, or volume and intensity statistics, straight from decoded voxels."""
-    mask = decoded[box] == measurement.number
     if not volume.has_geometry:
-        pixels = np.count_nonzero(decoded[measurement.key_slice] == measurement.number)
+        pixels = np.count_nonzero(decoded.plane(lesion.number, measurement.key_slice))
         row_mm, column_mm = volume.pixel_spacing_at(measurement.key_slice) or (1.0, 1.0)
         unit = PIXELS if volume.pixel_spacing_at(measurement.key_slice) is None else "mm2"
         return {key(AREA): Quantity(pixels * row_mm * column_mm, unit)}
-    found = {key(VOLUME): Quantity(volume.volume_mm3(mask, box[0].start), "mm3")}
+    mask = decoded.mask(lesion)
+    found = {key(VOLUME): Quantity(volume.volume_mm3(mask, lesion.box[0].start), "mm3")}
     if isinstance(measurement.mean, Quantity):
-        found |= _statistics(volume.voxels[box][mask].astype(np.float64), measurement.mean.unit, volume)
+        found |= _statistics(
+            volume.voxels[lesion.box][mask].astype(np.float64), measurement.mean.unit, volume
+        )
     return found
 
 

@@ -20,7 +20,7 @@ from dicomnode.encode.uids import tracking_uid
 from dicomnode.encode.unplaced import ORIENTATION, common_spacing_mm
 from dicomnode.errors import ResultRejected
 from dicomnode.study import text
-from inference.labelmap import LesionMap
+from inference.labelmap import LesionMap, Numbers
 from inference.volume import Volume
 
 SAME_PLACE_MM = 1e-3
@@ -39,31 +39,37 @@ STEP_TOLERANCE_MM = 1e-2
 
 def check_segs(
     segs: Sequence[Dataset], lesion_map: LesionMap, context: ResultContext, parts: Sequence[Part]
-) -> npt.NDArray[np.uint16]:
-    """The lesion numbers that `segs`, one for each part, hold on the source grid.
+) -> LesionMap:
+    """The lesions that `segs`, one for each part, hold on the source grid.
 
     Raises ResultRejected if they are not those of the lesion map.
     """
     if len(segs) != len(parts):
         raise ResultRejected(f"the segmentation is in {len(segs)} parts, expected {len(parts)}")
-    decoded = np.zeros(lesion_map.values.shape, dtype=np.uint16)
+    decoded = tuple(np.zeros(lesion_map.shape, dtype=np.uint16) for _ in lesion_map.layers)
     for seg, part in zip(segs, parts, strict=True):
         _check_segments(seg, part, context)
         _check_references(seg, context)
         _decode(seg, part, decoded, context)
-    _compare(decoded, lesion_map.values)
-    return decoded
+    for found, expected in zip(decoded, lesion_map.layers, strict=True):
+        _compare(found, expected)
+    return LesionMap(decoded, lesion_map.lesions)
 
 
-def _decode(seg: Dataset, part: Part, decoded: npt.NDArray[np.uint16], context: ResultContext) -> None:
-    """Draw the frames of one segmentation; raises ResultRejected where they cannot lie."""
+def _decode(seg: Dataset, part: Part, decoded: Sequence[Numbers], context: ResultContext) -> None:
+    """Draw the frames of one segmentation, each into the layer of its lesion; raises ResultRejected where
+    they cannot lie.
+    """
+    layer_of = {lesion.number - part.offset: decoded[lesion.layer] for lesion in part.lesions}
     placed = context.source.volume.has_geometry
     slice_of = _slice_by_place if placed else _slice_by_reference
     spacings_mm = {}
     for frame in read_frames(seg):
         index = slice_of(frame, context)
         spacings_mm[index] = frame.spacing_mm
-        target = decoded[index]
+        if frame.segment_number not in layer_of:
+            raise ResultRejected(f"SEG frame {frame.number}: segment {frame.segment_number} is not described")
+        target = layer_of[frame.segment_number][index]
         if frame.mask.shape != target.shape:
             raise ResultRejected(f"SEG frame {frame.number}: size {frame.mask.shape}, source {target.shape}")
         if target[frame.mask].any():
@@ -73,7 +79,7 @@ def _decode(seg: Dataset, part: Part, decoded: npt.NDArray[np.uint16], context: 
         _check_spacings(spacings_mm, context)
 
 
-def _compare(decoded: npt.NDArray[np.uint16], expected: npt.NDArray[np.uint16]) -> None:
+def _compare(decoded: Numbers, expected: Numbers) -> None:
     different = decoded != expected
     if different.any():
         at = tuple(int(i) for i in np.argwhere(different)[0])

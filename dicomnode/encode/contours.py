@@ -47,7 +47,7 @@ def encode_contours(
     """The outline of every lesion on every image of it, and its size on its key image."""
     source = context.source
     check_encodable(source)
-    slices = [int(index) for index in np.flatnonzero(lesion_map.values.any(axis=(1, 2)))]
+    slices = [int(index) for index in np.flatnonzero(lesion_map.occupied)]
     headers = _headers(slices, context)
     layer = GraphicLayer(LAYER, order=1, description=RESEARCH_ONLY, display_color=CIELabColor(*YELLOW))
     annotations = []
@@ -103,7 +103,6 @@ def _drawn(
     index: int, lesion_map: LesionMap, measurements: Sequence[LesionMeasurement], context: ResultContext
 ) -> tuple[list[Any], list[Any]]:
     """Outlines of the lesions in one slice, and the words for those whose key slice it is."""
-    plane = lesion_map.values[index]
     graphics, words = [], []
     for lesion, measurement in zip(lesion_map.lesions, measurements, strict=True):
         if not lesion.box[0].start <= index < lesion.box[0].stop:
@@ -112,10 +111,10 @@ def _drawn(
             "tracking_id": lesion_name(lesion.number),
             "tracking_uid": tracking_uid(context, lesion.number),
         }
-        contours = outlines(plane == lesion.number)
+        contours = outlines(lesion_map.plane(lesion.number, index))
         graphics += [GraphicObject("POLYLINE", contour, "PIXEL", **names) for contour in contours]
         if measurement.key_slice == index:
-            box = _text_box(np.concatenate(contours), plane.shape)
+            box = _text_box(np.concatenate(contours), lesion_map.shape[1:])
             told = plain_text(f"{lesion_name(lesion.number)} {size_of(measurement)}").strip()
             words.append(TextObject(told, "PIXEL", bounding_box=box, text_justification="LEFT", **names))
     return graphics, words

@@ -54,7 +54,7 @@ def draw_lesion(
             spacing_mm=volume.pixel_spacing_at(plane),
             intensity_unit=volume.intensity_unit,
             header=header,
-            mask=lesion_map.values[plane] == measurement.number,
+            mask=lesion_map.plane(measurement.number, plane),
             axes=tuple((axis.start, axis.end) for axis in axes if isinstance(axis, Axis)),
             lines=caption(measurement, volume),
         )

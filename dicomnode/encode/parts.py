@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
-import numpy.typing as npt
 from pydicom import Dataset
 
 from dicomnode.encode.context import ResultContext
 from dicomnode.encode.uids import tracking_uid
-from inference.labelmap import Lesion, LesionMap
+from inference.labelmap import Lesion, LesionMap, Numbers
 
 FRAME_BUDGET = 400
 
@@ -34,17 +34,26 @@ class Part:
         """What is said of it in a series description; nothing of the only one."""
         return f" {self.number} of {self.count}" if self.count > 1 else ""
 
-    def values(self, lesion_map: LesionMap) -> npt.NDArray[np.uint16]:
-        """Segment numbers on the grid of the lesion map."""
-        values = lesion_map.values
+    def layers(self, lesion_map: LesionMap) -> list[Numbers]:
+        """Segment numbers on the grid of the lesion map: its layers, as far as they hold lesions of this."""
         last = self.lesions[-1].number
-        inside = (values > self.offset) & (values <= last)
-        return np.where(inside, values - self.offset, 0).astype(np.uint16)
+        found = []
+        for index in sorted({lesion.layer for lesion in self.lesions}):
+            values = lesion_map.layers[index]
+            inside = (values > self.offset) & (values <= last)
+            found.append(np.where(inside, values - np.uint16(self.offset), np.uint16(0)))
+        return found
 
 
 def whole(lesion_map: LesionMap) -> Part:
     """All lesions in one part."""
     return Part(lesion_map.lesions)
+
+
+def parts_without_overlap(lesion_map: LesionMap) -> tuple[Part, ...]:
+    """A part for each layer that holds lesions: a label map has one number for each voxel."""
+    groups = [tuple(group) for _, group in groupby(lesion_map.lesions, key=lambda lesion: lesion.layer)]
+    return tuple(Part(group, number, len(groups)) for number, group in enumerate(groups, start=1))
 
 
 def parts_of(lesion_map: LesionMap, budget: int = FRAME_BUDGET) -> tuple[Part, ...]:

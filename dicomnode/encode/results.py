@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from dicomnode.encode.context import Result, ResultContext
 from dicomnode.encode.contours import encode_contours
-from dicomnode.encode.parts import parts_of
+from dicomnode.encode.parts import parts_of, parts_without_overlap
 from dicomnode.encode.pdf import encode_pdf
 from dicomnode.encode.pictures import encode_pictures
 from dicomnode.encode.report import encode_reports
@@ -30,7 +30,8 @@ def encode_results(
 ) -> tuple[Result, ...]:
     """The segmentation (first) and its reports, then the other `kinds` as far as this result has them.
 
-    A segmentation of very many frames comes in several objects.
+    A segmentation of very many frames comes in several objects, a label map of overlapping labels in one
+    for each label.
     Without a lesion there is the report that none was seen, and the page or document that says so.
     The same arguments give the same bytes. Raises PermanentError when the source cannot carry a
     result, ResultRejected when an object contradicts its source.
@@ -55,10 +56,13 @@ def _for_other_readers(
 ) -> Iterator[Result]:
     """What destinations get that cannot show segmentations or reports."""
     if "labelmap" in kinds and lesion_map.lesions and context.source.volume.has_geometry:
-        label_map = encode_seg(lesion_map, measurements, context, "labelmap")
-        yield Result("labelmap", label_map)
+        label_maps = tuple(
+            encode_seg(lesion_map, measurements, context, "labelmap", part)
+            for part in parts_without_overlap(lesion_map)
+        )
+        yield from (Result("labelmap", made, page) for page, made in enumerate(label_maps, start=1))
         if "sr_labelmap_volumes" in kinds:
-            report = encode_volumetric((label_map,), lesion_map, measurements, context, "sr_labelmap_volumes")
+            report = encode_volumetric(label_maps, lesion_map, measurements, context, "sr_labelmap_volumes")
             yield Result("sr_labelmap_volumes", report)
     if "contours" in kinds and lesion_map.lesions:
         yield Result("contours", encode_contours(lesion_map, measurements, context))

@@ -95,7 +95,7 @@ def _observation(lesion: Lesion) -> Dataset:
 def _contours(lesion: Lesion, lesion_map: LesionMap, context: ResultContext) -> Dataset:
     contours = []
     for index in range(lesion.box[0].start, lesion.box[0].stop):
-        plane = lesion_map.values[index] == lesion.number
+        plane = lesion_map.plane(lesion.number, index)
         if not plane.any():
             continue
         for outline in without_holes(outlines(plane)):

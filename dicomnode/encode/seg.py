@@ -17,6 +17,7 @@ from pydicom.sr.codedict import codes
 from dicomnode.encode.context import ResultContext
 from dicomnode.encode.dress import finish, identity, plain_text
 from dicomnode.encode.equipment import MANUFACTURER, RESEARCH_ONLY
+from dicomnode.encode.layered import LayeredSegmentation
 from dicomnode.encode.parts import Part, whole
 from dicomnode.encode.sources import check_encodable, stand_ins
 from dicomnode.encode.uids import dimension_organization_uid, tracking_uid
@@ -41,7 +42,7 @@ def encode_seg(
 
     Frame positions are those of the source images, character by character; frames of images without
     a place in the patient have none. Raises PermanentError when there is no lesion, or the source
-    cannot carry a segmentation.
+    cannot carry a segmentation, ValueError for a label map of lesions that may overlap.
     """
     check_encodable(context.source)
     if not lesion_map.lesions:
@@ -50,9 +51,12 @@ def encode_seg(
         raise ValueError(f"{len(lesion_map.lesions)} lesions but {len(measurements)} measurements")
     part = part or whole(lesion_map)
     placed = context.source.volume.has_geometry
-    seg: Dataset = Segmentation(
+    make, pixels = _pixels(lesion_map, part)
+    if kind == "labelmap" and make is LayeredSegmentation:
+        raise ValueError("a label map has one number for each voxel: give a part without overlaps")
+    seg: Dataset = make(
         source_images=stand_ins(context.source) if placed else unplaced_stand_ins(context.source),
-        pixel_array=_label_values(lesion_map, part),
+        pixel_array=pixels,
         segmentation_type="BINARY" if kind == "seg" else "LABELMAP",
         segment_descriptions=[_segment(lesion, part, context) for lesion in part.lesions],
         content_label="LESIONS",
@@ -79,10 +83,14 @@ def coded(code: Code) -> Any:
     return CodedConcept(code.value, code.scheme, plain_text(code.meaning))
 
 
-def _label_values(lesion_map: LesionMap, part: Part) -> np.ndarray[Any, Any]:
+def _pixels(lesion_map: LesionMap, part: Part) -> tuple[type[Segmentation], np.ndarray[Any, Any]]:
     """Integer label values, never one-hot: highdicom is many times faster on them."""
-    values = part.values(lesion_map)
-    return values.astype(np.uint8) if len(part.lesions) < 256 else values
+    layers = part.layers(lesion_map)
+    if len(part.lesions) < 256:
+        layers = [layer.astype(np.uint8) for layer in layers]
+    if len(layers) == 1:
+        return Segmentation, layers[0]
+    return LayeredSegmentation, np.stack(layers, axis=-1)
 
 
 def _segment(lesion: Lesion, part: Part, context: ResultContext) -> Any:

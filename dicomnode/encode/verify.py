@@ -20,7 +20,7 @@ from dicomnode.encode.check_seg import check_segs
 from dicomnode.encode.context import Result, ResultContext
 from dicomnode.encode.dress import to_bytes
 from dicomnode.encode.equipment import RESEARCH_ONLY
-from dicomnode.encode.parts import parts_of, whole
+from dicomnode.encode.parts import parts_of, parts_without_overlap
 from dicomnode.encode.recognise import is_own_result
 from dicomnode.encode.uids import device_uid, series_instance_uid, sop_instance_uid
 from dicomnode.errors import ResultRejected
@@ -82,7 +82,7 @@ def _check_all(
 ) -> None:
     label_maps = tuple(result.dataset for result in results if result.kind == "labelmap")
     if label_maps:
-        check_segs(label_maps, lesion_map, context, [whole(lesion_map)])
+        check_segs(label_maps, lesion_map, context, parts_without_overlap(lesion_map))
     segs = tuple(result.dataset for result in results if result.kind == "seg")
     decoded = check_segs(segs, lesion_map, context, parts_of(lesion_map))
     for kind, made in ((result.kind, result.dataset) for result in results):

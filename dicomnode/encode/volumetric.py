@@ -65,10 +65,9 @@ def encode_volumetric(
 
 def _contour(measurement: LesionMeasurement, lesion_map: LesionMap, context: ResultContext) -> Any:
     image = reference(context.source.frames[measurement.key_slice])
-    mask = lesion_map.values[measurement.key_slice] == measurement.number
     region = ImageRegion(
         graphic_type="POLYLINE",
-        graphic_data=outline(mask),
+        graphic_data=outline(lesion_map.plane(measurement.number, measurement.key_slice)),
         source_image=SourceImageForRegion(
             referenced_sop_class_uid=image.sop_class_uid,
             referenced_sop_instance_uid=image.sop_instance_uid,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 from dicomnode.encode.concepts import repertoire
@@ -58,13 +59,24 @@ def spoken(unit: str) -> str:
 
 
 def summary(measurements: Sequence[LesionMeasurement]) -> str:
-    """How many lesions there are and their total volume."""
+    """How many lesions there are and their total volume, label by label where there are several."""
+    by_label: dict[str, list[LesionMeasurement]] = defaultdict(list)
+    for m in measurements:
+        by_label[m.label.name].append(m)
+    if len(by_label) == 1:
+        return f"{_total(measurements)}."
+    return "; ".join(f"{name}: {_total(found)}" for name, found in by_label.items()) + "."
+
+
+def _total(measurements: Sequence[LesionMeasurement]) -> str:
+    """Of lesions of one label, which never overlap."""
     count = len(measurements)
-    counted = "1 lesion" if count == 1 else f"{count} lesions"
+    what = "organ" if measurements[0].label.kind == "organ" else "lesion"
+    counted = f"1 {what}" if count == 1 else f"{count} {what}s"
     total = total_volume(tuple(measurements))
     if isinstance(total, Quantity):
-        return f"{counted}, total volume {total.value / 1000:.3g} ml."
-    return f"{counted}; total volume not given: {total.reason}."
+        return f"{counted}, total volume {total.value / 1000:.3g} ml"
+    return f"{counted}, total volume not given: {total.reason}"
 
 
 def remarks_on_axes(measurements: Sequence[LesionMeasurement]) -> list[str]:

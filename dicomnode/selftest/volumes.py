@@ -134,4 +134,4 @@ def lesion_map_of(numbers: npt.NDArray[np.generic]) -> LesionMap:
     """A lesion map of an array of lesion numbers 1..n; every number must occur."""
     boxes = ndimage.find_objects(numbers.astype(np.int32))
     lesions = tuple(Lesion(number, LESION_LABEL, box) for number, box in enumerate(boxes, start=1))
-    return LesionMap(numbers.astype(np.uint16), lesions)
+    return LesionMap((numbers.astype(np.uint16),), lesions)

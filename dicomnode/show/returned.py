@@ -19,7 +19,13 @@ def lesions_of(seg: Dataset, source: SourceVolume, labels: tuple[Label, ...]) ->
 
     Raises PermanentError when a frame lies on no slice of the source, or nowhere.
     """
-    values = np.zeros(source.volume.shape, np.uint16)
+    by_code = {label.type.value: label for label in labels}
+    label_of = {
+        int(segment.SegmentNumber): by_code[segment.SegmentedPropertyTypeCodeSequence[0].CodeValue]
+        for segment in seg.SegmentSequence
+    }
+    overlap = seg.get("SegmentsOverlap", "NO") != "NO"
+    layers = [np.zeros(source.volume.shape, np.uint16) for _ in (labels if overlap else labels[:1])]
     origins = source.volume.to_lps_mm([(index, 0, 0) for index in range(source.volume.shape[0])])
     for frame in read_frames(seg):
         if frame.position_mm is None:
@@ -28,10 +34,11 @@ def lesions_of(seg: Dataset, source: SourceVolume, labels: tuple[Label, ...]) ->
         nearest = int(np.argmin(distances))
         if distances[nearest] > NEAREST_MM:
             raise PermanentError(f"frame {frame.number} lies {distances[nearest]:.2f} mm beside every slice")
-        values[nearest][frame.mask] = frame.segment_number
-    by_code = {label.type.value: label for label in labels}
+        layer = label_of[frame.segment_number].number - 1 if overlap else 0
+        layers[layer][nearest][frame.mask] = frame.segment_number
+    boxes = [ndimage.find_objects(layer.astype(np.int32), max(label_of)) for layer in layers]
     lesions = []
-    for segment, box in zip(seg.SegmentSequence, ndimage.find_objects(values.astype(np.int32)), strict=True):
-        label = by_code[segment.SegmentedPropertyTypeCodeSequence[0].CodeValue]
-        lesions.append(Lesion(int(segment.SegmentNumber), label, box))
-    return LesionMap(values, tuple(lesions))
+    for number, label in sorted(label_of.items()):
+        layer = label.number - 1 if overlap else 0
+        lesions.append(Lesion(number, label, boxes[layer][number - 1], layer))
+    return LesionMap(tuple(layers), tuple(lesions))

@@ -20,7 +20,7 @@ from dicomnode.records.audit import Stage
 from dicomnode.study import Series, SourceVolume
 from inference.bundle import ModelCard
 from inference.labelmap import LesionMap
-from inference.measure import LesionMeasurement, Quantity, measure_lesions, total_volume
+from inference.measure import LesionMeasurement, Quantity, measure_lesions, total_burden
 from inference.volume import Volume
 
 StageRecorder = Callable[[Stage], AbstractContextManager[None]]
@@ -77,7 +77,7 @@ def process_series(assignment: Assignment, stage: StageRecorder) -> Findings:
 
 def summarise(findings: Findings) -> dict[str, Any]:
     """What the audit says of a run."""
-    burden = total_volume(findings.measurements)
+    burden = total_burden(findings.lesion_map, findings.measurements, findings.source.volume)
     return {
         "slice_count": findings.source.volume.shape[0],
         "lesion_count": len(findings.measurements),

@@ -95,6 +95,15 @@ def test_an_ensemble_gives_the_mean_of_its_members_probabilities() -> None:
     torch.testing.assert_close(together(image).softmax(dim=1), mean)
 
 
+@torch.inference_mode()
+def test_an_ensemble_of_overlapping_labels_gives_the_mean_of_each_label() -> None:
+    members = [build_network(SMALL_FCN).eval() for _ in range(3)]
+    together = Ensemble(members, labels_overlap=True).eval()
+    image = 50.0 * torch.randn(2, 1, 19, 33)
+    mean = torch.stack([member(image).sigmoid() for member in members]).mean(dim=0)
+    torch.testing.assert_close(together(image).sigmoid(), mean, atol=1e-5, rtol=1e-4)
+
+
 def test_an_ensemble_of_none_is_refused() -> None:
     with pytest.raises(BundleError, match="at least one member"):
         build_network(ensemble())

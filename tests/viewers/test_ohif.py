@@ -134,7 +134,7 @@ def test_results_open_as_they_left(
 
 @pytest.mark.parametrize("made", ["oblique-mr"], indirect=True)
 def test_a_mirrored_segmentation_is_noticed(viewer: Viewer, made: Situation) -> None:
-    mirrored = replace(made.lesion_map, values=np.flip(made.lesion_map.values, axis=2))
+    mirrored = replace(made.lesion_map, layers=(np.flip(made.lesion_map.values, axis=2),))
     with pytest.raises(AssertionError, match="Arrays are not equal"):
         check_segmentation(viewer, replace(made, lesion_map=mirrored))
 

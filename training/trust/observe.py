@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from inference.engine import Model
-from inference.lesions import find_lesions, to_label_map
+from inference.lesions import decide
 from inference.preprocess import ModelInput, prepare
 from inference.volume import Volume
 from training.calibrate import MARGIN_VOXELS, MOST_VOXELS_PER_CASE, UNCALIBRATED, with_limits
@@ -85,9 +85,7 @@ def observe(model: Model, loaded: LoadedCase, axes: Sequence[Axis]) -> tuple[Cas
 
 def found_labels(model: Model, volume: Volume, image: ModelInput, probabilities: torch.Tensor) -> Truth:
     """Label numbers (slice, row, column) on the volume's grid: what the node would report of it."""
-    card = model.bundle.card
-    label_map, certainty = to_label_map(probabilities, image, card.labels, card.postprocessing)
-    lesions = find_lesions(label_map, volume, card.postprocessing, None, certainty)
+    lesions = decide(probabilities, image, volume, model.bundle.card)
     numbers = np.array([0, *(lesion.label.number for lesion in lesions.lesions)], np.uint8)
     found: Truth = numbers[lesions.values]
     return found

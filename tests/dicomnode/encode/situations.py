@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 from dicomnode.encode.context import Result, ResultContext
 from dicomnode.encode.dress import to_bytes
@@ -21,7 +22,7 @@ from dicomnode.series_writer import SeriesIdentity
 from dicomnode.study import Series, SourceVolume
 from inference.bundle import ModelCard
 from inference.codes import Code
-from inference.labelmap import Label, Lesion, LesionMap
+from inference.labelmap import Label, Lesion, LesionMap, layered
 from inference.measure import LesionMeasurement, measure_lesions
 from inference.volume import IntensityUnit
 from tests.phantoms import Orientation, Phantom, phantom, write_enhanced, write_phantom
@@ -44,8 +45,34 @@ NODULE = Label(
     rgb=(230, 60, 40),
 )
 
+ORGAN = Label(
+    number=1,
+    name="Liver",
+    kind="organ",
+    category=Code(value="123037004", scheme="SCT", meaning="Anatomical Structure"),
+    type=Code(value="10200004", scheme="SCT", meaning="Liver"),
+    rgb=(70, 160, 90),
+)
+TUMOUR = Label(
+    number=2,
+    name="Tumour",
+    kind="lesion",
+    category=NODULE.category,
+    type=Code(value="108369006", scheme="SCT", meaning="Neoplasm"),
+    site=ORGAN.type,
+    rgb=NODULE.rgb,
+)
+"""An organ and the lesions in it: labels that overlap."""
+
 MISSING = (2, 7)
 """Of the sixteen slices of `COARSE_MM`: the largest lesion loses one, none is lost as a whole."""
+
+DRAWN: dict[str, tuple[list[tuple[int, int, int]], ...]] = {
+    "straight-line": ([(3, 12, c) for c in range(10, 15)], [(7, 20, 20)]),
+    "none-seen": (),
+    "cut-off": ([(z, y, x) for z in range(2) for y in range(4) for x in range(6)],),
+}
+"""Lesions by their (slice, row, column) on an axial CT."""
 
 CT_SERIES: dict[str, dict[str, Any]] = {
     "single-slice": {"spacing_mm": (96.0, 2.0, 3.0)},
@@ -133,7 +160,7 @@ def with_lesions(source: SourceVolume, numbers: npt.NDArray[Any]) -> Situation:
     """`numbers` as lesions of the model's label."""
     plain = lesion_map_of(numbers)
     lesions = tuple(Lesion(lesion.number, NODULE, lesion.box) for lesion in plain.lesions)
-    found = LesionMap(plain.values, lesions)
+    found = LesionMap(plain.layers, lesions)
     unit = source.volume.intensity_unit
     modality = source.series.modality
     context = ResultContext(
@@ -144,6 +171,23 @@ def with_lesions(source: SourceVolume, numbers: npt.NDArray[Any]) -> Situation:
         created_at=CREATED_AT,
     )
     return Situation(found, measure_lesions(found, source.volume), context)
+
+
+def in_an_organ(made: Situation) -> Situation:
+    """The lesions of a situation as tumours in an organ: labels that overlap."""
+    around = ndimage.binary_dilation(made.lesion_map.values > 0, iterations=2)
+    maps = []
+    for label, plain in ((ORGAN, lesion_map_of(around)), (TUMOUR, made.lesion_map)):
+        lesions = tuple(replace(lesion, label=label) for lesion in plain.lesions)
+        maps.append(LesionMap(plain.layers, lesions))
+    found = layered(maps)
+    changed = card(
+        intensity_unit=made.source.volume.intensity_unit,
+        modality=made.source.series.modality,
+        labels=(ORGAN, TUMOUR),
+        labels_overlap=True,
+    )
+    return Situation(found, measure_lesions(found, made.source.volume), replace(made.context, card=changed))
 
 
 def drawn(folder: Path, *lesions: Sequence[tuple[int, int, int]]) -> Situation:
@@ -203,12 +247,10 @@ def situation(name: str, folder: Path) -> Situation:
         return scanned(folder, "loop", none_seen=name.endswith("none-seen"))
     if name in CT_SERIES:
         return written(folder, **CT_SERIES[name])
-    if name == "straight-line":
-        return drawn(folder, [(3, 12, c) for c in range(10, 15)], [(7, 20, 20)])
-    if name == "none-seen":
-        return drawn(folder)
-    if name == "cut-off":
-        return drawn(folder, [(z, y, x) for z in range(2) for y in range(4) for x in range(6)])
+    if name in DRAWN:
+        return drawn(folder, *DRAWN[name])
+    if name == "organ-and-lesions-ct":
+        return in_an_organ(written(folder))
     return written(folder, "sagittal")
 
 

@@ -167,7 +167,7 @@ def test_more_lesions_than_a_byte_counts_are_told_apart(tmp_path: Path) -> None:
     (part,) = parts_of(made.lesion_map)
     seg = encode_seg(made.lesion_map, made.measurements, made.context)
     decoded = check_segs([seg], made.lesion_map, made.context, [part])
-    assert np.array_equal(decoded, made.lesion_map.values)
+    assert np.array_equal(decoded.values, made.lesion_map.values)
     assert len(seg.SegmentSequence) == 260
 
 

@@ -330,7 +330,7 @@ class TestRefusals:
         context = ResultContext(source, card(), DIGEST, 1, CREATED_AT)
         values = np.zeros(source.volume.shape, np.uint16)
         with pytest.raises(PermanentError, match="no frame of reference"):
-            encode_seg(LesionMap(values, ()), (), context)
+            encode_seg(LesionMap((values,), ()), (), context)
 
     def test_frames_from_two_multi_frame_instances_are_refused(self, tmp_path: Path) -> None:
         truth = phantom("axial", COARSE_MM)

@@ -169,7 +169,7 @@ class TestReports:
             assert float(area.MeasuredValueSequence[0].NumericValue) == pytest.approx(expected)
             assert unit_of(area) == "mm2"
             assert not [i for i in children(segment) if i.ValueType == "NUM"]
-        assert "2 lesions; total volume not given" in sentences(report)
+        assert "2 lesions, total volume not given" in sentences(report)
         assert "Volume, 3-D diameter and surface are not given" in sentences(report)
 
     def test_pixels_are_said_to_be_pixels(self, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ SITUATIONS = (
     "multi-frame-mr",
     "single-slice",
     "uneven-tilted-ct",
+    "organ-and-lesions-ct",
     "straight-line",
     "none-seen",
     "cut-off",
@@ -41,6 +42,7 @@ SITUATIONS = (
 PIXELMED_SITUATIONS = (
     "oblique-mr",
     "multi-frame-mr",
+    "organ-and-lesions-ct",
     "straight-line",
     "none-seen",
     "stills-us-in-pixels",
