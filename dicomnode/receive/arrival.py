@@ -12,6 +12,7 @@ from dicomnode.encode.recognise import is_own_result
 from dicomnode.errors import PermanentError
 from dicomnode.header_index import HeaderIndex, index_header
 from dicomnode.part10 import read_part10
+from dicomnode.receive.file_meta import file_header
 from dicomnode.study import text
 from dicomnode.urgency import urgency
 
@@ -58,14 +59,15 @@ def arrival_of(event: Any, origin: Origin) -> Arrival:
 
     A sub-operation of our own C-MOVE names us as its originator (PS3.7 section 9.1.1.1).
     """
-    encoded = event.request.DataSet.getvalue()
-    with_meta = event.encoded_dataset(include_meta=True)
+    sop_class_uid = str(event.request.AffectedSOPClassUID)
+    sop_instance_uid = str(event.request.AffectedSOPInstanceUID)
+    transfer_syntax_uid = str(event.context.transfer_syntax)
     return Arrival(
-        file_header=with_meta[: len(with_meta) - len(encoded)],
-        encoded=encoded,
-        sop_class_uid=str(event.request.AffectedSOPClassUID),
-        sop_instance_uid=str(event.request.AffectedSOPInstanceUID),
-        transfer_syntax_uid=str(event.context.transfer_syntax),
+        file_header=file_header(sop_class_uid, sop_instance_uid, transfer_syntax_uid),
+        encoded=event.request.DataSet.getvalue(),
+        sop_class_uid=sop_class_uid,
+        sop_instance_uid=sop_instance_uid,
+        transfer_syntax_uid=transfer_syntax_uid,
         origin=replace(origin, asked_for=True) if _moved_by(event) == origin.called_ae_title else origin,
     )
 

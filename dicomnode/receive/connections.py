@@ -1,4 +1,4 @@
-"""The accepting end of the network. No connection is without limits of number, time and size.
+"""The accepting end of the network: no connection is without limits.
 
 pynetdicom 3.0.4 waits without end for the rest of a PDU, takes a PDU of any length, and gathers an
 object of any size in memory. `PduReader` takes the place of its reading; `Server` bounds the number
@@ -8,7 +8,7 @@ of connections.
 from __future__ import annotations
 
 import threading
-import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from socket import socket
 from typing import Any
@@ -18,109 +18,21 @@ from pynetdicom.association import Association
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
 from dicomnode.receive.arrival import Origin
+from dicomnode.receive.pdus import CutOff, PduReader
 from dicomnode.receive.proxied import NotIntroduced, TrustedProxies, introduced
+from dicomnode.receive.takeover import take_over
 from dicomnode.receive.turned_away import TurnedAway
 from dicomnode.records.audit import Event
-from dicomnode.settings.network import ConnectionSettings, Limits
+from dicomnode.settings.network import ConnectionSettings
 from dicomnode.settings.node import PeerSettings
 from dicomnode.tls import Credentials, reason_of, shake_hands
 
-HEADER_BYTES = 6
-P_DATA_TF = 0x04
-LONGEST_NEGOTIATION_BYTES = 1048576
-"""An A-ASSOCIATE-RQ with 128 contexts is far below this."""
-CHUNK_BYTES = 65536
+Serve = Callable[[Association, PduReader], None]
+"""Serves an established association, as long as what comes is plain."""
 SPARE_CONNECTIONS = 12
 """Connections of one address beyond its associations: being opened, rejected or closed."""
 ADDRESSES = 4
 """All connections together are bounded by what so many addresses may hold."""
-
-
-class CutOff(OSError):
-    """The peer broke a limit; pynetdicom takes it for a lost connection and ends the association."""
-
-
-class PduReader:
-    """Reads from one connection within its limits."""
-
-    def __init__(self, channel: socket, rules: ConnectionSettings) -> None:
-        self._channel = channel
-        self._rules = rules
-        self._limits: Limits | None = None
-        self._deadline = time.monotonic() + rules.association_timeout_s
-        self.is_first = True
-        """Whether the first PDU, the A-ASSOCIATE-RQ, is still to come."""
-        self._pdu_type: int | None = None
-        """Of the PDU whose header was read and whose rest was not."""
-        self._message_bytes = 0
-
-    def admitted(self, limits: Limits) -> None:
-        """From here on, the limits of the peer hold."""
-        self._limits = limits
-
-    def receive(self, count: int) -> bytearray:
-        """As AssociationSocket.recv: `count` bytes, fewer when the peer closed. Raises CutOff.
-
-        pynetdicom asks for the six bytes that begin a PDU (PS3.8 9.3.1), then for the rest of it.
-        """
-        return self._begin() if self._pdu_type is None else self._finish(count)
-
-    def _begin(self) -> bytearray:
-        if not self.is_first:
-            self._deadline = time.monotonic() + self._idle_timeout_s
-        header = self._read(HEADER_BYTES)
-        self._pdu_type = header[0] if len(header) == HEADER_BYTES else None
-        return header
-
-    def _finish(self, count: int) -> bytearray:
-        is_data, self._pdu_type = self._pdu_type == P_DATA_TF, None
-        longest = LONGEST_NEGOTIATION_BYTES
-        if is_data and self._limits is not None:
-            longest = self._limits.maximum_pdu_bytes
-        if count > longest:
-            raise CutOff(f"a PDU longer than {longest} bytes")
-        content = self._read(count)
-        self.is_first = False
-        if is_data:
-            self._weigh(content)
-        return content
-
-    def _read(self, count: int) -> bytearray:
-        content = bytearray()
-        while len(content) < count:
-            left_s = self._deadline - time.monotonic()
-            if left_s <= 0:
-                raise CutOff(self._too_slow())
-            self._channel.settimeout(left_s)
-            try:
-                chunk = self._channel.recv(min(CHUNK_BYTES, count - len(content)))
-            except TimeoutError as error:
-                raise CutOff(self._too_slow()) from error
-            if not chunk:
-                break
-            content += chunk
-        self._channel.settimeout(self._idle_timeout_s)  # for what is sent
-        return content
-
-    @property
-    def _idle_timeout_s(self) -> float:
-        return (self._limits or self._rules).idle_timeout_s
-
-    def _too_slow(self) -> str:
-        return "no association requested in time" if self.is_first else "a PDU that does not end"
-
-    def _weigh(self, content: bytearray) -> None:
-        """Add up the fragments of one message (PS3.8 9.3.5 and annex E)."""
-        at = 0
-        while at + HEADER_BYTES <= len(content):
-            length = int.from_bytes(content[at : at + 4], "big")
-            is_last = content[at + 5] & 0x02
-            self._message_bytes += length
-            if self._limits and self._message_bytes > self._limits.maximum_object_bytes:
-                raise CutOff(f"an object of more than {self._limits.maximum_object_bytes} bytes")
-            if is_last:
-                self._message_bytes = 0
-            at += 4 + max(length, 2)
 
 
 @dataclass
@@ -229,6 +141,13 @@ class _Handler(RequestHandler):  # type: ignore[misc] # pynetdicom ships no type
             return content
 
         association.dul.socket.recv = receive
+        if (serve := self.server.serve) is not None:
+            take_over(
+                association,
+                reader,
+                lambda: serve(association, reader),
+                lambda reason: self.server.cut(association, address, reason),
+            )
         self.server.connections.hold(association, Connection(address, reader))
         return association
 
@@ -245,10 +164,12 @@ class Server(ThreadedAssociationServer):  # type: ignore[misc]
         connections: Connections,
         turned_away: TurnedAway,
         credentials: Credentials | None,
+        serve: Serve | None,
         **keywords: Any,
     ) -> None:
-        """With `credentials` every connection is by TLS."""
+        """With `credentials` every connection is by TLS; without `serve` pynetdicom does everything."""
         self.connections = connections
+        self.serve = serve
         self._turned_away = turned_away
         self._credentials = credentials
         super().__init__(*arguments, request_handler=_Handler, **keywords)

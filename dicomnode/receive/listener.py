@@ -16,6 +16,7 @@ from dicomnode.receive.commitment import CommitmentDesk
 from dicomnode.receive.connections import Connections, Server
 from dicomnode.receive.intake import Intake
 from dicomnode.receive.pressure import DiskGauge
+from dicomnode.receive.reception import Reception
 from dicomnode.receive.storing import SUCCESS, Storing
 from dicomnode.receive.syntaxes import TRANSFER_SYNTAXES
 from dicomnode.receive.turned_away import TurnedAway
@@ -48,6 +49,7 @@ class Listener:
         self._associations = Associations(settings, disk, self._connections, self._turned_away)
         self._intake = Intake(spool, database, audit)
         self._storing = Storing(self._intake, disk, database, audit)
+        self._reception = Reception(self._intake, self._storing, self._visits)
         self._commitment = CommitmentDesk(Commitment(settings, database), self._connections, database, audit)
         self._stopping = threading.Event()
         self._servers: list[Server] = []
@@ -86,6 +88,7 @@ class Listener:
             connections=self._connections,
             turned_away=self._turned_away,
             credentials=credentials,
+            serve=self._reception.serve if self._settings.listener.fast_path else None,
         )
         entity._servers.append(server)  # where its shutdown looks for it
         self._servers.append(server)

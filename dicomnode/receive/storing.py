@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -40,25 +41,33 @@ class Storing:
 
     def store(self, event: Any, origin: Origin) -> int:
         """Take what `origin` sends on whatever association; returns the status."""
+        return self.answer(
+            str(event.request.AffectedSOPInstanceUID),
+            origin,
+            lambda: self._intake.take(arrival_of(event, origin)),
+        )
+
+    def answer(self, sop_instance_uid: str, origin: Origin, take: Callable[[], Outcome]) -> int:
+        """The status that follows from what `take` makes of an instance."""
         if self._disk.read() is not Flow.OPEN:
-            return self._refuse(event, origin, OUT_OF_RESOURCES, "free disk space is too low")
+            reason = "free disk space is too low"
+            return self._refuse(sop_instance_uid, origin, OUT_OF_RESOURCES, reason)
         try:
-            outcome = self._intake.take(arrival_of(event, origin))
+            outcome = take()
         except PermanentError as error:
-            return self._refuse(event, origin, CANNOT_UNDERSTAND, str(error))
+            return self._refuse(sop_instance_uid, origin, CANNOT_UNDERSTAND, str(error))
         except OSError as error:
-            return self._refuse(
-                event, origin, OUT_OF_RESOURCES, f"the disk did not take it: {error.strerror}"
-            )
+            reason = f"the disk did not take it: {error.strerror}"
+            return self._refuse(sop_instance_uid, origin, OUT_OF_RESOURCES, reason)
         except MemoryError:
-            return self._refuse(event, origin, OUT_OF_RESOURCES, "too little memory for this object now")
+            reason = "too little memory for this object now"
+            return self._refuse(sop_instance_uid, origin, OUT_OF_RESOURCES, reason)
         except SQLAlchemyError as error:
             log.error("instance_not_recorded", error=type(error).__name__)
             return PROCESSING_FAILURE
         return DOES_NOT_MATCH if outcome is Outcome.ALTERED else SUCCESS
 
-    def _refuse(self, event: Any, origin: Origin, status: int, reason: str) -> int:
-        sop_instance_uid = str(event.request.AffectedSOPInstanceUID)
+    def _refuse(self, sop_instance_uid: str, origin: Origin, status: int, reason: str) -> int:
         log.warning(
             "instance_refused", status=f"{status:04X}", reason=reason, sop_instance_uid=sop_instance_uid
         )

@@ -59,13 +59,22 @@ class Visits:
             event.assoc.requestor.address,
         )
 
-    def _count(self, event: Any) -> None:
-        visit = self._open.get(event.assoc)
-        kind = type(event.message).__name__
-        if visit is not None and kind == "C_ECHO_RSP":
+    def count_echo(self, association: Any) -> None:
+        """Count a C-ECHO that was answered."""
+        if (visit := self._open.get(association)) is not None:
             visit.echoes += 1
-        elif visit is not None and kind == "C_STORE_RSP":
-            visit.stores[f"{event.message.command_set.Status:04X}"] += 1
+
+    def count_store(self, association: Any, status: int) -> None:
+        """Count a C-STORE by its status."""
+        if (visit := self._open.get(association)) is not None:
+            visit.stores[f"{status:04X}"] += 1
+
+    def _count(self, event: Any) -> None:
+        kind = type(event.message).__name__
+        if kind == "C_ECHO_RSP":
+            self.count_echo(event.assoc)
+        elif kind == "C_STORE_RSP":
+            self.count_store(event.assoc, event.message.command_set.Status)
 
     def _end(self, how: str, event: Any) -> None:
         """Whatever comes first: a release, or an abort or a closed connection, which look alike here."""

@@ -38,6 +38,8 @@ class ListenerSettings(ConnectionSettings):
 
     other_objects: Literal["keep", "refuse"] = "keep"
     """What happens to objects that are not images (reports, presentation states, plans)."""
+    fast_path: bool = True
+    """Take what is plain by our own reading of PDUs; without, pynetdicom does everything."""
     minimum_free_gb: float = Field(default=5.0, ge=0.0)
     """Below this much free disk nothing more is taken (A700)."""
     closed_free_gb: float | None = Field(default=None, ge=0.0)

@@ -42,7 +42,7 @@ SENDER = "dicomnode.deliver.sender"
 SPOOL = "dicomnode.spool:Spool"
 
 RECEIVE = (
-    KillPoint("byte_of_pdata", "receive", "socket:socket.recv", "byte",
+    KillPoint("byte_of_pdata", "receive", "socket:socket.recv_into", "byte",
               "half an image that nobody acknowledged leaves nothing behind", span=60_000),
     KillPoint("before_write", "receive", f"{SPOOL}.write", "before",
               "an image that is only in memory is not acknowledged", span=10),
@@ -60,7 +60,7 @@ RECEIVE = (
               "row and audit event vanish together", span=8),
     KillPoint("committed_not_answered", "receive", f"{INTAKE}.take", "after",
               "what the sender repeats because it got no answer is one image", span=8),
-    KillPoint("answered", "receive", "dicomnode.receive.storing:Storing.on_store", "after",
+    KillPoint("answered", "receive", "dicomnode.receive.storing:Storing.answer", "after",
               "what is kept stays, whether or not the answer reached the sender", span=12),
 )  # fmt: skip
 

@@ -160,15 +160,15 @@ def test_success_is_answered_only_when_file_and_row_exist(
     node: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[bool, int]] = []
-    on_store = Storing.on_store
+    answer = Storing.answer
 
-    def observes(self: Storing, event: Any) -> int:
-        status = on_store(self, event)
+    def observes(self: Storing, *arguments: Any) -> int:
+        status = answer(self, *arguments)
         found = rows(database)
         seen.append((Path(found[0].path).is_file(), len(found)))
         return status
 
-    monkeypatch.setattr(Storing, "on_store", observes)
+    monkeypatch.setattr(Storing, "answer", observes)
     listener = Listener(node.model_copy(update={"node": node.node.model_copy(update={"port": 0})}), database,
                         Spool(node.spool))  # fmt: skip
     listener.start()

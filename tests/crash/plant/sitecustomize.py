@@ -48,15 +48,15 @@ class Point:
         return wrapped
 
     def _wrap_receiving(self, receive: Function) -> Function:
-        """`socket.recv` that takes no byte more than those before the end."""
+        """`socket.recv_into` that takes no byte more than those before the end."""
 
         @functools.wraps(receive)
-        def wrapped(channel: Any, count: int, *flags: Any) -> Any:
+        def wrapped(channel: Any, place: Any, *more: Any) -> Any:
             order = self._order()
-            left = order["nth"] - self._passed if order else count
-            content = receive(channel, max(1, min(count, left)), *flags)
-            self._pass(len(content))
-            return content
+            left = order["nth"] - self._passed if order else len(place)
+            count = receive(channel, memoryview(place)[: max(1, left)], *more)
+            self._pass(count)
+            return count
 
         return wrapped
 

@@ -1,0 +1,147 @@
+"""The fast path of C-STORE: what an accepted association carries, read without pynetdicom.
+
+pynetdicom negotiates, and everything that is rare is left to it: as soon as something comes that is no plain
+C-STORE or C-ECHO, it is given back, and pynetdicom goes on from there. What is here waits in the operating
+system rather than by polling, and hands every fragment on where it lies in the one buffer of the connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from dicomnode.receive.command_set import C_ECHO_RQ, Request, read_request, response
+from dicomnode.receive.pdus import P_DATA_TF, PDV_HEADER_BYTES, CutOff, PduReader
+
+IS_COMMAND = 0x01
+IS_LAST = 0x02
+SUCCESS = 0x0000
+
+
+class Intrusion(Exception):
+    """Something other than its data set came after a C-STORE request."""
+
+
+class Parcel(Protocol):
+    """An object on its way in."""
+
+    def add(self, fragment: memoryview) -> None:
+        """Take the next bytes of the data set; they are only valid during the call."""
+
+    def deliver(self) -> int:
+        """The data set is whole: the status to answer with. What is a success cannot be lost any more."""
+
+    def drop(self) -> None:
+        """The data set will not become whole."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """An accepted presentation context on which objects may come."""
+
+    sop_class_uid: str
+    transfer_syntax_uid: str
+
+
+@dataclass
+class _Open:
+    """The object that is coming in."""
+
+    context_id: int
+    request: Request
+    parcel: Parcel
+    size_bytes: int = 0
+
+
+class DataPhase:
+    """What is said on one association, from its acceptance until something rare comes."""
+
+    def __init__(
+        self,
+        reader: PduReader,
+        send: Callable[[bytes], None],
+        contexts: Mapping[int, Context],
+        echo_contexts: frozenset[int],
+        begin: Callable[[Request, Context], Parcel],
+        answered: Callable[[Request, int], None],
+    ) -> None:
+        """`begin` opens a parcel for each C-STORE; `answered` is told of each answer and its status."""
+        self._reader = reader
+        self._send = send
+        self._contexts = contexts
+        self._echo_contexts = echo_contexts
+        self._begin = begin
+        self._answered = answered
+        self._open: _Open | None = None
+
+    def run(self) -> None:
+        """Serve until something comes that is for others, which the reader then has again.
+
+        Raises CutOff when the peer breaks a limit, Idle when it is silent too long, Intrusion when it breaks
+        into an object of its own, OSError when it cannot be answered. Nothing half-taken is left behind.
+        """
+        try:
+            while (pdu := self._reader.next_pdu()) is not None:
+                content = pdu.content
+                understood = self._take(content) if pdu.kind == P_DATA_TF else 0
+                if understood < len(content) or not content:
+                    self._reader.give_back(pdu.kind, content[understood:])
+                    return
+            self._reader.shut()
+        finally:
+            if self._open is not None:
+                self._open.parcel.drop()
+
+    def _take(self, content: memoryview) -> int:
+        """Take the presentation data values of one P-DATA-TF; returns up to where they were understood."""
+        at = 0
+        while at + PDV_HEADER_BYTES <= len(content):
+            end = at + 4 + int.from_bytes(content[at : at + 4], "big")
+            context_id, control = content[at + 4], content[at + 5]
+            if not at + PDV_HEADER_BYTES <= end <= len(content):
+                break
+            if not self._take_value(context_id, control, content[at + PDV_HEADER_BYTES : end]):
+                break
+            at = end
+        if at < len(content) and self._open is not None:
+            raise Intrusion("no presentation data value")
+        return at
+
+    def _take_value(self, context_id: int, control: int, fragment: memoryview) -> bool:
+        if self._open is None:
+            return control & (IS_COMMAND | IS_LAST) == IS_COMMAND | IS_LAST and self._take_request(
+                context_id, bytes(fragment)
+            )
+        if control & IS_COMMAND:
+            raise Intrusion("a command within a data set")
+        self._open.size_bytes += len(fragment) + 2
+        if self._open.size_bytes > self._reader.maximum_object_bytes:
+            raise CutOff(f"an object of more than {self._reader.maximum_object_bytes} bytes")
+        self._open.parcel.add(fragment)
+        if control & IS_LAST:
+            done, self._open = self._open, None
+            self._answer(done.context_id, done.request, done.parcel.deliver())
+        return True
+
+    def _take_request(self, context_id: int, encoded: bytes) -> bool:
+        request = read_request(encoded)
+        if request is None:
+            return False
+        if request.command_field == C_ECHO_RQ:
+            if context_id not in self._echo_contexts:
+                return False
+            self._answer(context_id, request, SUCCESS)
+            return True
+        context = self._contexts.get(context_id)
+        if context is None or context.sop_class_uid != request.sop_class_uid:
+            return False
+        self._open = _Open(context_id, request, self._begin(request, context))
+        return True
+
+    def _answer(self, context_id: int, request: Request, status: int) -> None:
+        command_set = response(request, status)
+        value = (len(command_set) + 2).to_bytes(4, "big") + bytes((context_id, IS_COMMAND | IS_LAST))
+        length = (len(value) + len(command_set)).to_bytes(4, "big")
+        self._send(bytes((P_DATA_TF, 0)) + length + value + command_set)
+        self._answered(request, status)

@@ -1,0 +1,175 @@
+"""Reads PDUs (PS3.8 section 9.3) from one connection. Nothing is without limits of time and size."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from socket import socket
+
+from dicomnode.settings.network import ConnectionSettings, Limits
+
+HEADER_BYTES = 6
+PDV_HEADER_BYTES = 6
+P_DATA_TF = 0x04
+LONGEST_NEGOTIATION_BYTES = 1048576
+"""An A-ASSOCIATE-RQ with 128 contexts is far below this."""
+CHUNK_BYTES = 65536
+
+
+class CutOff(OSError):
+    """The peer broke a limit; pynetdicom takes it for a lost connection and ends the association."""
+
+
+class Idle(Exception):
+    """The peer said nothing for as long as it may."""
+
+
+@dataclass(frozen=True)
+class Pdu:
+    """One PDU; its content is only valid until the next one is read."""
+
+    kind: int
+    content: memoryview
+
+
+class PduReader:
+    """Reads from one connection within its limits: for pynetdicom by `receive`, else by `next_pdu`."""
+
+    def __init__(self, channel: socket, rules: ConnectionSettings) -> None:
+        self._channel = channel
+        self._rules = rules
+        self._limits: Limits | None = None
+        self._deadline = time.monotonic() + rules.association_timeout_s
+        self.is_first = True
+        """Whether the first PDU, the A-ASSOCIATE-RQ, is still to come."""
+        self._pdu_type: int | None = None
+        """Of the PDU whose header was read and whose rest was not."""
+        self._message_bytes = 0
+        self._given_back = bytearray()
+        self._is_shut = False
+        self._header = bytearray(HEADER_BYTES)
+        self._buffer = bytearray()
+
+    def admitted(self, limits: Limits) -> None:
+        """From here on, the limits of the peer hold."""
+        self._limits = limits
+
+    @property
+    def maximum_object_bytes(self) -> int:
+        """One message may not carry more."""
+        return self._limits.maximum_object_bytes if self._limits else LONGEST_NEGOTIATION_BYTES
+
+    @property
+    def has_given_back(self) -> bool:
+        """Whether `receive` has something to give without the network."""
+        return bool(self._given_back) or self._is_shut
+
+    def give_back(self, kind: int, content: bytes | memoryview) -> None:
+        """Have `receive` begin with this PDU, which `next_pdu` gave or which is what is left of that."""
+        self._given_back += bytes((kind, 0)) + len(content).to_bytes(4, "big") + content
+
+    def shut(self) -> None:
+        """To `receive`, the peer has closed."""
+        self._given_back.clear()
+        self._is_shut = True
+
+    def next_pdu(self) -> Pdu | None:
+        """The next whole PDU; None when the peer closed. Raises CutOff, and Idle when nothing begins."""
+        idle_timeout_s = self._idle_timeout_s
+        header = memoryview(self._header)
+        self._channel.settimeout(idle_timeout_s)
+        try:
+            count = self._channel.recv_into(header)
+        except TimeoutError as error:
+            raise Idle from error
+        except ConnectionError:
+            return None
+        self._deadline = time.monotonic() + idle_timeout_s
+        if not count or self._fill(header, count) < HEADER_BYTES:
+            return None
+        kind, length = header[0], int.from_bytes(header[2:], "big")
+        self._refuse_too_long(kind, length)
+        if length > len(self._buffer):
+            self._buffer = bytearray(length)
+        content = memoryview(self._buffer)[:length]
+        return Pdu(kind, content) if self._fill(content, 0) == length else None
+
+    def receive(self, count: int) -> bytearray:
+        """As AssociationSocket.recv: `count` bytes, fewer when the peer closed. Raises CutOff.
+
+        pynetdicom asks for the six bytes that begin a PDU (PS3.8 9.3.1), then for the rest of it.
+        """
+        return self._begin() if self._pdu_type is None else self._finish(count)
+
+    def _begin(self) -> bytearray:
+        if not self.is_first:
+            self._deadline = time.monotonic() + self._idle_timeout_s
+        header = self._read(HEADER_BYTES)
+        self._pdu_type = header[0] if len(header) == HEADER_BYTES else None
+        return header
+
+    def _finish(self, count: int) -> bytearray:
+        kind, self._pdu_type = self._pdu_type or 0, None
+        self._refuse_too_long(kind, count)
+        content = self._read(count)
+        self.is_first = False
+        if kind == P_DATA_TF:
+            self._weigh(content)
+        return content
+
+    def _refuse_too_long(self, kind: int, length: int) -> None:
+        longest = LONGEST_NEGOTIATION_BYTES
+        if kind == P_DATA_TF and self._limits is not None:
+            longest = self._limits.maximum_pdu_bytes
+        if length > longest:
+            raise CutOff(f"a PDU longer than {longest} bytes")
+
+    def _read(self, count: int) -> bytearray:
+        content = self._given_back[:count]
+        del self._given_back[:count]
+        if self._is_shut:
+            return content
+        while len(content) < count:
+            chunk = bytearray(min(CHUNK_BYTES, count - len(content)))
+            received = self._fill(memoryview(chunk), 0)
+            content += chunk[:received]
+            if received < len(chunk):
+                break
+        self._channel.settimeout(self._idle_timeout_s)  # for what is sent
+        return content
+
+    def _fill(self, place: memoryview, filled: int) -> int:
+        """Read on into `place` until it is full or the peer closes; returns how much is in it then."""
+        while filled < len(place):
+            left_s = self._deadline - time.monotonic()
+            if left_s <= 0:
+                raise CutOff(self._too_slow())
+            self._channel.settimeout(left_s)
+            try:
+                count = self._channel.recv_into(place[filled:])
+            except TimeoutError as error:
+                raise CutOff(self._too_slow()) from error
+            if not count:
+                break
+            filled += count
+        return filled
+
+    @property
+    def _idle_timeout_s(self) -> float:
+        return (self._limits or self._rules).idle_timeout_s
+
+    def _too_slow(self) -> str:
+        return "no association requested in time" if self.is_first else "a PDU that does not end"
+
+    def _weigh(self, content: bytearray) -> None:
+        """Add up the fragments of one message (PS3.8 9.3.5 and annex E)."""
+        at = 0
+        while at + PDV_HEADER_BYTES <= len(content):
+            length = int.from_bytes(content[at : at + 4], "big")
+            is_last = content[at + 5] & 0x02
+            self._message_bytes += length
+            if self._message_bytes > self.maximum_object_bytes:
+                raise CutOff(f"an object of more than {self.maximum_object_bytes} bytes")
+            if is_last:
+                self._message_bytes = 0
+            at += 4 + max(length, 2)
