@@ -14,10 +14,11 @@ from rich.console import Console
 from sqlalchemy.exc import OperationalError
 
 from dicomnode.config import load_settings
-from dicomnode.errors import TransientError
+from dicomnode.errors import ConfigurationError, TransientError
 from dicomnode.records.audit import Audit
-from dicomnode.records.db import Database, migrate
+from dicomnode.records.db import Database, is_new, migrate
 from dicomnode.settings.node import Settings
+from dicomnode.spool import Spool
 
 ConfigOption = Annotated[
     Path,
@@ -35,11 +36,12 @@ def open_database(settings: Settings) -> Database:
     """The node's database with its schema up to date.
 
     Whatever this process writes from here on is for the node's user alone. Raises TransientError when the
-    database cannot be had.
+    database cannot be had, and ConfigurationError when it is a new one although the spool has images.
     """
     os.umask(0o077)
     database = Database(settings.database_url)
     try:
+        _refuse_to_begin_anew(settings, database)
         migrate(database)
     except OperationalError as error:
         reason = " ".join(str(error.orig).split())
@@ -48,6 +50,15 @@ def open_database(settings: Settings) -> Database:
             "[database] or node.data"
         ) from error
     return database
+
+
+def _refuse_to_begin_anew(settings: Settings, database: Database) -> None:
+    """A new database would know nothing of the images in the spool, and the sweep would remove them."""
+    if is_new(database) and any(Spool(settings.spool).files()):
+        raise ConfigurationError(
+            f"{settings.spool} holds images or results, but the database that knows them is not there; "
+            "bring it back (or see `dicomnode restore`), or move the spool away to begin anew"
+        )
 
 
 def open_node(config: Path) -> tuple[Settings, Database]:

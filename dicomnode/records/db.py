@@ -93,6 +93,12 @@ def migrate(database: Database) -> None:
         command.upgrade(config, "head")
 
 
+def is_new(database: Database) -> bool:
+    """Whether there is nothing in the database yet, not even a schema."""
+    with database.snapshot() as session:
+        return revision_of(session) is None
+
+
 def newest_revision() -> str | None:
     """The revision of the schema that this program works with."""
     return ScriptDirectory.from_config(_alembic()).get_current_head()

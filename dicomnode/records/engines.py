@@ -55,6 +55,13 @@ def _sqlite(url: URL) -> Engine:
         file.touch(mode=0o600)  # SQLite gives its journals the same mode
     engine = create_engine(url, hide_parameters=True)
 
+    @event.listens_for(engine, "do_connect")
+    def _never_make_another(_: Any, __: Any, arguments: list[Any], options: dict[str, Any]) -> None:
+        # Where the file is gone while we run, an empty one in its place would take what is lost later.
+        if url.database:
+            arguments[0] = f"{Path(url.database).absolute().as_uri()}?mode=rw"
+            options["uri"] = True
+
     @event.listens_for(engine, "connect")
     def _pragmas(connection: Any, _: Any) -> None:
         # We issue BEGIN ourselves; the driver's own deferred BEGIN would upgrade locks midway and fail.

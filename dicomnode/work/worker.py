@@ -116,6 +116,7 @@ class Worker:
             results = store_results(self._spool, lease, job, findings)
             told = {**summarise(findings), "software_version": software_version()}
             self._queue.succeed(lease, results, told)
+            self._clear(job, lease.fencing_token)  # once more: it may not have been possible at the beginning
             log.info("job_succeeded", lesion_count=len(findings.measurements))
         except StaleLease:
             raise

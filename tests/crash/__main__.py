@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import queue
 import random
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from dicomnode.selftest.bundles import write_bundle
 from tests.crash.explorer import SCOPES, Lane, Outcome, Plan
+from tests.crash.lanes import Lanes
 from tests.crash.page import crash_section, write_section
 from tests.crash.points import PAUSED, PHASES, RANDOM_POINTS, START
 
@@ -45,61 +43,6 @@ def plans(kills: int, chance: random.Random) -> list[Plan]:
     return found
 
 
-class Explorer:
-    """Works the plans off on several lanes at once, each with a node and an Orthanc of its own."""
-
-    def __init__(self, folder: Path, seed: int, todo: list[Plan], minutes: float) -> None:
-        self._deadline = time.monotonic() + minutes * 60
-        self._folder = folder
-        self._seed = seed
-        self._total = len(todo)
-        self._todo: queue.SimpleQueue[Plan] = queue.SimpleQueue()
-        for plan in todo:
-            self._todo.put(plan)
-        self._lock = threading.Lock()
-        self.outcomes: list[Outcome] = []
-        write_bundle(folder / "models" / "threshold")
-
-    def run(self, lanes: int) -> None:
-        """Returns when every plan has an outcome, or when time is up."""
-        threads = [threading.Thread(target=self._work, args=(number,)) for number in range(lanes)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-
-    def _work(self, number: int) -> None:
-        lane, opened = None, 0
-        for plan in self._next_plans():
-            if lane is None:
-                opened += 1
-                chance = random.Random(f"{self._seed}/{number}/{opened}")
-                lane = Lane(self._folder / f"lane-{number}-{opened}", self._folder / "models", chance).open()
-            outcome = carry_out(plan, lane)
-            self._note(outcome, lane)
-            if outcome.complaints:  # what is lost stays lost: the next study deserves a clean node
-                lane.close()
-                lane = None
-        if lane is not None:
-            lane.close()
-
-    def _next_plans(self) -> Iterator[Plan]:
-        while time.monotonic() < self._deadline:
-            try:
-                yield self._todo.get_nowait()
-            except queue.Empty:
-                return
-
-    def _note(self, outcome: Outcome, lane: Lane) -> None:
-        with self._lock:
-            self.outcomes.append(outcome)
-            done = f"{len(self.outcomes)}/{self._total}"
-        names = ", ".join(outcome.killed) or "nothing"
-        print(f"{done} {lane.folder.name} {outcome.plan.scope} {names} ({outcome.duration_s} s)", flush=True)
-        for line in outcome.complaints:
-            print(f"    {line}", flush=True)
-
-
 def carry_out(plan: Plan, lane: Lane) -> Outcome:
     """One round; a condition that was waited for in vain is a complaint."""
     if PAUSED not in plan.random_points:
@@ -124,12 +67,25 @@ def main() -> int:
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="crash-"))
     print(f"everything is kept in {folder}")
     started = time.monotonic()
+    write_bundle(folder / "models" / "threshold")
+
+    def open_lane(name: str) -> Lane:
+        return Lane(folder / name, folder / "models", random.Random(f"{arguments.seed}/{name}")).open()
+
+    lanes = Lanes(open_lane, carry_out, _line)
     todo = plans(arguments.kills, random.Random(arguments.seed))
-    explorer = Explorer(folder, arguments.seed, todo, arguments.minutes)
-    explorer.run(arguments.lanes)
-    command = f"make crash ARGS='--kills {arguments.kills} --seed {arguments.seed} --lanes {arguments.lanes}'"
-    write_section("crash", crash_section(explorer.outcomes, command, time.monotonic() - started))
-    return int(any(outcome.complaints for outcome in explorer.outcomes))
+    outcomes = lanes.work_off(todo, arguments.lanes, arguments.minutes)
+    command = (
+        f"make crash ARGS='--kills {arguments.kills} --seed {arguments.seed} --lanes {arguments.lanes} "
+        f"--minutes {arguments.minutes:g}'"
+    )
+    write_section("crash", crash_section(outcomes, command, time.monotonic() - started))
+    return int(any(outcome.complaints for outcome in outcomes))
+
+
+def _line(outcome: Outcome) -> str:
+    names = ", ".join(outcome.killed) or "nothing"
+    return f"{outcome.plan.scope} {names} ({outcome.duration_s} s)"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""docs/reliability.md: its introduction is here, its sections are written by `make crash` and `make soak`."""
+"""docs/reliability.md: its introduction is here; `make crash`, `faults` and `soak` write the rest."""
 
 from __future__ import annotations
 
@@ -32,17 +32,21 @@ commands that measured them, never by hand.
 - A killed process does not lose what the operating system has already taken. That the order of writes
   would survive a loss of power too (file, folders and database are synced before the success is answered)
   is shown by `tests/crash/test_durability.py` on the system calls of a running receiver.
+- `make faults` does to disk and database of such a node what happens to them: full, failing, read-only,
+  locked by another program, moved away and back (`tests/faults`). A process is stopped just before it
+  writes, the fault begins, the process goes on into it, and the fault ends. The sender must be told A700 or
+  0110 or nothing at all, and once the fault is over the same checker must be content.
 - `make soak` sends many studies from many senders at once while workers are killed.
 - `make mutate` breaks the promises in a copy of the code, one by one, and shows which test notices.
 
-A few of the kills are part of `make test`.
+A few of the kills and faults are part of `make test`.
 """
-SECTIONS = {"crash": "Kills", "soak": "Soak"}
+SECTIONS = {"crash": "Kills", "faults": "Faults of disk and database", "soak": "Soak"}
 NOT_RUN = "Not run yet.\n"
 
 
 def write_section(name: str, body: str, page: Path = PAGE) -> None:
-    """Replace one section; the introduction is written anew, the other section stays."""
+    """Replace one section; the introduction is written anew, the other sections stay."""
     old = page.read_text("utf-8") if page.exists() else ""
     bodies = {key: body if key == name else section(key, old) for key in SECTIONS}
     parts = (f"## {SECTIONS[key]}\n\n{text}" for key, text in bodies.items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tests.crash.invariants import data_set_digest
 from tests.real_parts import require_program
 
 SENDING = re.compile(r"Sending file: (.+)$")
+ANSWER = re.compile(r"Received Store Response \((.+)\)")
 SUCCESS = "Received Store Response (Success)"
 TIMEOUT_S = 120
 
@@ -24,6 +26,8 @@ class Study:
     study_instance_uid: str
     paths: tuple[Path, ...]
     acknowledged: set[Path] = field(default_factory=set)
+    answers: Counter[str] = field(default_factory=Counter)
+    """What the sender was answered, in the words of storescu, and how often."""
 
     @property
     def missing(self) -> list[Path]:
@@ -50,7 +54,9 @@ def store(study: Study, calling_ae_title: str, called_ae_title: str, port: int) 
         timeout=TIMEOUT_S,
         check=False,
     )
-    study.acknowledged |= set(acknowledged(ran.stdout + ran.stderr))
+    output = ran.stdout + ran.stderr
+    study.acknowledged |= set(acknowledged(output))
+    study.answers.update(ANSWER.findall(output))
 
 
 def acknowledged(output: str) -> list[Path]:

@@ -196,6 +196,18 @@ def test_what_cannot_be_done_ends_with_exit_code_1_and_says_why(
     assert printed.out == ""
 
 
+def test_a_node_whose_database_was_lost_does_not_begin_anew_beside_its_images(
+    command: Command, known_study: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    file = load_settings(command.config).node.data / "node.sqlite"
+    file.rename(file.with_name("lost"))
+    monkeypatch.setenv("DICOMNODE_CONFIG", str(command.config))
+    assert run_main(monkeypatch, "status") == 1
+    assert "the database that knows them is not there" in capsys.readouterr().err
+    file.with_name("lost").rename(file)
+    assert command.json("status", "--json")["studies"] == {"receiving": 1}
+
+
 def test_a_dead_job_is_listed_and_replayed(command: Command, known_study: str) -> None:
     database = Database(load_settings(command.config).database_url)
     with database.transaction() as session:

@@ -11,10 +11,11 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect, text
+from sqlalchemy.exc import OperationalError
 
 import dicomnode.records.db
 from dicomnode.records.audit import Audit, Event, Subject
-from dicomnode.records.db import Database, migrate
+from dicomnode.records.db import Database, is_new, migrate
 from dicomnode.records.tables import Base
 from dicomnode.settings.node import Settings
 
@@ -91,3 +92,15 @@ def test_an_older_file_is_copied_before_it_is_migrated_and_three_copies_are_kept
 
 def test_a_new_file_is_not_copied(settings: Settings, database: Database) -> None:
     assert [path.name for path in settings.node.data.iterdir() if "before" in path.name] == []
+
+
+def test_a_database_that_is_gone_is_not_replaced_and_works_when_it_is_back(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'node.sqlite'}")
+    migrate(database)
+    database.engine.dispose()
+    (tmp_path / "node.sqlite").rename(tmp_path / "away")
+    with pytest.raises(OperationalError, match="unable to open"):
+        is_new(database)
+    assert not (tmp_path / "node.sqlite").exists()
+    (tmp_path / "away").rename(tmp_path / "node.sqlite")
+    assert not is_new(database)

@@ -5,7 +5,6 @@ Not covered: a disk that fills up between the look at it and the write beyond wh
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +22,7 @@ from dicomnode.records.db import Database, migrate
 from dicomnode.settings.node import ListenerSettings, Settings
 from dicomnode.spool import Spool
 from tests.dicomnode.parts import events, image, settings_in, wait_until
+from tests.faults.mounting import mount_small, unmount
 
 MARKS = ListenerSettings(closed_free_gb=1, minimum_free_gb=2, recovered_free_gb=3)
 MB = 1_000_000
@@ -82,14 +82,10 @@ def test_a_disk_that_cannot_be_asked_takes_nothing(
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 12 MB at `data`."""
     folder = tmp_path / "data"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=12m", "none", str(folder)], check=False, capture_output=True
-    )
-    if mounted.returncode:
+    if not mount_small(folder, 12):
         pytest.skip("this account may not mount a file system")
     yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    unmount(folder)
 
 
 def associate(node: Settings) -> Association:

@@ -278,6 +278,28 @@ def test_the_next_attempt_removes_what_a_killed_one_had_stored(node: Node, spool
     assert set(killed.parent.iterdir()) == {of_another_job, *published}
 
 
+def test_what_the_next_attempt_could_not_remove_is_removed_after_its_success(
+    node: Node, spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk may be read-only when an attempt begins."""
+    node.route()
+    with node.database.transaction() as session:
+        session.get_one(JobRow, 1).fencing_token = 1
+    killed = spool.result_path(node.study_uid, "1.2.3", "1-1")
+    spool.write(killed, b"stored, never published")
+    failures = iter([PermissionError(13, "Permission denied")])
+    unlink = Path.unlink
+
+    def fails_once(path: Path, missing_ok: bool = False) -> None:
+        for error in failures:
+            raise error
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", fails_once)
+    assert node.work()
+    assert set(killed.parent.iterdir()) == {Path(row.path) for row in node.rows(ResultRow)}
+
+
 @pytest.mark.parametrize("published", [False, True])
 def test_a_worker_that_lost_its_lease_leaves_only_what_was_published(
     node: Node, monkeypatch: pytest.MonkeyPatch, published: bool

@@ -77,6 +77,9 @@ class Node:
     maximum_attempts: int = 3
     maximum_losses: int = 2
     maximum_associations: int = 20
+    minimum_free_gb: float = 0.1
+    through: tuple[str, ...] = ()
+    """A program that runs the whole node, with its arguments."""
     environment: dict[str, str] = field(default_factory=dict)
     """Added to the environment of the node's processes."""
     port: int = field(default_factory=free_port)
@@ -117,7 +120,7 @@ port = {self.port}
 data = "data"
 
 [listener]
-minimum_free_gb = 0.1
+minimum_free_gb = {self.minimum_free_gb:.9f}
 maximum_associations = {self.maximum_associations}
 
 [[peer]]
@@ -159,7 +162,7 @@ first_delay_s = 0.3
         """Start all roles and wait for nothing."""
         if not self.config.exists():
             self.write_configuration()
-        self.process = self.run("serve")
+        self.process = self.run("serve", *self.through)
 
     def run(self, role: str, *through: str) -> subprocess.Popen[bytes]:
         """Start `dicomnode ROLE` in a process group of its own; `through` is a program that runs it."""
