@@ -14,6 +14,9 @@ WAIT_S = 60
 """How long a transaction waits for another; then it fails, and whoever wanted it tries again."""
 LOST_AFTER_S = 20
 """After so long without a sign from the other side a connection counts as lost, on both sides."""
+SQLITE_CONNECTIONS = 15
+"""All of them are kept: while others of the process are at work, SQLite does not close the file of one that
+ends, so that connections that come and go leave open files behind."""
 KEPT_CONNECTIONS = 5
 MORE_CONNECTIONS = 25
 """Beside the kept ones, for moments when every thread of a receiver has something to record."""
@@ -49,18 +52,16 @@ def engine_for(url: URL) -> Engine:
 
 
 def _sqlite(url: URL) -> Engine:
-    if url.database:
-        file = Path(url.database)
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file.touch(mode=0o600)  # SQLite gives its journals the same mode
-    engine = create_engine(url, hide_parameters=True)
+    file = Path(url.database or "").absolute()
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    file.touch(mode=0o600)  # SQLite gives its journals the same mode
+    engine = create_engine(url, hide_parameters=True, pool_size=SQLITE_CONNECTIONS, max_overflow=0)
 
     @event.listens_for(engine, "do_connect")
     def _never_make_another(_: Any, __: Any, arguments: list[Any], options: dict[str, Any]) -> None:
         # Where the file is gone while we run, an empty one in its place would take what is lost later.
-        if url.database:
-            arguments[0] = f"{Path(url.database).absolute().as_uri()}?mode=rw"
-            options["uri"] = True
+        arguments[0] = f"{file.as_uri()}?mode=rw"
+        options["uri"] = True
 
     @event.listens_for(engine, "connect")
     def _pragmas(connection: Any, _: Any) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import stat
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from sqlalchemy.exc import OperationalError
 import dicomnode.records.db
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database, is_new, migrate
+from dicomnode.records.engines import SQLITE_CONNECTIONS
 from dicomnode.records.tables import Base
 from dicomnode.settings.node import Settings
 
@@ -104,3 +107,21 @@ def test_a_database_that_is_gone_is_not_replaced_and_works_when_it_is_back(tmp_p
     assert not (tmp_path / "node.sqlite").exists()
     (tmp_path / "away").rename(tmp_path / "node.sqlite")
     assert not is_new(database)
+
+
+def test_many_threads_at_once_leave_no_more_files_open_than_the_kept_connections_need(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'node.sqlite'}")
+    migrate(database)
+
+    def read_and_write(_: int) -> None:
+        with database.snapshot() as session:
+            session.execute(text("SELECT count(*) FROM studies"))
+        with database.transaction() as session:
+            Audit("x").record(session, Event.NODE_STARTED, Subject())
+
+    with ThreadPoolExecutor(40) as threads:
+        list(threads.map(read_and_write, range(120)))
+    descriptors = [link.resolve() for link in Path("/proc/self/fd").iterdir()]
+    opened = Counter(path.name for path in descriptors if path.parent == tmp_path)
+    assert opened["node.sqlite"] == opened["node.sqlite-wal"] <= SQLITE_CONNECTIONS
+    assert opened.total() == 2 * opened["node.sqlite"] + 1, "and the shared memory"

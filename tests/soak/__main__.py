@@ -17,16 +17,19 @@ from pathlib import Path
 from dicomnode.selftest.bundles import write_bundle
 from dicomnode.selftest.temporary import free_port
 from tests.crash.invariants import Sent, complaints
-from tests.crash.page import NOT_RUN, PAGE, run_details, section, write_section
-from tests.soak.gauges import Reading, Watch, growth, memory_early_and_late_mb, read
+from tests.crash.page import PAGE, run_details, section, write_section
+from tests.soak.gauges import Reading, Watch, growth, memory_early_and_late_mb, read, told
 from tests.soak.hospital import Hospital
 from tests.system.node import Node, wait_for
 from tests.system.orthanc import AE, Orthanc
 
 SPREAD = (0.5, 1.5)
 HEADER = """\
-| run | images | worker kills | images/s | memory of the receiver | files, threads | longest queue | result |
-|---|---|---|---|---|---|---|---|
+Memory and open files of the receiver must stay flat while the load lasts; at rest it must have no more
+files open than before, beside the database connections that it keeps.
+
+| run | images | worker kills | images/s | memory | open at rest before | after | longest queue | result |
+|---|---|---|---|---|---|---|---|---|
 """
 OPEN_WORK = """
     SELECT (SELECT count(*) FROM studies WHERE state IN ('receiving', 'complete'))
@@ -103,7 +106,8 @@ class Soak:
             str(killer.kills),
             f"{images / sent_s:.0f}",
             f"{early_mb:.0f} MB early, {late_mb:.0f} MB late",
-            f"{before.open_files}, {before.threads} before; {after.open_files}, {after.threads} after",
+            f"{told(before.files)}; {before.threads} threads",
+            f"{told(after.files)}; {after.threads} threads",
             str(watch.longest_queue),
             f"{len(found)} complaints" if found else "drained, nothing lost",
         )
@@ -143,9 +147,10 @@ def main() -> int:
     finally:
         soak.stop()
     print(row, *found, sep="\n")
-    command = f"make soak ARGS='--studies {arguments.studies} --senders {arguments.senders}'"
-    old = section("soak", PAGE.read_text("utf-8")) if PAGE.exists() else NOT_RUN
-    rows = HEADER if old == NOT_RUN else old
+    command = f"make soak ARGS='--studies {arguments.studies} --senders {arguments.senders} "
+    command += f"--kill-every {arguments.kill_every:g}'"
+    old = section("soak", PAGE.read_text("utf-8"))
+    rows = old if old.startswith(HEADER) else HEADER
     write_section("soak", f"{rows}| {run_details(command, time.monotonic() - started)} | {row} |\n")
     return int(bool(found))
 
