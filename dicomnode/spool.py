@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import shutil
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -19,6 +20,9 @@ from typing import Literal
 
 from dicomnode.errors import PermanentError
 
+HOST = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
+"""This machine, in the names of files that are being written."""
+LONGEST_WRITE_S = 3600.0
 FILE_META_LENGTH_AT = 140
 """Behind preamble, "DICM", and tag, VR and length of (0002,0000)."""
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
@@ -55,9 +59,12 @@ class Spool:
         self._sync_own_names()
 
     def remove_leftovers(self, part: Literal["studies", "results"]) -> None:
-        """Remove what a process that is no longer alive left half-written."""
+        """Remove what was left half-written: by a process of this machine that is gone, or long ago by any.
+
+        Other machines that share the spool have processes that cannot be seen from here.
+        """
         for leftover in (self.folder / part).rglob("*.part"):
-            if not _is_alive(int(leftover.name.split(".")[-3])):
+            if _is_left(leftover):
                 leftover.unlink(missing_ok=True)
 
     def instance_path(self, study_uid: str, series_uid: str, sop_uid: str, sha256: str) -> Path:
@@ -80,7 +87,7 @@ class Spool:
 
         Raises OSError when the disk does not take it; nothing is left behind then.
         """
-        partial = path.with_name(f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}.part")
+        partial = path.with_name(f"{path.name}.{HOST}.{os.getpid()}.{os.urandom(4).hex()}.part")
         try:
             with _opened(partial) as file:
                 for part in parts:
@@ -146,6 +153,15 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _is_left(partial: Path) -> bool:
+    host, pid = partial.name.split(".")[-4:-2]
+    if host == HOST and not _is_alive(int(pid)):
+        return True
+    with suppress(FileNotFoundError):  # it has its final name now
+        return time.time() - partial.stat().st_mtime > LONGEST_WRITE_S
+    return False
 
 
 def _is_alive(pid: int) -> bool:

@@ -27,7 +27,7 @@ from dicomnode.records.standing import WORKING_STATES, state_here
 from dicomnode.records.tables import JobRow, ResultRow
 from dicomnode.records.wake import Topic
 from dicomnode.settings.node import Settings, WorkerSettings
-from dicomnode.spool import Spool
+from dicomnode.spool import HOST, Spool
 from dicomnode.study import Series, read_instance
 from dicomnode.work.engine import Engine, EngineLost
 from dicomnode.work.jobs import JobQueue, Lease
@@ -55,7 +55,7 @@ class Worker:
         self._registry = registry
         self._spool = Spool(settings.spool)
         self._engine = engine
-        self._name = f"{engine.place} pid {os.getpid()}"
+        self._name = f"{engine.place} pid {os.getpid()} on {HOST}"
         self._audit = Audit(f"worker {engine.place}")
         self._queue = JobQueue(database, self._audit, settings.worker, self._name, settings.wanted)
         self._loaded = False

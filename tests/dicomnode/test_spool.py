@@ -6,12 +6,13 @@ import os
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from dicomnode.errors import PermanentError
-from dicomnode.spool import Spool, is_uid
+from dicomnode.spool import HOST, LONGEST_WRITE_S, Spool, is_uid
 
 SHA = "ab" * 32
 
@@ -104,11 +105,22 @@ def test_what_a_dead_process_left_is_removed_and_what_a_living_one_writes_stays(
     result.parent.mkdir()
     for name in (kept, result):
         for pid in (dead.pid, os.getpid()):
-            name.with_name(f"{name.name}.{pid}.abcd.part").write_bytes(b"half")
+            name.with_name(f"{name.name}.{HOST}.{pid}.abcd.part").write_bytes(b"half")
     spool.remove_leftovers("studies")
     spool.remove_leftovers("results")
-    living = [f"{name.name}.{os.getpid()}.abcd.part" for name in (kept, result)]
+    living = [f"{name.name}.{HOST}.{os.getpid()}.abcd.part" for name in (kept, result)]
     assert files(spool.folder) == sorted([kept.name, *living])
+
+
+def test_what_another_machine_writes_stays_until_it_is_old(spool: Spool) -> None:
+    kept = spool.instance_path("1.2", "1.3", "1.4", SHA)
+    spool.write(kept, b"content")
+    fresh, old = (kept.with_name(f"{kept.name}.other.1.{random}.part") for random in ("aaaa", "bbbb"))
+    for path in (fresh, old):
+        path.write_bytes(b"half")
+    os.utime(old, (0, time.time() - LONGEST_WRITE_S - 1))
+    spool.remove_leftovers("studies")
+    assert files(spool.folder) == sorted([kept.name, fresh.name])
 
 
 def test_the_spool_is_open_to_its_user_only(spool: Spool) -> None:
