@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import yaml
 import dicomnode.__main__
 from dicomnode.config import load_settings
 from dicomnode.selftest.temporary import free_port
+from dicomnode.settings.database import DATABASE_PASSWORD
 from dicomnode.settings.node import Settings
 from inference.registry import find_bundles
 from tests.dicomnode.parts import image, peer_answering, save, wait_until
@@ -88,6 +90,25 @@ def test_paths_and_ports_of_image_and_compose_file_are_those_of_the_configuratio
     assert f"node:{settings.web.port}" in compose["services"]["proxy"]["command"]
     assert f"node:{settings.web.port}" in (DEPLOY / "monitoring" / "prometheus.yml").read_text()
     assert instructions("COPY")[-1] == f"config/models {settings.models.folder}"
+
+
+def test_the_node_finds_the_database(
+    compose: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database, node = compose["services"]["database"], compose["services"]["node"]
+    monkeypatch.setenv(DATABASE_PASSWORD, "secret")
+    address = settings.database.address(Path("unused"))
+    assert address.username == database["environment"]["POSTGRES_USER"]
+    assert address.database == database["environment"]["POSTGRES_DB"]
+    assert (address.query["host"], address.password) == ("database", "secret")
+    assert node["environment"][DATABASE_PASSWORD] == database["environment"]["POSTGRES_PASSWORD"]
+    assert node["depends_on"] == {"database": {"condition": "service_healthy"}}
+
+
+def test_the_image_has_the_driver_of_the_database() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    (chosen,) = re.findall(r"^ARG EXTRAS=(.*)$", CONTAINERFILE, re.M)
+    assert any(wanted.startswith("psycopg") for extra in chosen.split(",") for wanted in extras[extra])
 
 
 def test_every_mounted_file_is_there(compose: Any) -> None:

@@ -1,0 +1,198 @@
+"""Kubernetes manifests: kustomize builds them, schemas take them, and what they name is in the program.
+
+Not covered: a cluster. Nothing here was ever scheduled.
+"""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import typer
+import yaml
+
+import dicomnode.__main__
+from dicomnode.config import load_settings
+from dicomnode.observe.figures import Queue
+from dicomnode.settings.database import DATABASE_URL
+from dicomnode.settings.node import Settings
+from dicomnode.web.health import ROUTES
+from inference.registry import find_bundles
+from tests.real_parts import require_program
+from tests.test_deploy import ROOT, instructions
+
+KUBERNETES = ROOT / "deploy/kubernetes"
+VARIANTS = ("base", "cpu")
+SCHEMA_VERSION = "1.32"
+ROLES = {"receiver": "receive", "housekeeping": "housekeep", "worker": "work", "web": "web"}
+
+Manifest = dict[str, Any]
+
+pytestmark = pytest.mark.real_parts
+
+
+def built(variant: str) -> list[Manifest]:
+    done = subprocess.run(
+        [require_program("kubectl"), "kustomize", KUBERNETES / variant],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return list(yaml.safe_load_all(done.stdout))
+
+
+@pytest.fixture(scope="module")
+def base() -> list[Manifest]:
+    return built("base")
+
+
+@pytest.fixture(scope="module")
+def settings() -> Settings:
+    return load_settings(KUBERNETES / "base/node.toml")
+
+
+def named(manifests: list[Manifest], kind: str, name: str) -> Manifest:
+    (found,) = [one for one in manifests if one["kind"] == kind and one["metadata"]["name"].startswith(name)]
+    return found
+
+
+def pods(manifests: list[Manifest]) -> Iterator[tuple[str, Manifest]]:
+    """Component and pod of each workload."""
+    for one in manifests:
+        spec = one.get("spec", {})
+        template = spec.get("template") or spec.get("jobTemplate", {}).get("spec", {}).get("template")
+        if template:
+            yield template["metadata"]["labels"]["app.kubernetes.io/component"], template["spec"]
+
+
+def roles(manifests: list[Manifest]) -> dict[str, Manifest]:
+    """Component -> pod, of the roles of the node."""
+    return {component: pod for component, pod in pods(manifests) if component in ROLES}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_schemas_of_kubernetes_take_every_manifest(variant: str) -> None:
+    manifests = built(variant)
+    assert len(manifests) > 10
+    for manifest in manifests:
+        kubernetes_validate.validate(manifest, SCHEMA_VERSION, strict=True)
+
+
+def test_a_misspelt_key_would_be_noticed(base: list[Manifest]) -> None:
+    broken = copy.deepcopy(named(base, "Deployment", "worker"))
+    broken["spec"]["template"]["spec"]["terminationGracePeriodSecond"] = 1
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(broken, SCHEMA_VERSION, strict=True)
+
+
+def test_every_role_runs_once_and_by_its_command(base: list[Manifest]) -> None:
+    commands = typer.main.get_command(dicomnode.__main__.app).commands  # type: ignore[attr-defined]
+    found = roles(base)
+    assert set(found) == set(ROLES)
+    for component, pod in found.items():
+        (container,) = pod["containers"]
+        name, *options = container["args"]
+        assert name == ROLES[component]
+        known = {option for parameter in commands[name].params for option in parameter.opts}
+        assert set(options[::2]) <= known
+
+
+def test_ports_and_probes_are_those_of_the_program(base: list[Manifest], settings: Settings) -> None:
+    assert settings.web is not None
+    paths = {route.path for route in ROUTES}
+    for component, port in (("receiver", settings.node.port), ("web", settings.web.port)):
+        (container,) = roles(base)[component]["containers"]
+        (opened,) = container["ports"]
+        assert opened["containerPort"] == port
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            asked = container[probe].get("httpGet") or container[probe]["tcpSocket"]
+            assert asked["port"] == opened["name"]
+            assert asked.get("path", "/healthz") in paths
+        service = named(base, "Service", "dicom" if component == "receiver" else component)
+        assert [one["port"] for one in service["spec"]["ports"]] == [port]
+        assert named(base, "NetworkPolicy", component)["spec"]["ingress"][0]["ports"][0]["port"] == port
+    annotations = named(base, "Deployment", "web")["spec"]["template"]["metadata"]["annotations"]
+    assert annotations["prometheus.io/port"] == str(settings.web.port)
+    assert annotations["prometheus.io/path"] in paths
+
+
+def test_the_port_of_the_pacs_is_open_to_housekeeping(base: list[Manifest], settings: Settings) -> None:
+    (rule,) = named(base, "NetworkPolicy", "housekeeping")["spec"]["egress"]
+    assert {port["port"] for port in rule["ports"]} == {peer.port for peer in settings.peer}
+
+
+def test_paths_and_variables_are_those_of_image_and_program(base: list[Manifest], settings: Settings) -> None:
+    content = named(base, "ConfigMap", "node-config")["data"]
+    assert tomllib.loads(content["node.toml"])["node"]["ae_title"] == settings.node.ae_title
+    config = next(word for word in instructions("ENV")[-1].split() if word.startswith("DICOMNODE_CONFIG="))
+    for pod in roles(base).values():
+        (container,) = pod["containers"]
+        mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+        assert mounts["config"] == str(Path(config.partition("=")[2]).parent)
+        assert mounts["data"] == str(settings.node.data) == instructions("VOLUME")[0]
+        assert [variable["name"] for variable in container["env"]] == [DATABASE_URL]
+        assert pod["securityContext"]["runAsUser"] == int(instructions("USER")[0].split(":")[0])
+    assert {route.model for route in settings.route} <= set(find_bundles(ROOT / "config/models").names)
+
+
+def test_nothing_runs_with_rights_or_writes_into_its_image(base: list[Manifest]) -> None:
+    for _, pod in pods(base):
+        assert pod["securityContext"]["runAsNonRoot"]
+        assert pod["automountServiceAccountToken"] is False
+        for container in pod["containers"]:
+            rights = container["securityContext"]
+            assert rights["readOnlyRootFilesystem"]
+            assert not rights["allowPrivilegeEscalation"]
+            assert rights["capabilities"] == {"drop": ["ALL"]}
+            assert "memory" in container["resources"]["limits"]
+
+
+def test_roles_get_the_time_that_they_need_to_end(base: list[Manifest], settings: Settings) -> None:
+    from dicomnode.receive.listener import DRAIN_TIMEOUT_S
+
+    receiver, worker = roles(base)["receiver"], roles(base)["worker"]
+    before_s = float(receiver["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][1])
+    assert receiver["terminationGracePeriodSeconds"] > before_s + DRAIN_TIMEOUT_S
+    assert worker["terminationGracePeriodSeconds"] > settings.worker.job_timeout_s
+
+
+def test_only_one_clockwork_runs_and_at_least_one_receiver(base: list[Manifest]) -> None:
+    assert named(base, "StatefulSet", "housekeeping")["spec"]["replicas"] == 1
+    assert named(base, "PodDisruptionBudget", "receiver")["spec"]["minAvailable"] == 1
+    assert named(base, "Deployment", "receiver")["spec"]["replicas"] >= 2
+
+
+def test_workers_are_scaled_by_a_metric_that_the_node_has(base: list[Manifest]) -> None:
+    scaler = named(base, "HorizontalPodAutoscaler", "worker")["spec"]
+    assert named(base, "Deployment", scaler["scaleTargetRef"]["name"])
+    (metric,) = [one["external"]["metric"] for one in scaler["metrics"]]
+    source = (ROOT / "dicomnode/observe/metrics.py").read_text()
+    assert f'"{metric["name"]}"' in source
+    assert metric["selector"]["matchLabels"] == {"queue": Queue.QUEUED_JOBS.value}
+    adapter = yaml.safe_load((KUBERNETES / "prometheus-adapter.yaml").read_text())
+    assert [rule["seriesQuery"] for rule in adapter["rules"]["external"]] == [metric["name"]]
+
+
+def test_selectors_meet_the_pods_that_they_are_for(base: list[Manifest]) -> None:
+    components = {component for component, _ in pods(base)}
+    for manifest in base:
+        spec = manifest.get("spec", {})
+        selector: Manifest = spec.get("podSelector") or spec.get("selector") or {}
+        wanted = selector.get("matchLabels", selector)
+        assert wanted.get("app.kubernetes.io/component", "web") in components
+
+
+def test_a_gpu_is_asked_for_and_the_variant_without_has_none(base: list[Manifest]) -> None:
+    def limits(manifests: list[Manifest]) -> dict[str, str]:
+        found: dict[str, str] = roles(manifests)["worker"]["containers"][0]["resources"]["limits"]
+        return found
+
+    assert limits(base)["nvidia.com/gpu"] == "1"
+    assert "nvidia.com/gpu" not in limits(built("cpu"))
