@@ -137,6 +137,19 @@ def algorithm(context: ResultContext) -> Any:
     )
 
 
+def _replacement(context: ResultContext) -> list[str]:
+    """Objects of an earlier result that have no successor (a part too many, lesions that are none any more)
+    stay in the archive: here is how to know them.
+    """
+    number = context.instance_number
+    if number == 1:
+        return []
+    return [
+        f"Result {number} of this model on this series replaces all earlier ones: segmentations and reports "
+        f"of theirs (instance number below {number}) are out of date, also where no later one exists."
+    ]
+
+
 def statements(context: ResultContext) -> list[str]:
     """What every report, picture and PDF says about itself."""
     card = context.card
@@ -144,5 +157,6 @@ def statements(context: ResultContext) -> list[str]:
         f"{RESEARCH_ONLY}. Not for diagnosis; made by an algorithm and not checked by a person.",
         f"Model: {card.title} ({card.name}) version {card.version}, SHA-256 {context.model_digest}; "
         f"{MANUFACTURER} version {software_version()}.",
+        *_replacement(context),
         *context.notes,
     ]

@@ -80,6 +80,16 @@ def _grouped(lesion_map: LesionMap, budget: int) -> Iterator[list[Lesion]]:
         yield group
 
 
+def remarks_on_parts(segs: tuple[Dataset, ...]) -> list[str]:
+    """Sentences on lesions that alone have more frames than every viewer shows."""
+    return [
+        f"{seg.SegmentSequence[0].TrackingID} is on {seg.NumberOfFrames} images and is not cut in two: "
+        f"viewers that show no segmentation of more than {FRAME_BUDGET} frames do not show it."
+        for seg in segs
+        if int(seg.NumberOfFrames) > FRAME_BUDGET and len(seg.SegmentSequence) == 1
+    ]
+
+
 def segments_by_lesion(segs: tuple[Dataset, ...], context: ResultContext) -> dict[int, tuple[Dataset, int]]:
     """The segmentation and segment number of every lesion, by its tracking UID."""
     found = {

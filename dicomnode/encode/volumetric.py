@@ -27,7 +27,7 @@ from dicomnode.encode.concepts import UNITS, Concept, repertoire, rounded
 from dicomnode.encode.context import ResultContext
 from dicomnode.encode.coordinates import outline
 from dicomnode.encode.document import algorithm, build_report, comment
-from dicomnode.encode.parts import segments_by_lesion
+from dicomnode.encode.parts import remarks_on_parts, segments_by_lesion
 from dicomnode.encode.seg import coded, lesion_name
 from dicomnode.encode.sources import reference
 from dicomnode.encode.uids import tracking_uid
@@ -48,7 +48,11 @@ def encode_volumetric(
     segments = segments_by_lesion(segs, context)
     frames = [source.frames[index] for index in sorted({m.key_slice for m in measurements})]
     images = {frame.instance.sop_instance_uid: frame.instance.header for frame in frames}
-    remarks = (summary(measurements), *remarks_on_volumes(measurements, source.volume))
+    remarks = (
+        summary(measurements),
+        *remarks_on_volumes(measurements, source.volume),
+        *remarks_on_parts(segs),
+    )
     return build_report(
         kind,
         context,

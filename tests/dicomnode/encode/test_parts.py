@@ -6,6 +6,7 @@ Each part is a segmentation of its own; one report refers to all of them. dcmqi 
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,9 +32,9 @@ from tests.real_parts import require_program
 SLICES = 110
 
 
-def rods(count: int, slices: int = SLICES) -> npt.NDArray[np.uint16]:
-    """Lesions of 2 x 2 pixels that run through all slices of 48 x 32 pixels."""
-    numbers = np.zeros((slices, 48, 32), np.uint16)
+def rods(count: int, slices: int = SLICES, columns: int = 32) -> npt.NDArray[np.uint16]:
+    """Lesions of 2 x 2 pixels that run through all slices of 48 rows."""
+    numbers = np.zeros((slices, 48, columns), np.uint16)
     for number in range(count):
         row, column = 4 * (number // 8), 4 * (number % 8)
         numbers[:, row : row + 2, column : column + 2] = number + 1
@@ -149,6 +150,44 @@ def test_dcmqi_reads_the_voxels_of_every_part(results: tuple[Result, ...], tmp_p
 )
 def test_parts_are_as_few_as_the_budget_allows(numbers: npt.NDArray[np.uint16], expected: list[int]) -> None:
     assert [len(part.lesions) for part in parts_of(lesion_map_of(numbers))] == expected
+
+
+def test_a_lesion_on_more_images_than_viewers_show_stays_whole_and_the_report_says_so(tmp_path: Path) -> None:
+    """Cut in two it would be two findings, each with a volume that is not the lesion's."""
+    slices = FRAME_BUDGET + 1
+    source = written(tmp_path, spacing_mm=(96 / slices, 2.0, 3.0), shapes=()).source
+    made = with_lesions(source, rods(2, slices))
+    results = encode_results(made.lesion_map, made.measurements, made.context)
+    assert [int(seg.dataset.NumberOfFrames) for seg in segs_of(results)] == [slices, slices]
+    (report,) = [result.dataset for result in results if result.kind == "sr_volumes"]
+    remarks = [words for words in read_measurements([report]).remarks if "not cut" in words]
+    assert [words.split(" and ")[0] for words in remarks] == [
+        "Lesion 1 is on 401 images",
+        "Lesion 2 is on 401 images",
+    ]
+
+
+def test_a_later_result_with_fewer_parts_says_that_what_is_left_of_the_earlier_one_is_out_of_date(
+    made: Situation, results: tuple[Result, ...]
+) -> None:
+    fewer = with_lesions(made.source, rods(4))
+    later = replace(fewer.context, instance_number=2, model_digest="d" * 64)
+    second = encode_results(fewer.lesion_map, fewer.measurements, later)
+    of_first, of_second = (
+        [str(seg.dataset.SeriesInstanceUID) for seg in segs_of(found)] for found in (results, second)
+    )
+    assert of_second == of_first[:2], "the third part of the first result has no successor"
+    assert out_of_date(results) == []
+    said = out_of_date(second)
+    assert len(said) == 2, "once in each report"
+    assert all(words.startswith("Result 2 of") and "instance number below 2" in words for words in said)
+
+
+def out_of_date(results: tuple[Result, ...]) -> list[str]:
+    """What the reports say of earlier results."""
+    reports = [result.dataset for result in results if result.kind.startswith("sr_")]
+    remarks = [words for report in reports for words in read_measurements([report]).remarks]
+    return [words for words in remarks if "out of date" in words]
 
 
 def crowd(folder: Path, count: int) -> Situation:
