@@ -32,7 +32,7 @@ from dicomnode.settings.node import Settings
 from dicomnode.spool import Spool
 from dicomnode.sweep import Sweep
 from dicomnode.syslog.feed import Feed
-from dicomnode.work.losses import recover_lost_leases
+from dicomnode.work.losses import Recovery
 from inference.registry import Registry
 
 TICK_S = 0.25
@@ -61,7 +61,7 @@ class Housekeeping:
         self._delivery = Delivery(settings, database)
         self._commitment = Commitment(settings, database)
         self._reports = CommitmentReports(settings, database)
-        self._recover = partial(recover_lost_leases, database, Audit("housekeeping"), settings.worker)
+        self._recovery = Recovery(database, Audit("housekeeping"), settings.worker)
         self._pull_back = partial(pull_back, settings, database, Audit("housekeeping"))
         self._alerts = Alerts(settings, database)
         self._verify = partial(verify_daily, settings, database, Audit("housekeeping"))
@@ -162,8 +162,8 @@ class Housekeeping:
                 self._closing.release()
 
     def _recover_all(self) -> None:
+        self._recovery.tick()
         self._pull_back()
-        self._recover()
         self._delivery.recover_lost()
         self._delivery.bury_unknown()
 

@@ -82,6 +82,11 @@ class Cluster:
         other._run("pg_basebackup", "-d", source, "-R", "-X", "stream", "-c", "fast", "--no-sync")
         return other
 
+    def configure(self, name: str, value: str) -> None:
+        """Change a setting of the running server."""
+        self._say(f"ALTER SYSTEM SET {name} = '{value}'")
+        self._say("SELECT pg_reload_conf()")
+
     def promote(self) -> None:
         """Make a standby the server that takes writes."""
         self._run("pg_ctl", "promote", "-w", "-t", str(START_TIMEOUT_S))

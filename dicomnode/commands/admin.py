@@ -23,6 +23,7 @@ from dicomnode.commands.options import (
 from dicomnode.commands.run import usable_models
 from dicomnode.deliver.breaker import probe_now
 from dicomnode.errors import PermanentError
+from dicomnode.observe.syslog import lags
 from dicomnode.records.audit import Event, Subject
 from dicomnode.records.queries import job_record, overview, troubled_destinations
 from dicomnode.records.queries import jobs as newest_jobs
@@ -31,12 +32,14 @@ from dicomnode.replay import replay_dead, replay_of_job, replay_of_study
 
 
 def status(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
-    """Count studies, jobs, deliveries and destinations by state, and name destinations in trouble."""
-    _, database = open_node(config)
+    """Count studies, jobs, deliveries and destinations by state, and say what is in trouble or behind."""
+    settings, database = open_node(config)
     with database.snapshot() as session:
         counts, troubled = overview(session), troubled_destinations(session)
+        receivers = lags(session, settings.audit.syslog)
     if as_json:
-        print_json({**counts, "troubled_destinations": troubled})
+        syslog = {lag.target: {"events": lag.events, "oldest_s": lag.oldest_s} for lag in receivers}
+        print_json({**counts, "troubled_destinations": troubled, "syslog_lag": syslog})
         return
     for name, states in counts.items():
         console.print(f"{name}: " + (", ".join(f"{n} {state}" for state, n in states.items()) or "none"))
@@ -46,6 +49,10 @@ def status(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -
             f"[red]{escape(row['destination'])}[/] is {row['state'].replace('_', ' ')} after "
             f"{row['failures']} failure(s): {escape(row['reason'] or '')}; next try {next_try}"
         )
+    for lag in receivers:
+        last = f"last sent {local_time(lag.sent_at)}" if lag.sent_at else "nothing sent yet"
+        behind = f"{lag.events} event(s), {lag.oldest_s:.0f} s behind" if lag.events else "has everything"
+        console.print(f"syslog {escape(lag.target)}: {behind}; {last}")
 
 
 def jobs(

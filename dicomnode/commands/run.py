@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import hashlib
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import structlog
@@ -17,6 +18,7 @@ from dicomnode.logs import configure_logging
 from dicomnode.models.life import Life
 from dicomnode.processes import stop_event, supervise
 from dicomnode.records.audit import Audit, Event, Subject
+from dicomnode.records.configuration import note_configuration
 from dicomnode.records.db import Database
 from dicomnode.settings.node import Settings
 from dicomnode.spool import Spool
@@ -39,16 +41,21 @@ def serve(config: ConfigOption = DEFAULT_CONFIG) -> None:
     actor = Audit("serve")
     with database.transaction() as session:
         Life(settings, registry, actor).enrol(session)
+        note_configuration(session, actor, settings, _digest(config))
         actor.record(
             session,
             Event.NODE_STARTED,
             Subject(),
             ae_title=settings.node.ae_title,
             port=settings.node.port,
-            configuration_sha256=hashlib.sha256(config.read_bytes()).hexdigest(),
+            configuration_sha256=_digest(config),
             models={f"{b.card.name} {b.card.version}": b.digest for b in registry.bundles.values()},
         )
     supervise(settings, config, partial(_record_death, database))
+
+
+def _digest(config: Path) -> str:
+    return hashlib.sha256(config.read_bytes()).hexdigest()
 
 
 def _record_death(database: Database, role: str, exit_status: int) -> None:
@@ -86,6 +93,8 @@ def housekeep(config: ConfigOption = DEFAULT_CONFIG) -> None:
     """Run the clockwork alone: complete and route studies, recover jobs, deliver results."""
     configure_logging("housekeep")
     settings, database = open_node(config)
+    with database.transaction() as session:
+        note_configuration(session, Audit("housekeeping"), settings, _digest(config))
     from dicomnode.housekeeping import Housekeeping
 
     Housekeeping(settings, database, usable_models(settings)).run(stop_event())

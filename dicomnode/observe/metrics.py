@@ -23,6 +23,7 @@ from sqlalchemy.orm import Session
 
 from dicomnode.observe.figures import Figures, Queue, read_figures
 from dicomnode.observe.machine import free_bytes, gpu_memory
+from dicomnode.observe.syslog import Lag, lags
 from dicomnode.observe.tally import Histogram, Tally
 from dicomnode.observe.trail import latest_check
 from dicomnode.observe.troubles import Kind, open_alerts
@@ -58,6 +59,7 @@ class NodeCollector(Collector):
             yield from _tallied(self._tally)
             yield _alerts(session)
             yield from _trail(session)
+            yield from _syslog(lags(session, self._settings.audit.syslog))
         yield from self._disk()
         yield from _gpus()
 
@@ -186,6 +188,19 @@ def _trail(session: Session) -> Iterator[Metric]:
         verified.add_metric([], latest.at.timestamp())
         faults.add_metric([], latest.detail["fault_count"])
     yield from (verified, faults)
+
+
+def _syslog(lags: list[Lag]) -> Iterator[Metric]:
+    events = GaugeMetricFamily(
+        "dicomnode_syslog_lag_events", "Events that a syslog receiver has not had yet", labels=["target"]
+    )
+    oldest = GaugeMetricFamily(
+        "dicomnode_syslog_lag_seconds", "Age of the oldest event that it has not had", labels=["target"]
+    )
+    for lag in lags:
+        events.add_metric([lag.target], lag.events)
+        oldest.add_metric([lag.target], lag.oldest_s)
+    yield from (events, oldest)
 
 
 def _gpus() -> Iterator[Metric]:

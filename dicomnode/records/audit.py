@@ -27,6 +27,7 @@ class Event(StrEnum):
     """Every kind of fact that is recorded."""
 
     NODE_STARTED = "node_started"
+    CONFIGURATION_CHANGED = "configuration_changed"
     ANCHOR_WRITTEN = "anchor_written"
     AUDIT_READ = "audit_read"
     AUDIT_EXPORTED = "audit_exported"

@@ -14,6 +14,7 @@ Detail = dict[str, Any]
 
 SENTENCES: dict[Event, Callable[[Detail], str]] = {
     Event.NODE_STARTED: lambda d: f"node {d['ae_title']} started on port {d['port']}",
+    Event.CONFIGURATION_CHANGED: lambda d: _configured(d),
     Event.ANCHOR_WRITTEN: lambda d: (
         f"anchor of {d['day']} written: {d['event_count']} events up to event {d['last_id']}, "
         f"{'signed' if d['signature'] else 'not signed'}"
@@ -80,7 +81,9 @@ SENTENCES: dict[Event, Callable[[Detail], str]] = {
         f"series ({d['modality']}, {d['instance_count']} instances) not routed: {d['reason']}"
     ),
     Event.JOB_CREATED: lambda d: f"{'shadow ' if d.get('shadow') else ''}job created for {_model(d)}",
-    Event.JOB_STARTED: lambda d: f"job started, attempt {d['attempt']}",
+    Event.JOB_STARTED: lambda d: (
+        "job started" + (f" by worker {d['worker']}" if "worker" in d else "") + f", attempt {d['attempt']}"
+    ),
     Event.STAGE_FINISHED: lambda d: f"{d['stage']} took {d['duration_s']:.2f} s",
     Event.STAGE_FAILED: lambda d: f"{d['stage']} failed after {d['duration_s']:.2f} s: {d['error']}",
     Event.JOB_SUCCEEDED: lambda d: _succeeded(d),
@@ -188,6 +191,11 @@ def _turned_away(detail: Detail, how: str) -> str:
 def _commitment(detail: Detail) -> str:
     failed = "".join(f", {count} not: {reason}" for reason, count in detail["failed"].items())
     return f"{detail['committed']} instance(s) committed{failed}"
+
+
+def _configured(detail: Detail) -> str:
+    changes = [f"{key} from {each['old']} to {each['new']}" for key, each in detail["changed"].items()]
+    return f"configuration changed: {'; '.join(changes) or 'the file, but no value that is shown'}"
 
 
 def _completed(detail: Detail) -> str:

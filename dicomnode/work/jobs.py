@@ -86,6 +86,7 @@ class JobQueue:
                 Event.JOB_STARTED,
                 Subject.of_job(job),
                 attempt=job.attempt,
+                worker=self._worker,
                 model=job.model,
                 model_digest=job.model_digest,
             )

@@ -31,7 +31,7 @@ from dicomnode.spool import HOST, Spool
 from dicomnode.study import Series, read_instance
 from dicomnode.work.engine import Engine, EngineLost
 from dicomnode.work.jobs import JobQueue, Lease
-from dicomnode.work.losses import give_up
+from dicomnode.work.losses import AWAY_S, give_up, insist
 from dicomnode.work.pipeline import Assignment, Findings, process_series, summarise
 from dicomnode.work.result_files import remove_lost_attempts, store_results
 from inference.bundle import ModelBundle, ModelState
@@ -39,7 +39,6 @@ from inference.errors import BundleError, InferenceError, OutOfMemory
 from inference.registry import Registry
 
 IDLE_S = 0.2
-AWAY_S = 2.0
 EXIT_TIMED_OUT = 75
 STDERR = 2
 
@@ -115,7 +114,7 @@ class Worker:
             findings = self._process(lease, job)
             results = store_results(self._spool, lease, job, findings)
             told = {**summarise(findings), "software_version": software_version()}
-            self._queue.succeed(lease, results, told)
+            insist(partial(self._queue.succeed, lease, results, told))
             self._clear(job, lease.fencing_token)  # once more: it may not have been possible at the beginning
             log.info("job_succeeded", lesion_count=len(findings.measurements))
         except StaleLease:
@@ -134,7 +133,7 @@ class Worker:
             self._queue.retry_later(lease, "the machine has not enough memory for this series now")
         except OperationalError as error:
             log.warning("job_retried", error=type(error).__name__)
-            self._queue.retry_later(lease, "the database was not available")
+            insist(partial(self._queue.retry_later, lease, "the database was not available"))
         except (PermanentError, InferenceError) as error:
             log.warning("job_failed", reason=str(error))
             self._queue.fail(lease, str(error))

@@ -1,6 +1,6 @@
 """Alerts: what begins one, what ends it, and what a real HTTP server and a real mail server get.
 
-Not covered: TLS to the mail server with a certificate of a public authority.
+Mail by STARTTLS is in `test_mail.py`.
 """
 
 from __future__ import annotations

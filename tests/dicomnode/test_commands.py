@@ -145,7 +145,8 @@ def test_a_message_with_brackets_is_printed_as_it_is(
 def test_the_status_of_an_empty_node_has_nothing(command: Command) -> None:
     tables = ("studies", "jobs", "deliveries", "destinations")
     assert command("status").splitlines() == [f"{table}: none" for table in tables]
-    assert command.json("status") == {**{table: {} for table in tables}, "troubled_destinations": []}
+    nothing: dict[str, Any] = {"troubled_destinations": [], "syslog_lag": {}}
+    assert command.json("status") == {table: {} for table in tables} | nothing
 
 
 def test_a_lost_destination_is_named_in_the_status_and_can_be_tried_at_once(command: Command) -> None:
@@ -206,6 +207,17 @@ def test_a_node_whose_database_was_lost_does_not_begin_anew_beside_its_images(
     assert "the database that knows them is not there" in capsys.readouterr().err
     file.with_name("lost").rename(file)
     assert command.json("status", "--json")["studies"] == {"receiving": 1}
+
+
+def test_the_status_says_how_far_syslog_receivers_are_behind(tmp_path: Path) -> None:
+    more = '[[audit.syslog]]\nname = "siem"\nhost = "127.0.0.1"\nport = 6514\n'
+    command = Command(write_config(tmp_path, more))
+    assert "syslog siem: has everything; nothing sent yet" in command("status")
+    database = Database(load_settings(command.config).database_url)
+    with database.transaction() as session:
+        Audit("test").record(session, Event.STUDY_REPLAYED, Subject("1.2"))
+    assert "syslog siem: 1 event(s), " in command("status")
+    assert command.json("status")["syslog_lag"]["siem"]["events"] == 1
 
 
 def test_a_dead_job_is_listed_and_replayed(command: Command, known_study: str) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import func, select
+from sqlalchemy.exc import OperationalError
 
 from dicomnode.errors import StaleLease
 from dicomnode.receive.intake import Intake
@@ -18,8 +21,9 @@ from dicomnode.selftest.bundles import write_bundle
 from dicomnode.settings.node import PrioritySettings, RouteSettings, WorkerSettings
 from dicomnode.study import Series
 from dicomnode.urgency import rank
+from dicomnode.work import losses
 from dicomnode.work.jobs import JobQueue, Lease, NewResult, replay_job
-from dicomnode.work.losses import give_up, recover_lost_leases
+from dicomnode.work.losses import Recovery, give_up, recover_lost_leases
 from dicomnode.work.orders import Order, create_job
 from inference.bundle import ModelBundle, read_bundle
 from tests.dicomnode.parts import arrival, events, image, kinds, series_of
@@ -316,3 +320,22 @@ def test_a_job_that_succeeded_cannot_be_replayed(database: Database, bundle: Mod
     queue(database).succeed(leased(database), (), SUMMARY)
     with pytest.raises(ValueError, match="no move"), database.transaction() as session:
         replay_job(session, AUDIT, session.get_one(JobRow, 1))
+
+
+def test_after_the_database_was_away_workers_first_get_the_time_to_renew_their_leases(
+    database: Database, bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(database, order(bundle))
+    leased(database)
+    change(database, lease_expires_at=utc_now() - timedelta(seconds=1))
+    recovery = Recovery(database, AUDIT, RULES)
+    with monkeypatch.context() as away:
+        away.setattr(database, "snapshot", lambda: (_ for _ in ()).throw(OperationalError("", {}, OSError())))
+        with pytest.raises(OperationalError):
+            recovery.tick()
+    recovery.tick()
+    assert "job_recovered" not in kinds(database)
+    later = time.monotonic() + RULES.lease_s
+    monkeypatch.setattr(losses, "time", SimpleNamespace(monotonic=lambda: later))
+    recovery.tick()
+    assert "job_recovered" in kinds(database)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -19,7 +20,7 @@ from dicomnode.records.db import Database, utc_now
 from dicomnode.records.tables import DeliveryRow, DestinationRow, JobRow, ResultRow, StudyRow
 from dicomnode.records.watch_tables import PeerCheckRow
 from dicomnode.settings.node import Settings
-from tests.dicomnode.parts import PATIENT, arrival, image
+from tests.dicomnode.parts import PATIENT, arrival, image, settings_in
 from tests.real_parts import require_program
 
 pytestmark = pytest.mark.both_databases
@@ -203,3 +204,13 @@ def test_promtool_finds_nothing_to_complain_of(collector: NodeCollector) -> None
         capture_output=True, check=False,
     )  # fmt: skip
     assert (checked.returncode, checked.stderr.decode()) == (0, "")
+
+
+def test_the_lag_of_each_syslog_receiver_is_told(tmp_path: Path, database: Database) -> None:
+    target = '[[audit.syslog]]\nname = "siem"\nhost = "127.0.0.1"\nport = 6514\n'
+    collector = NodeCollector(settings_in(tmp_path, target), database, "c0ffee")
+    assert value(collector, "dicomnode_syslog_lag_events", target="siem") == 0
+    with database.transaction() as session:
+        AUDIT.record(session, Event.STUDY_REPLAYED, Subject("1.2"))
+    assert value(collector, "dicomnode_syslog_lag_events", target="siem") == 1
+    assert 0 < value(collector, "dicomnode_syslog_lag_seconds", target="siem") < 60

@@ -15,6 +15,7 @@ import pytest
 from sqlalchemy import text
 
 from dicomnode.errors import ConfigurationError
+from dicomnode.observe.syslog import lags
 from dicomnode.receive.intake import Intake
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database
@@ -265,6 +266,23 @@ def test_a_receiver_that_is_away_is_waited_for_and_nothing_is_lost(
     assert [event_ids(parsed(body(m))) for m in back.messages] == [[2], [3], [4]]
     assert "syslog_back" in [entry["event"] for entry in logs]
     back.close()
+
+
+def test_what_a_receiver_has_not_had_is_counted_with_its_age(
+    settings: Settings, database: Database, receiver: Receiver
+) -> None:
+    target = receiver.target()
+    for _ in range(2):
+        record(database, Event.STUDY_REPLAYED)
+    with database.snapshot() as session:
+        (lag,) = lags(session, [target])
+    assert (lag.target, lag.events, lag.sent_at) == ("test", 2, None)
+    assert 0 < lag.oldest_s < 60
+    fed(settings, database, receiver, 2)
+    with database.snapshot() as session:
+        (lag,) = lags(session, [target])
+    assert (lag.events, lag.oldest_s) == (0, 0.0)
+    assert lag.sent_at is not None
 
 
 def test_a_receiver_that_hung_up_is_noticed_before_anything_is_lost(

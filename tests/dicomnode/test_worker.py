@@ -39,6 +39,7 @@ from dicomnode.work.jobs import JobQueue
 from dicomnode.work.worker import Worker
 from inference.errors import OutOfMemory
 from inference.registry import find_bundles
+from tests.dicomnode.console import Command
 from tests.dicomnode.parts import PATIENT, arrival, events, image, kinds, settings_in
 from tests.phantoms import phantom
 
@@ -403,6 +404,20 @@ def test_a_past_job_runs_again_with_the_same_result_bit_for_bit(node: Node) -> N
     assert second.differences == ()
     assert len(kinds(node.database)) == before
     assert len(node.rows(ResultRow)) == 3
+
+
+def test_the_command_compares_and_its_exit_code_says_whether_all_is_the_same(node: Node) -> None:
+    node.route()
+    node.work()
+    command = Command(node.settings.node.data.parent / "node.toml")
+    told = command("replay", "--check", "1")
+    assert told.count("the same") == 3
+    with node.database.transaction() as session:
+        session.scalars(select(ResultRow).where(ResultRow.kind == "seg")).one().sha256 = "0" * 64
+    told = command("replay", "--check", "1", code=1)
+    assert (told.count("the same"), "000000000000" in told) == (2, True)
+    checks = [detail for _, detail in events(node.database, "job_checked")]
+    assert [(check["same"], check["other"]) for check in checks] == [(True, []), (False, ["seg"])]
 
 
 def test_a_late_instance_does_not_disturb_the_comparison(node: Node) -> None:

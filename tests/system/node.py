@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -80,6 +82,7 @@ class Node:
     minimum_free_gb: float = 0.1
     through: tuple[str, ...] = ()
     """A program that runs the whole node, with its arguments."""
+    devices: tuple[str, ...] = ("cpu",)
     environment: dict[str, str] = field(default_factory=dict)
     """Added to the environment of the node's processes."""
     port: int = field(default_factory=free_port)
@@ -101,7 +104,7 @@ class Node:
     def peer(self) -> PeerSettings:
         return PeerSettings(name="node", ae_title=AE_TITLE, host="127.0.0.1", port=self.port)
 
-    @property
+    @cached_property
     def database(self) -> Database:
         return Database(self.settings.database_url)
 
@@ -135,7 +138,7 @@ count_instances = {str(self.count_instances).lower()}
 folder = "{self.models}"
 
 [worker]
-devices = ["cpu"]
+devices = {json.dumps(self.devices)}
 lease_s = 6.0
 retry_delay_s = 0.2
 maximum_attempts = {self.maximum_attempts}
@@ -191,13 +194,15 @@ first_delay_s = 0.3
 
     def process_of(self, role: str) -> int:
         """Process id of one role ("receive", "work", "housekeep")."""
+        for process in self.processes_of(role):
+            return process
+        raise AssertionError(f"no process runs {role}")
+
+    def processes_of(self, role: str) -> list[int]:
+        """Process ids of all that run one role."""
         assert self.process is not None
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        for child in children:
-            arguments = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
-            if role.encode() in arguments:
-                return int(child)
-        raise AssertionError(f"no process runs {role}")
+        return [int(child) for child in children if role.encode() in _arguments(child)]
 
     def studies(self, **values: Any) -> list[StudyRow]:
         return self._rows(StudyRow, **values)
@@ -245,6 +250,14 @@ first_delay_s = 0.3
             return None if open_jobs else found[0]
 
         return wait_for(ended, f"study {study_instance_uid} has ended")
+
+
+def _arguments(process: str) -> list[bytes]:
+    """The command line of a process; empty for one that ended."""
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
+    except FileNotFoundError:
+        return []
 
 
 def forward(node: Node, pacs: Archive, paths: list[Path]) -> None:

@@ -6,24 +6,18 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
-from pydantic import BaseModel
 from starlette.responses import Response
 
 from dicomnode.checks.finding import Finding, Verdict
 from dicomnode.config import load_settings
 from dicomnode.errors import NodeError
+from dicomnode.settings.listing import lines_of
 from dicomnode.web.access import page
 from dicomnode.web.site import Right, Visit
 
 CHECK_TIMEOUT_S = 120.0
-
-Row = tuple[str, str, bool]
-"""Key, value, whether it is another than the default."""
 
 
 def show_configuration(visit: Visit) -> Response:
@@ -38,46 +32,17 @@ def check(visit: Visit) -> Response:
 
 def _page(visit: Visit, findings: list[Finding] | None) -> Response:
     sections = {
-        name: list(_rows(name, getattr(visit.site.settings, name)))
+        name: list(lines_of(name, getattr(visit.site.settings, name)))
         for name in type(visit.site.settings).model_fields
     }
     return visit.page(
         "configuration.html",
-        sections={name: rows for name, rows in sections.items() if rows},
+        sections={name: lines for name, lines in sections.items() if lines},
         file=visit.site.config,
         changed=_digest(visit.site.config) != visit.site.config_digest,
         problem=_problem(visit.site.config),
         findings=findings,
     )
-
-
-def _rows(name: str, value: Any) -> Iterator[Row]:
-    """A section, or a list of tables, as lines of key and value."""
-    if isinstance(value, BaseModel):
-        for key, found in value:
-            if isinstance(found, BaseModel):
-                yield from _rows(f"{name}.{key}", found)
-            else:
-                yield f"{name}.{key}", shown(found), found != type(value).model_fields[key].default
-    elif isinstance(value, tuple):
-        for number, found in enumerate(value, 1):
-            yield from _rows(f"{name}[{number}]", found)
-
-
-def shown(value: Any) -> str:
-    """A value as the file writes it. Of an address with a path only the host: the path may be a secret."""
-    if value is None:
-        return "not set"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str) and "://" in value:
-        parts = urlsplit(value)
-        return f"{parts.scheme}://{parts.hostname or ''}/… (rest not shown)"
-    if isinstance(value, tuple | frozenset | list):
-        return ", ".join(sorted(map(shown, value)) if isinstance(value, frozenset) else map(shown, value))
-    if isinstance(value, dict):
-        return ", ".join(f"{key} = {shown(found)}" for key, found in value.items())
-    return str(value)
 
 
 def _digest(path: Path) -> str:

@@ -14,7 +14,7 @@ from sqlalchemy import select
 from dicomnode.records.accounts import Role
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.tables import AuditRow, JobRow, StudyRow
-from dicomnode.web.pages.configuration import shown
+from dicomnode.settings.listing import shown
 from tests.dicomnode.parts import events, wait_until
 from tests.dicomnode.tampering import tamper
 from tests.dicomnode.web import hospital as held
@@ -130,7 +130,7 @@ def test_the_configuration_shows_every_key_and_says_what_is_a_default(page: Page
     told = words(page.logged_in(Role.AUDITOR).get("/configuration"))
     assert "node.ae_title LESIONNODE" in told
     assert "worker.job_timeout_s 900.0 default" in told
-    assert "peer[1].name PACS" in told
+    assert "peer[PACS].name PACS" in told
     assert "route[1].when.modality CT" in told
 
 
