@@ -1,24 +1,26 @@
-"""A resident model: weights on a device, sliding windows in, probabilities out."""
+"""A resident model: weights on a device, an image in, probabilities out."""
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 
 import torch
-from monai.inferers.utils import sliding_window_inference
+from torch.nn.utils.memory_format import (
+    convert_conv2d_weight_memory_format,
+    convert_conv3d_weight_memory_format,
+)
 
 from inference.bundle import ModelBundle
 from inference.errors import BundleError, OutOfMemory
 from inference.networks.build import build_network
 from inference.preprocess import ModelInput, stack_context
+from inference.sweep import Outlook, Sweep, outlook_of
 
-SLICES_PER_STEP = 16
-WINDOWS_PER_STEP = 8
 AXES = ("slice", "row", "column")
-
-Predictor = Callable[[torch.Tensor], torch.Tensor]
+SMALLEST_SHARE = 1 / 64
+"""Of the usual work at a time; what needs less memory than that is hopeless."""
 
 
 def best_device() -> torch.device:
@@ -45,67 +47,69 @@ class Model:
         if network is None:
             network = build_network(bundle.network_def, trusted=bundle.trusted)
             _load_weights(network, bundle)
+            network = in_channels_last(network, bundle.card.preprocessing.spatial_dims)
         self.network = network.eval().to(self.device)
 
+    def look(self) -> Outlook:
+        """What the network looks at and needs. The first call tries it, which takes up to some seconds."""
+        return outlook_of(self.network, self.bundle.card.preprocessing)
+
     def probabilities(self, image: ModelInput) -> torch.Tensor:
-        """Class probabilities (class, slice, row, column) on the model's grid.
+        """Class probabilities (class, slice, row, column) on the model's grid, float32 on the CPU.
 
         Class 0 is background, unless the labels overlap: then there is one class a label. When the device
-        runs out of memory the work is cut smaller; raises OutOfMemory when even single windows do not fit.
+        runs out of memory the work is cut smaller; raises OutOfMemory when even the smallest piece does not
+        fit.
         """
-        step = WINDOWS_PER_STEP
+        how = self.bundle.card.preprocessing
+        share = 1.0
         while True:
             try:
-                return self._averaged(image.image, step)
+                return self._averaged(image.image, share)
             except torch.cuda.OutOfMemoryError as error:
                 torch.cuda.empty_cache()
-                if step == 1:
+                share /= 2
+                if share < SMALLEST_SHARE:
                     raise OutOfMemory(
-                        f"{self.device} cannot hold one window of "
-                        f"{self.bundle.card.preprocessing.window_size}: {error}"
+                        f"{self.device} cannot hold one window of {how.window_size}: {error}"
                     ) from error
-                step //= 2
 
     @torch.inference_mode()
-    def _averaged(self, image: torch.Tensor, windows_per_step: int) -> torch.Tensor:
+    def _averaged(self, image: torch.Tensor, share: float) -> torch.Tensor:
         """The mean over the mirrored versions that the card asks for (test-time augmentation)."""
+        image = image.to(self.device)
         versions = list(mirrored_axes(self.bundle.card.preprocessing.mirrored))
-        total = self._run(image.flip(versions[0]), windows_per_step)
+        total = self._run(image.flip(versions[0]), share)
         for axes in versions[1:]:
-            mirrored = self._run(image.flip(axes), windows_per_step)
+            mirrored = self._run(image.flip(axes), share)
             total += mirrored.flip([axis + 1 for axis in axes])
-        return total / len(versions)
+        return (total / len(versions)).cpu()
 
-    def _run(self, image: torch.Tensor, windows_per_step: int) -> torch.Tensor:
+    def _run(self, image: torch.Tensor, share: float) -> torch.Tensor:
+        """`share` is that of the work which is usually done at a time."""
         how = self.bundle.card.preprocessing
+        sweep = Sweep(self._predict, self._decide, how, self.look(), share)
         if how.spatial_dims == 3:
-            return self._slide(image[None, None], windows_per_step)[0]
-        stacked = stack_context(image, how.context_slices)
-        chunks = [self._slide(chunk, windows_per_step) for chunk in torch.split(stacked, SLICES_PER_STEP)]
-        return torch.cat(chunks).transpose(0, 1)
-
-    def _slide(self, batch: torch.Tensor, windows_per_step: int) -> torch.Tensor:
-        """Probabilities of a batch (n, channel, ...) as float32 on the CPU."""
-        how = self.bundle.card.preprocessing
-        logits = sliding_window_inference(
-            batch.to(self.device),
-            how.window_size,
-            windows_per_step,
-            self._predict,
-            overlap=how.overlap,
-            mode="gaussian",
-            padding_mode="replicate",
-        )
-        assert isinstance(logits, torch.Tensor)
-        card = self.bundle.card
-        scaled = logits.float() / card.postprocessing.temperature
-        return (scaled.sigmoid() if card.labels_overlap else scaled.softmax(dim=1)).cpu()
+            return sweep.over(image[None, None])[0]
+        return sweep.over(stack_context(image, how.context_slices)).transpose(0, 1)
 
     def _predict(self, batch: torch.Tensor) -> torch.Tensor:
         """Half precision where it is fast and safe: on the GPU, under autocast."""
         with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
-            output: torch.Tensor = self.network(batch)
-        return output
+            logits: torch.Tensor = self.network(batch)
+        return logits
+
+    def _decide(self, logits: torch.Tensor) -> torch.Tensor:
+        card = self.bundle.card
+        scaled = logits.float() / card.postprocessing.temperature
+        return scaled.sigmoid() if card.labels_overlap else scaled.softmax(dim=1)
+
+
+def in_channels_last(network: torch.nn.Module, spatial_dims: int) -> torch.nn.Module:
+    """`network` with the channels of a voxel side by side, in weights and maps: its fastest layout."""
+    if spatial_dims == 2:
+        return convert_conv2d_weight_memory_format(network, torch.channels_last)
+    return convert_conv3d_weight_memory_format(network, torch.channels_last_3d)
 
 
 def mirrored_axes(names: Sequence[str]) -> Iterator[list[int]]:

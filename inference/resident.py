@@ -9,6 +9,7 @@ import torch
 from inference.bundle import ModelBundle
 from inference.engine import Model, best_device
 from inference.labelmap import LesionMap
+from inference.memory import give_back_memory, keep_freed_memory
 from inference.predict import segment
 from inference.volume import Volume
 
@@ -19,6 +20,7 @@ class ResidentModels:
     def __init__(self, device: str = "auto") -> None:
         self.device = best_device() if device == "auto" else torch.device(device)
         self._models: dict[str, Model] = {}
+        keep_freed_memory()
 
     def __contains__(self, digest: str) -> bool:
         return digest in self._models
@@ -31,7 +33,9 @@ class ResidentModels:
         if bundle.digest in self._models:
             return False
         self._models = {digest: model for digest, model in self._models.items() if digest in in_use}
-        self._models[bundle.digest] = Model(bundle, self.device)
+        model = Model(bundle, self.device)
+        model.look()
+        self._models[bundle.digest] = model
         return True
 
     def segment(self, volume: Volume, digest: str) -> LesionMap:
@@ -39,4 +43,7 @@ class ResidentModels:
 
         Raises KeyError when it is not loaded, UnsuitableVolume or OutOfMemory as `predict.segment` does.
         """
-        return segment(volume, self._models[digest])
+        try:
+            return segment(volume, self._models[digest])
+        finally:
+            give_back_memory()

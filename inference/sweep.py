@@ -1,0 +1,101 @@
+"""An image through a network: in blocks that change nothing or, where blocks would, in blended windows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import torch
+from monai.inferers.utils import sliding_window_inference
+
+from inference.blocks import Block, padded, plan_blocks
+from inference.bundle import Preprocessing
+from inference.memory import bytes_per_voxel, free_bytes
+from inference.view import View, view_of
+
+WINDOWS_PER_STEP = 8
+SLICES_PER_STEP = 16
+
+Step = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What was found out about a network by trying it once."""
+
+    view: View | None
+    """None: it depends on the whole image, so only windows as in training say what it learned to say."""
+    bytes_per_voxel: float
+
+
+_FOUND: WeakKeyDictionary[torch.nn.Module, Outlook] = WeakKeyDictionary()
+
+
+def outlook_of(network: torch.nn.Module, how: Preprocessing) -> Outlook:
+    """What `network` (in eval mode) looks at and needs; found out at the first call."""
+    if network not in _FOUND:
+        _FOUND[network] = Outlook(
+            view_of(network, how.channels, how.window_size),
+            bytes_per_voxel(network, how.channels, how.window_size),
+        )
+    return _FOUND[network]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """How a batch goes through a network. `share` is that of the work which is usually done at a time."""
+
+    predict: Step
+    """Logits of a batch of any size."""
+    decide: Step
+    """Probabilities of logits, voxel by voxel."""
+    how: Preprocessing
+    outlook: Outlook
+    share: float = 1.0
+
+    def over(self, batch: torch.Tensor) -> torch.Tensor:
+        """Probabilities (n, class, ...) float32 of a batch (n, channel, ...), on its device."""
+        if self.outlook.view is None:
+            chunks = torch.split(batch, SLICES_PER_STEP)
+            return torch.cat([self.decide(self._blended(chunk)) for chunk in chunks])
+        return self._in_blocks(batch, self.outlook.view)
+
+    def _blended(self, batch: torch.Tensor) -> torch.Tensor:
+        """Logits from overlapping windows of the size of training."""
+        logits = sliding_window_inference(
+            batch,
+            self.how.window_size,
+            max(1, int(WINDOWS_PER_STEP * self.share)),
+            self.predict,
+            overlap=self.how.overlap,
+            mode="gaussian",
+            padding_mode="replicate",
+        )
+        assert isinstance(logits, torch.Tensor)
+        return logits
+
+    def _in_blocks(self, batch: torch.Tensor, view: View) -> torch.Tensor:
+        """The same as `decide(predict(batch))`, in parts that fit into memory."""
+        image, place = padded(batch, view, self.how.window_size)
+        most = int(free_bytes(batch.device) * self.share / self.outlook.bytes_per_voxel)
+        result: torch.Tensor | None = None
+        for block in plan_blocks(image.shape[2:], view, most):
+            for first, found in self._answers(image, block, most):
+                if result is None:
+                    result = found.new_empty(image.shape[0], found.shape[1], *image.shape[2:])
+                result[(slice(first, first + len(found)), slice(None), *block.answers)] = found
+        assert result is not None
+        return result[(slice(None), slice(None), *place)]
+
+    def _answers(
+        self, image: torch.Tensor, block: Block, most_voxels: int
+    ) -> Iterator[tuple[int, torch.Tensor]]:
+        """Probabilities of what a block answers for, a few images of the batch at a time."""
+        size = math.prod(read.stop - read.start for read in block.reads)
+        at_a_time = max(1, min(most_voxels // size, int(SLICES_PER_STEP * self.share)))
+        read, answered = ((slice(None), slice(None), *part) for part in (block.reads, block.answers_of_read))
+        for first in range(0, len(image), at_a_time):
+            logits = self.predict(image[read][first : first + at_a_time])
+            yield first, self.decide(logits[answered])
