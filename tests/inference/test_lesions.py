@@ -10,7 +10,7 @@ from inference.bundle import Postprocessing, Preprocessing, Window
 from inference.labelmap import Label, LabelMap, LesionMap
 from inference.lesions import find_lesions, to_label_map
 from inference.measure import measure_lesions
-from inference.preprocess import ModelInput, prepare
+from inference.preprocess import ModelInput, prepare, restore
 from inference.volume import Clip, Volume
 from tests.phantoms import LESION_LABEL, ORIENTATIONS, Orientation, phantom, sphere
 
@@ -174,6 +174,27 @@ class TestDecision:
         label_map, certainty = to_label_map(field, self.image, (LESION_LABEL, self.two), Postprocessing())
         assert label_map.values.item() == number
         assert certainty.item() == pytest.approx(1.0 - probabilities[0])
+
+    @pytest.mark.parametrize("spacing_mm", [(1.0, 1.0, 1.0), (2.0, 0.7, 1.6)])
+    def test_label_by_label_is_the_same_as_all_at_once(self, spacing_mm: tuple[float, float, float]) -> None:
+        how = Preprocessing(
+            spatial_dims=3, spacing_mm=spacing_mm, intensity=Window(low=0.0, high=1.0), window_size=(8, 8, 8)
+        )
+        image = prepare(volume_of(np.zeros((9, 20, 17), np.uint8)), how)
+        labels = tuple(LESION_LABEL.model_copy(update={"number": number}) for number in (1, 2, 3))
+        field = torch.randn((4, *image.image.shape), generator=torch.Generator().manual_seed(5)).softmax(
+            dim=0
+        )
+        given = field.clone()
+        label_map, certainty = to_label_map(field, image, labels, Postprocessing())
+        assert torch.equal(field, given)
+        native = restore(field[1:], image).numpy()
+        joint = native.sum(axis=0)
+        np.testing.assert_allclose(certainty, joint, atol=1e-6)
+        sure = abs(joint - 0.5) > 1e-6
+        expected = np.where(joint >= 0.5, native.argmax(axis=0) + 1, 0)
+        np.testing.assert_array_equal(label_map.values[sure], expected[sure])
+        assert set(np.unique(label_map.values)) == {0, 1, 2, 3}
 
     def test_outside_the_box_there_is_nothing(self) -> None:
         box = (slice(1, 3), slice(2, 5), slice(0, 4))
