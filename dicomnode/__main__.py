@@ -19,6 +19,7 @@ from dicomnode.commands import (
     files,
     init,
     models,
+    move,
     peers,
     purge,
     run,
@@ -36,7 +37,15 @@ app = typer.Typer(
 PANELS: dict[str, list[Callable[..., None]]] = {
     "Set it up": [init.init, check.check],
     "Run the node": [run.serve, run.receive, run.housekeep, run.work, web.web],
-    "Look after it": [admin.status, admin.jobs, admin.replay, purge.purge, backup.backup, backup.restore],
+    "Look after it": [
+        admin.status,
+        admin.jobs,
+        admin.replay,
+        purge.purge,
+        backup.backup,
+        backup.restore,
+        move.move_database,
+    ],
     "Work on files": [explain.explain, files.segment, files.verify],
     "Talk to peers": [peers.echo, peers.probe, peers.send],
 }

@@ -57,7 +57,8 @@ def _refuse_to_begin_anew(settings: Settings, database: Database) -> None:
     if is_new(database) and any(Spool(settings.spool).files()):
         raise ConfigurationError(
             f"{settings.spool} holds images or results, but the database that knows them is not there; "
-            "bring it back (or see `dicomnode restore`), or move the spool away to begin anew"
+            "bring it back (see `dicomnode restore` and `dicomnode move-database`), or move the spool away "
+            "to begin anew"
         )
 
 

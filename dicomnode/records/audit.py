@@ -94,6 +94,7 @@ class Event(StrEnum):
     ALERT_ENDED = "alert_ended"
     BACKUP_MADE = "backup_made"
     BACKUP_RESTORED = "backup_restored"
+    DATABASE_MOVED = "database_moved"
     DESTINATION_LOST = "destination_lost"
     DESTINATION_BACK = "destination_back"
     CLOCK_SET_BACK = "clock_set_back"

@@ -133,6 +133,7 @@ SENTENCES: dict[Event, Callable[[Detail], str]] = {
     Event.BACKUP_RESTORED: lambda d: (
         f"backup of {d['made_at'][:19]} restored, manifest SHA-256 {d['manifest_sha256'][:12]}"
     ),
+    Event.DATABASE_MOVED: lambda d: f"records moved to {d['target']}: {d['event_count']} events unbroken",
     Event.ALERT_ENDED: lambda d: f"alert ended ({d['kind']}): {d['text']}",
     Event.DESTINATION_LOST: lambda d: (
         f"destination {d['destination']} is lost, {d['waiting_count']} object(s) wait: {d['reason']}"

@@ -29,7 +29,7 @@ from dicomnode.settings.node import PeerSettings, Settings
 
 T = TypeVar("T")
 
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 180.0
 RESULT_TIMEOUT_S = 90.0
 RESPONSE_TIMEOUT_S = 30.0
 AE_TITLE = "TESTNODE"
