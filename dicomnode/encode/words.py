@@ -12,6 +12,7 @@ from inference.volume import Volume
 
 TRUNCATED = "touches the border of the image, so its size is a lower bound"
 FLAT = "Volume, 3-D diameter and surface are not given: the images have no place in the patient."
+NO_UNCERTAINTY = "Volumes are given without an uncertainty: the model gives none that was tested."
 SPOKEN_UNITS = {"[hnsf'U]": "HU"}
 TABLE_HEAD = ("No", "Finding", "Long axis", "Short axis", "Volume", "Area", "Mean", "Image")
 IN_PIXELS = "Lengths and areas are in pixels: the images do not say how large a pixel is."
@@ -92,8 +93,7 @@ def remarks_on_axes(measurements: Sequence[LesionMeasurement]) -> list[str]:
 def remarks_on_volumes(measurements: Sequence[LesionMeasurement], volume: Volume) -> list[str]:
     """Sentences on lesions that are cut off, or lack one of the values of the volume report."""
     found = [*_truncated(measurements), *_in_pixels(measurements)]
-    if not volume.has_geometry:
-        found.append(FLAT)
+    found.append(NO_UNCERTAINTY if volume.has_geometry else FLAT)
     for m in measurements:
         for concept in repertoire(volume).of_segment:
             value = concept.value(m)

@@ -24,6 +24,7 @@ from dicomnode.encode.concepts import (
 )
 from dicomnode.encode.content import child, children, walk
 from dicomnode.encode.report import encode_reports
+from dicomnode.encode.words import NO_UNCERTAINTY
 from dicomnode.forms import ResultKind
 from inference.measure import Axis, Quantity
 from tests.dicomnode.encode.situations import COARSE_MM, DIGEST, Situation, drawn, identity, seen, written
@@ -208,6 +209,10 @@ class TestEveryReport:
         assert "Research use only." in words
         assert f"Lung nodule U-Net (lung-nodule-unet) version 1.2.0, SHA-256 {DIGEST}" in words
         assert note in words
+
+    def test_says_why_volumes_have_no_uncertainty(self, situation: Situation) -> None:
+        assert NO_UNCERTAINTY in sentences(situation.encode()["sr_volumes"].dataset)
+        assert NO_UNCERTAINTY not in sentences(situation.encode()["sr_measurements"].dataset)
 
     def test_is_complete_but_preliminary_and_unverified(self, situation: Situation) -> None:
         report = situation.encode()["sr_measurements"].dataset
