@@ -138,6 +138,6 @@ def slice_count(series: Series) -> int:
     """Number of images: instances, or frames of multi-frame instances."""
     total = 0
     for instance in series.instances:
-        frames = text(instance.header, "NumberOfFrames")
+        frames = text(instance.values, "NumberOfFrames")
         total += int(frames) if frames.isdigit() else 1
     return total

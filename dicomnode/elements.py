@@ -7,6 +7,7 @@ VR that does not exist, tags out of order, lengths beyond the end) is left to py
 from __future__ import annotations
 
 import struct
+from typing import NamedTuple
 
 from pydicom.datadict import dictionary_VR
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_16, EXPLICIT_VR_LENGTH_32
@@ -41,13 +42,25 @@ _implicit_header = struct.Struct("<HHI").unpack_from
 _long_length = struct.Struct("<I").unpack_from
 
 
+class Found(NamedTuple):
+    """Elements by tag, and where they end: at the pixel data where there are some."""
+
+    elements: dict[int, Element]
+    end: int
+
+
+class PixelPlace(NamedTuple):
+    """Where in a file the value of Pixel Data (7FE0,0010) lies, not encapsulated."""
+
+    start: int
+    length_bytes: int
+
+
 class Unsure(Exception):
     """This is for pydicom to judge."""
 
 
-def find_elements(
-    content: Content, start: int, *, explicit: bool, whole: bool = True
-) -> dict[int, Element] | None:
+def find_elements(content: Content, start: int, *, explicit: bool, whole: bool = True) -> Found | None:
     """Every element by its tag from `start` to the pixel data, or None where this is for pydicom to judge.
 
     Little endian. Without `whole` the content is the beginning of something longer, and the elements
@@ -57,29 +70,39 @@ def find_elements(
         if not explicit and _looks_explicit(content, start):
             return None
         limit = min(len(content), start + LONGEST_HEADER_BYTES)
-        found, end = _top_level(content, start, limit, explicit, DATA_SET_TAGS)
-        complete = end < limit or (whole and end == len(content))
-        return found if found and complete and _is_plain(content, found.get(SPECIFIC_CHARACTER_SET)) else None
+        found = _top_level(content, start, limit, explicit, DATA_SET_TAGS)
     except (Unsure, struct.error, KeyError):
         return None
+    complete = found.end < limit or (whole and found.end == len(content))
+    if not found.elements or not complete:
+        return None
+    return found if _is_plain(content, found.elements.get(SPECIFIC_CHARACTER_SET)) else None
 
 
-def find_file_meta(content: Content) -> tuple[dict[int, Element], int] | None:
+def pixel_place(content: Content, at: int, *, explicit: bool) -> PixelPlace | None:
+    """What the element at `at` says of its place; None where it is not Pixel Data in native form."""
+    try:
+        tag, vr, start, length = (_explicit_header_at if explicit else _implicit_header_at)(content, at)
+    except (struct.error, KeyError):
+        return None
+    native = tag == PIXEL_TAGS[-1] and vr in (None, "OB", "OW") and length != UNDEFINED
+    return PixelPlace(start, length) if native else None
+
+
+def find_file_meta(content: Content) -> Found | None:
     """The file meta information of a file and where its data set begins; None is for pydicom to judge."""
     try:
         if content[128:FILE_META_START] != b"DICM":
             return None
         end = FILE_META_START + 12 + _long_length(content, FILE_META_START + 8)[0]
-        found, end_found = _top_level(content, FILE_META_START, end, True, FILE_META_TAGS)
+        found = _top_level(content, FILE_META_START, end, True, FILE_META_TAGS)
         following, _, _ = _implicit_header(content, end)
     except (Unsure, struct.error, KeyError):
         return None
-    return (found, end) if end_found == end and following >= DATA_SET_TAGS.start >> 16 else None
+    return found if found.end == end and following >= DATA_SET_TAGS.start >> 16 else None
 
 
-def _top_level(
-    content: Content, at: int, end: int, explicit: bool, allowed: range
-) -> tuple[dict[int, Element], int]:
+def _top_level(content: Content, at: int, end: int, explicit: bool, allowed: range) -> Found:
     """The elements before `end` or the pixel data, and where they end."""
     found: dict[int, Element] = {}
     least, most = allowed.start, allowed.stop
@@ -89,13 +112,13 @@ def _top_level(
         if not least <= tag < most:
             raise Unsure
         if tag in PIXEL_TAGS:
-            return found, at
+            break
         at = start + length if length != UNDEFINED else _after_items(content, tag, vr, start, end, 0)
         found[tag] = vr, start, at - start
         least = tag + 1
-    if at != end:
+    if at > end:
         raise Unsure
-    return found, at
+    return Found(found, at)
 
 
 def _looks_explicit(content: Content, at: int) -> bool:

@@ -6,13 +6,12 @@ decodes from the same bytes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cache, cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, cast
 
 from pydicom import Dataset
 from pydicom.charset import convert_encodings, default_encoding
-from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import RawDataElement, empty_value_for_VR
 from pydicom.tag import BaseTag
 from pydicom.uid import (
@@ -22,10 +21,9 @@ from pydicom.uid import (
     PrivateTransferSyntaxes,
 )
 
-from dicomnode.elements import Content, Element, find_elements
+from dicomnode.elements import Content, Element, Found, PixelPlace, find_elements, pixel_place
+from dicomnode.plain_values import TEXT_VRS, plain_text, tag_and_vr
 
-TEXT_VRS = ("UI", "LO", "SH", "CS")
-"""Single values of them are the bytes without the padding behind."""
 NOT_INDEXED = (ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)
 
 
@@ -37,25 +35,39 @@ class HeaderIndex:
     """
 
     content: Content
-    elements: dict[int, Element]
+    found: Found
     explicit: bool
+
+    @property
+    def elements(self) -> dict[int, Element]:
+        """VR, start and length of each value by its tag."""
+        return self.found.elements
+
+    @property
+    def pixels(self) -> PixelPlace | None:
+        """Where native pixel data lie behind the header."""
+        return pixel_place(self.content, self.found.end, explicit=self.explicit)
+
+    def without_pixels(self) -> HeaderIndex:
+        """The same without the bytes behind the header."""
+        return replace(self, content=bytes(self.content[: self.found.end]))
 
     def get(self, keyword: str) -> Any:
         """The value of an attribute, None where it is absent; raises what pydicom raises for a broken one."""
-        tag, dictionary_vr = _tag_of(keyword)
+        tag, dictionary_vr = tag_and_vr(keyword)
         element = self.elements.get(tag)
         if element is None:
             return None
         vr, start, length = element
         if (vr or dictionary_vr) in TEXT_VRS:
-            value = bytes(self.content[start : start + length])
-            if value.isascii() and b"\\" not in value and b"\x1b" not in value:
-                return value.rstrip(b" \0").decode()
+            word = plain_text(bytes(self.content[start : start + length]))
+            if word is not None:
+                return word
         return self.dataset.get(keyword)
 
-    def get_item(self, keyword: str) -> Any:
+    def get_item(self, key: str | BaseTag) -> Any:
         """The element of an attribute, not decoded; None where it is absent."""
-        tag, _ = _tag_of(keyword)
+        tag = tag_and_vr(key)[0] if isinstance(key, str) else key
         return self._raw(tag, self.elements[tag]) if tag in self.elements else None
 
     def __getitem__(self, keyword: str) -> Any:
@@ -88,17 +100,8 @@ def index_header(
     if transfer_syntax_uid in NOT_INDEXED or transfer_syntax_uid in PrivateTransferSyntaxes:
         return None
     explicit = transfer_syntax_uid != ImplicitVRLittleEndian
-    elements = find_elements(content, start, explicit=explicit, whole=whole)
-    return None if elements is None else HeaderIndex(content, elements, explicit)
-
-
-@cache
-def _tag_of(keyword: str) -> tuple[int, str]:
-    """Tag and VR of an attribute of the standard; raises KeyError for a keyword that is none."""
-    tag = tag_for_keyword(keyword)
-    if tag is None:
-        raise KeyError(f"{keyword} is no attribute of the standard")
-    return tag, dictionary_VR(tag)
+    found = find_elements(content, start, explicit=explicit, whole=whole)
+    return None if found is None else HeaderIndex(content, found, explicit)
 
 
 _base_tags: dict[int, BaseTag] = {}

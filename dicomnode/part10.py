@@ -8,6 +8,10 @@ that others sent is read through here.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -17,9 +21,14 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import dcmread, read_dataset, read_preamble
 from pydicom.tag import BaseTag
-from pydicom.uid import DeflatedExplicitVRLittleEndian, MediaStorageDirectoryStorage
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    MediaStorageDirectoryStorage,
+)
 
-from dicomnode.elements import find_file_meta
+from dicomnode.elements import PixelPlace, find_file_meta
 from dicomnode.header_index import HeaderIndex, index_header
 
 MOST_READS = 1_500_000
@@ -30,6 +39,7 @@ ELEMENT_HEADER_BYTES = 12
 USUAL_HEADER_BYTES = 2**14
 LARGE_HEADER_BYTES = 2**20
 """With the private elements of vendors, or the functional groups of many frames."""
+NATIVE_LITTLE_ENDIAN = (ImplicitVRLittleEndian, ExplicitVRLittleEndian)
 SEARCHED_AHEAD_BYTES = 8192
 """pydicom looks for delimiters in pieces of this size, beyond the end of the file too."""
 PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
@@ -55,19 +65,64 @@ class BoundedReader:
         return self._file.read(left if count < 0 else min(count, left))
 
 
+@dataclass(frozen=True, eq=False)
+class ParsedHeader:
+    """A data set without its pixel data, as pydicom parsed it."""
+
+    dataset: FileDataset
+    pixels: None = None
+
+    @property
+    def values(self) -> FileDataset:
+        """For single values."""
+        return self.dataset
+
+
+@dataclass(frozen=True, eq=False)
+class IndexedHeader:
+    """A data set without its pixel data that becomes pydicom's when somebody asks for more than values."""
+
+    preamble: bytes
+    meta: HeaderIndex
+    values: HeaderIndex
+    """For single values."""
+    pixels: PixelPlace | None
+    """Where native pixel data lie in the file."""
+
+    @cached_property
+    def dataset(self) -> FileDataset:
+        """The same as pydicom's parser makes of it."""
+        file_meta = FileMetaDataset(self.meta.dataset)
+        file_meta.set_original_encoding(False, True, default_encoding)
+        found, implicit = self.values.dataset, not self.values.explicit
+        dataset = FileDataset("", found, self.preamble, file_meta, implicit, True)
+        dataset.set_original_encoding(implicit, True, found.original_character_set)
+        return dataset
+
+
+Header = ParsedHeader | IndexedHeader
+
+
 def read_part10(source: Path | bytes, *, pixels: bool) -> FileDataset:
     """The data set of a file or of the bytes of one, with its pixels or only what comes before them.
 
     Raises InvalidDicomError for whatever the content is guilty of, OSError when the disk fails, and
     MemoryError when the machine has too little for a content that is within the limits.
     """
+    with _one_kind_of_error():
+        return _parsed(source, pixels=True) if pixels else _header(source).dataset
+
+
+def read_header(path: Path) -> Header:
+    """What comes before the pixel data of a file. Raises as `read_part10`."""
+    with _one_kind_of_error():
+        return _header(path)
+
+
+@contextmanager
+def _one_kind_of_error() -> Iterator[None]:
     try:
-        if not pixels and (header := index_part10(source)) is not None:
-            return header
-        if isinstance(source, Path):
-            with source.open("rb") as file:
-                return parse_part10(file, source.stat().st_size, pixels=pixels)
-        return parse_part10(BytesIO(source), len(source), pixels=pixels)
+        yield
     except (InvalidDicomError, MemoryError):
         raise
     except Exception as error:  # pydicom raises many kinds for broken bytes, OSError without errno too
@@ -76,36 +131,44 @@ def read_part10(source: Path | bytes, *, pixels: bool) -> FileDataset:
         raise InvalidDicomError(f"the data set cannot be parsed ({type(error).__name__})") from error
 
 
-def index_part10(source: Path | bytes) -> FileDataset | None:
-    """The header by way of an index of its first bytes; None where pydicom must parse it."""
+def _header(source: Path | bytes) -> Header:
+    return index_part10(source) or ParsedHeader(_parsed(source, pixels=False))
+
+
+def _parsed(source: Path | bytes, *, pixels: bool) -> FileDataset:
     if isinstance(source, Path):
         with source.open("rb") as file:
-            content = file.read(USUAL_HEADER_BYTES)
-            header = _header_of(content, whole=len(content) < USUAL_HEADER_BYTES)
-            if header is not None or len(content) < USUAL_HEADER_BYTES:
-                return header
-            content += file.read(LARGE_HEADER_BYTES - USUAL_HEADER_BYTES)
-            return _header_of(content, whole=len(content) < LARGE_HEADER_BYTES)
-    return _header_of(source, whole=True)
+            return parse_part10(file, source.stat().st_size, pixels=pixels)
+    return parse_part10(BytesIO(source), len(source), pixels=pixels)
 
 
-def _header_of(content: bytes, whole: bool) -> FileDataset | None:
+def index_part10(source: Path | bytes) -> IndexedHeader | None:
+    """The header by way of an index of its first bytes; None where pydicom must parse it."""
+    if isinstance(source, bytes):
+        return _header_of(source, whole=True)
+    with source.open("rb") as file:
+        content = file.read(USUAL_HEADER_BYTES)
+        header = _header_of(content, whole=len(content) < USUAL_HEADER_BYTES)
+        if header is not None or len(content) < USUAL_HEADER_BYTES:
+            return header
+        content += file.read(LARGE_HEADER_BYTES - USUAL_HEADER_BYTES)
+        return _header_of(content, whole=len(content) < LARGE_HEADER_BYTES)
+
+
+def _header_of(content: bytes, whole: bool) -> IndexedHeader | None:
     found = find_file_meta(content)
     if found is None:
         return None
-    elements, start = found
-    meta = HeaderIndex(content, elements, explicit=True)
+    meta = HeaderIndex(content, found, explicit=True)
     syntax, sop_class = meta.get("TransferSyntaxUID"), meta.get("MediaStorageSOPClassUID")
     if not isinstance(syntax, str) or not syntax or sop_class == MediaStorageDirectoryStorage:
         return None
-    header = index_header(content, syntax, start, whole=whole)
+    header = index_header(content, syntax, found.end, whole=whole)
     if header is None:
         return None
-    file_meta = FileMetaDataset(meta.dataset)
-    file_meta.set_original_encoding(False, True, default_encoding)
-    dataset = FileDataset("", header.dataset, content[:128], file_meta, not header.explicit, True)
-    dataset.set_original_encoding(not header.explicit, True, header.dataset.original_character_set)
-    return dataset
+    kept = header.without_pixels()
+    pixels = header.pixels if syntax in NATIVE_LITTLE_ENDIAN else None
+    return IndexedHeader(content[:128], replace(meta, content=kept.content), kept, pixels)
 
 
 def parse_part10(file: BinaryIO, size_bytes: int, *, pixels: bool) -> FileDataset:

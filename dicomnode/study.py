@@ -12,12 +12,13 @@ from typing import Any
 
 from pydicom import Dataset
 from pydicom.dataelem import RawDataElement
+from pydicom.dataset import FileDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.sequence import Sequence
 from pydicom.valuerep import PersonName
 
 from dicomnode.header_index import HeaderIndex
-from dicomnode.part10 import read_part10
+from dicomnode.part10 import Header, read_header, read_part10
 from inference.volume import Volume
 
 LARGEST_TELLING_SEQUENCE_BYTES = 1_000_000
@@ -28,18 +29,38 @@ class Instance:
     """One stored instance: its file, its header without pixel data, and the digest of its content."""
 
     path: Path
-    header: Dataset
+    stored_header: Header
     sha256: str
+
+    @property
+    def header(self) -> FileDataset:
+        """The whole header as a pydicom data set."""
+        return self.stored_header.dataset
+
+    @property
+    def values(self) -> FileDataset | HeaderIndex:
+        """The header for those who want a few values of it."""
+        return self.stored_header.values
 
     @property
     def sop_instance_uid(self) -> str:
         """SOP Instance UID (0008,0018)."""
-        return str(self.header.SOPInstanceUID)
+        return text(self.values, "SOPInstanceUID")
 
     @property
     def sop_class_uid(self) -> str:
         """SOP Class UID (0008,0016)."""
-        return str(self.header.SOPClassUID)
+        return text(self.values, "SOPClassUID")
+
+    @property
+    def study_instance_uid(self) -> str:
+        """Study Instance UID (0020,000D)."""
+        return text(self.values, "StudyInstanceUID")
+
+    @property
+    def series_instance_uid(self) -> str:
+        """Series Instance UID (0020,000E)."""
+        return text(self.values, "SeriesInstanceUID")
 
     def load(self) -> Dataset:
         """The whole data set with pixel data."""
@@ -55,7 +76,7 @@ class Series:
     def __post_init__(self) -> None:
         if not self.instances:
             raise ValueError("a series has at least one instance")
-        if len({instance.header.SeriesInstanceUID for instance in self.instances}) != 1:
+        if len({instance.series_instance_uid for instance in self.instances}) != 1:
             raise ValueError("instances of different series")
 
     @property
@@ -66,12 +87,12 @@ class Series:
     @property
     def study_instance_uid(self) -> str:
         """Study Instance UID (0020,000D)."""
-        return str(self.header.StudyInstanceUID)
+        return self.instances[0].study_instance_uid
 
     @property
     def series_instance_uid(self) -> str:
         """Series Instance UID (0020,000E)."""
-        return str(self.header.SeriesInstanceUID)
+        return self.instances[0].series_instance_uid
 
     @property
     def modality(self) -> str:
@@ -162,9 +183,9 @@ def read_instance(path: Path, sha256: str | None = None) -> Instance:
     Raises pydicom's InvalidDicomError when the file is not DICOM, is broken or lacks the identifying
     UIDs, and OSError when the disk fails.
     """
-    header = read_part10(path, pixels=False)
+    header = read_header(path)
     for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
-        if not text(header, keyword) or "\\" in text(header, keyword):
+        if not text(header.values, keyword) or "\\" in text(header.values, keyword):
             raise InvalidDicomError(f"the file has no single {keyword}")
     return Instance(path, header, sha256 or hashlib.sha256(path.read_bytes()).hexdigest())
 
@@ -174,8 +195,7 @@ def group_studies(instances: Iterable[Instance]) -> tuple[Study, ...]:
     by_uid = {instance.sop_instance_uid: instance for instance in instances}
     studies: dict[str, dict[str, list[Instance]]] = defaultdict(lambda: defaultdict(list))
     for _, instance in sorted(by_uid.items()):
-        header = instance.header
-        studies[str(header.StudyInstanceUID)][str(header.SeriesInstanceUID)].append(instance)
+        studies[instance.study_instance_uid][instance.series_instance_uid].append(instance)
     return tuple(
         Study(tuple(sorted((Series(tuple(found)) for found in series.values()), key=_series_order)))
         for series in studies.values()

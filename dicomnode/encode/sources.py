@@ -8,6 +8,7 @@ back afterwards (`dress.py`).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from copy import copy
 from dataclasses import dataclass
 
@@ -55,7 +56,7 @@ def check_encodable(source: SourceVolume) -> None:
         _check_placed(source, headers, name)
 
 
-def _check_placed(source: SourceVolume, headers: list[Dataset], name: str) -> None:
+def _check_placed(source: SourceVolume, headers: Iterable[Dataset], name: str) -> None:
     if not all(text(header, "FrameOfReferenceUID") for header in headers):
         raise PermanentError(
             f"{name} has positions but no frame of reference: the header must be corrected at its source"

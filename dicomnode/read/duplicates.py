@@ -51,7 +51,7 @@ def _b_value(header: FrameHeader) -> str:
     if found is not None:
         return str(found)
     for tag in PRIVATE_B_VALUES:
-        element = header.layers[-1].get(tag)
+        element = header.frame.instance.header.get(tag)
         if element is not None:
             return str(element.value)
     return ""

@@ -6,16 +6,20 @@ all (DICOM PS3.3 section C.7.6.16). `FrameHeader` hides the difference from what
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset
+from pydicom.dataelem import RawDataElement
 from pydicom.sequence import Sequence as DicomSequence
 
 from dicomnode.errors import UnreadableSeries
+from dicomnode.header_index import HeaderIndex
+from dicomnode.plain_values import plain_numbers, plain_word, tag_and_vr
 from dicomnode.study import Instance, Series, SourceFrame
 
 FUNCTIONAL_GROUPS = (
@@ -37,6 +41,12 @@ FUNCTIONAL_GROUPS = (
 )
 """Macros that place a frame, give its values, or tell it from others (C.7.6.16, C.8.13, C.8.15)."""
 
+SAYING_MULTI_FRAME = (
+    "NumberOfFrames",
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
+)
+
 NAMED_AT_MOST = 4
 MOST_FRAMES = 100_000
 """Of one instance; more come from broken headers."""
@@ -47,7 +57,8 @@ class FrameHeader:
     """Header of one frame. `layers` are searched in order: a frame's own value goes before a shared one."""
 
     frame: SourceFrame
-    layers: tuple[Dataset, ...]
+    layers: tuple[Dataset | HeaderIndex, ...]
+    _known_numbers: dict[tuple[str, int], tuple[float, ...] | None] = field(default_factory=dict, init=False)
 
     @property
     def name(self) -> str:
@@ -58,42 +69,74 @@ class FrameHeader:
 
     def get(self, keyword: str) -> Any:
         """The first value that is not empty, or None; raises UnreadableSeries for a broken one."""
+        tag, dictionary_vr = tag_and_vr(keyword)
         for layer in self.layers:
-            value = read_value(layer, keyword, self.name)
+            element = layer.get_item(tag)
+            if element is None:
+                continue
+            value = None
+            if isinstance(element, RawDataElement):
+                value = plain_word(element.VR or dictionary_vr, element.value or b"")
+            if value is None:
+                value = read_value(layer, keyword, lambda: self.name)
             if value is not None and value != "" and value != []:
                 return value
         return None
 
     def numbers(self, keyword: str, count: int) -> npt.NDArray[np.float64] | None:
         """A value of `count` finite numbers, or None when absent; raises UnreadableSeries for another."""
+        known = self._known_numbers
+        if (keyword, count) not in known:
+            known[keyword, count] = self._read_numbers(keyword, count)
+        found = known[keyword, count]
+        return None if found is None else np.array(found)
+
+    def number(self, keyword: str) -> float | None:
+        """A single finite number, or None when absent."""
+        known = self._known_numbers
+        if (keyword, 1) not in known:
+            known[keyword, 1] = self._read_numbers(keyword, 1)
+        found = known[keyword, 1]
+        return None if found is None else found[0]
+
+    def _read_numbers(self, keyword: str, count: int) -> tuple[float, ...] | None:
+        plain = self._plain_numbers(keyword)
+        if plain is not None and len(plain) == count and all(map(math.isfinite, plain)):
+            return plain
         value = self.get(keyword)
         if value is None:
             return None
         try:
             items = [value] if isinstance(value, str | bytes | int | float) else list(value)
-            numbers = np.array([float(item) for item in items], dtype=np.float64)
+            numbers = tuple(float(item) for item in items)
         except (TypeError, ValueError, OverflowError):
-            numbers = np.array([np.nan])
-        if numbers.shape != (count,) or not np.isfinite(numbers).all():
+            numbers = ()
+        if len(numbers) != count or not all(map(math.isfinite, numbers)):
             wanted = "a finite number" if count == 1 else f"{count} finite numbers"
             raise UnreadableSeries(
                 f"{self.name}: {keyword} is not {wanted}; the header must be corrected at its source"
             )
         return numbers
 
-    def number(self, keyword: str) -> float | None:
-        """A single finite number, or None when absent."""
-        numbers = self.numbers(keyword, 1)
-        return None if numbers is None else float(numbers[0])
+    def _plain_numbers(self, keyword: str) -> tuple[float, ...] | None:
+        """Where the first layer that has the attribute has it as plain numbers."""
+        tag, dictionary_vr = tag_and_vr(keyword)
+        for layer in self.layers:
+            element = layer.get_item(tag)
+            if element is not None:
+                if not isinstance(element, RawDataElement) or not element.is_little_endian:
+                    return None
+                return plain_numbers(element.VR or dictionary_vr, element.value or b"")
+        return None
 
 
-def read_value(dataset: Dataset, keyword: str, name: str) -> Any:
+def read_value(dataset: Dataset | HeaderIndex, keyword: str, name: Callable[[], str]) -> Any:
     """`dataset`'s value or None; raises UnreadableSeries where its bytes are no value of their VR."""
     try:
         return dataset.get(keyword)
     except Exception as error:  # pydicom converts on access, and anything may be in a file
         raise UnreadableSeries(
-            f"{name}: {keyword} cannot be read ({type(error).__name__}); "
+            f"{name()}: {keyword} cannot be read ({type(error).__name__}); "
             "the header must be corrected at its source"
         ) from error
 
@@ -101,7 +144,7 @@ def read_value(dataset: Dataset, keyword: str, name: str) -> Any:
 def name_instance(instance: Instance) -> str:
     """How messages call an instance: by InstanceNumber, or SOP Instance UID where there is none."""
     try:
-        return f"instance {int(instance.header.InstanceNumber)}"
+        return f"instance {int(instance.values.get('InstanceNumber'))}"
     except Exception:  # a name is needed for the very headers that are broken
         return f"instance {instance.sop_instance_uid}"
 
@@ -149,6 +192,9 @@ def frame_of(headers: Sequence[FrameHeader], frame_number: int | None) -> FrameH
 
 
 def _frames_of(instance: Instance) -> Iterator[FrameHeader]:
+    if not any(instance.values.get_item(keyword) for keyword in SAYING_MULTI_FRAME):
+        yield FrameHeader(SourceFrame(instance), (instance.values,))
+        return
     header, name = instance.header, name_instance(instance)
     count = frame_count(header, name)
     per_frame = _items(header, "PerFrameFunctionalGroupsSequence", name)
@@ -168,9 +214,9 @@ def _frames_of(instance: Instance) -> Iterator[FrameHeader]:
         yield FrameHeader(SourceFrame(instance, number), layers)
 
 
-def frame_count(header: Dataset, name: str) -> int:
+def frame_count(header: Dataset | HeaderIndex, name: str) -> int:
     """NumberOfFrames, 1 where it is absent; raises UnreadableSeries when it is no positive number."""
-    value = read_value(header, "NumberOfFrames", name)
+    value = read_value(header, "NumberOfFrames", lambda: name)
     try:
         count = 1 if value in (None, "") else int(value)
     except (TypeError, ValueError):
@@ -182,8 +228,8 @@ def frame_count(header: Dataset, name: str) -> int:
     return count
 
 
-def _items(dataset: Dataset, keyword: str, name: str) -> DicomSequence:
-    value = read_value(dataset, keyword, name)
+def _items(dataset: Dataset | HeaderIndex, keyword: str, name: str) -> DicomSequence:
+    value = read_value(dataset, keyword, lambda: name)
     return value if isinstance(value, DicomSequence) else DicomSequence()
 
 

@@ -1,4 +1,4 @@
-"""Stored pixels to real-world values (Modality LUT, DICOM PS3.3 section C.11.1), slice by slice."""
+"""The pixels of a stack of frames as one array of real-world values."""
 
 from __future__ import annotations
 
@@ -7,19 +7,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydicom import Dataset
-from pydicom.pixels.processing import apply_modality_lut
 
 from dicomnode.errors import UnreadableSeries
 from dicomnode.read.frames import FrameHeader
-from dicomnode.read.stored import reason_of, stored_frames
-from inference.volume import IntensityUnit, Voxels
+from dicomnode.read.native import read_native
+from dicomnode.read.stored import stored_frames
+from dicomnode.read.values import intensity_unit, real_world
+from inference.volume import Voxels
 
 GREYSCALE = ("MONOCHROME1", "MONOCHROME2")
 LARGEST_VOLUME_VOXELS = 2**31
 """4 GiB as int16: 2048 slices of 1024 x 1024. Larger numbers come from broken headers."""
-LOWEST_CT_NUMBER_HU = -1024
-"""What padding around a CT becomes where it lies lower: the lowest value of ordinary 12-bit CT."""
 
 
 def check_greyscale(header: FrameHeader) -> None:
@@ -41,18 +39,6 @@ def check_greyscale(header: FrameHeader) -> None:
         )
 
 
-def intensity_unit(headers: Sequence[FrameHeader]) -> IntensityUnit:
-    """HU for CT with a rescale whose type is absent or names Hounsfield units, else arbitrary."""
-    return "HU" if all(_is_hounsfield(header) for header in headers) else "arbitrary"
-
-
-def _is_hounsfield(header: FrameHeader) -> bool:
-    if header.get("Modality") != "CT" or header.get("RescaleIntercept") is None:
-        return False
-    kind = str(header.get("RescaleType") or "HU").strip().upper()
-    return kind in ("HU", "HU_MOD") or kind.startswith(("HOUNSFIELD", "HOUNDSFIELD"))  # GE writes the latter
-
-
 def read_voxels(headers: Sequence[FrameHeader]) -> Voxels:
     """Real-world values (slice, row, column) of the frames in the given order.
 
@@ -61,20 +47,26 @@ def read_voxels(headers: Sequence[FrameHeader]) -> Voxels:
     Raises UnreadableSeries when pixel data are missing, cut off or cannot be decoded.
     """
     shape = volume_shape(headers)
-    voxels: Voxels | None = None
     hounsfield = intensity_unit(headers) == "HU"
+    voxels = read_native(headers, shape, hounsfield)
+    return read_one_by_one(headers, shape, hounsfield) if voxels is None else voxels
+
+
+def read_one_by_one(headers: Sequence[FrameHeader], shape: tuple[int, int, int], hounsfield: bool) -> Voxels:
+    """The same for pixels of any kind, one frame after the other."""
+    voxels: Voxels = np.empty(shape, np.int16)
     for index, (header, stored, dataset) in enumerate(stored_frames(headers)):
         check_size(header, stored, shape)
-        values = _real_world(header, stored, dataset)
-        if hounsfield:
-            values = _without_padding(header, stored, values)
-        if voxels is None:
-            voxels = np.empty(shape, np.int16)
+        values = real_world(header, stored, dataset, hounsfield)
         if voxels.dtype == np.int16 and not _fits_int16(values):
             voxels = voxels.astype(np.float32)
         voxels[index] = values
-    assert voxels is not None
     return voxels
+
+
+def _fits_int16(values: npt.NDArray[Any]) -> bool:
+    limits = np.iinfo(np.int16)
+    return bool(values.dtype == np.int64 and values.min() >= limits.min and values.max() <= limits.max)
 
 
 def volume_shape(headers: Sequence[FrameHeader]) -> tuple[int, int, int]:
@@ -94,56 +86,3 @@ def check_size(header: FrameHeader, pixels: Voxels, shape: tuple[int, int, int])
         raise UnreadableSeries(
             f"{header.name} decodes to {pixels.shape[:2]} pixels, not {shape[1:]}; send it again"
         )
-
-
-def _real_world(header: FrameHeader, stored: Voxels, dataset: Dataset) -> npt.NDArray[Any]:
-    """Modality LUT: int64 where slope and intercept are whole numbers, else float64."""
-    if header.get("ModalityLUTSequence"):
-        try:
-            return np.asarray(apply_modality_lut(stored, dataset)).astype(np.int64)
-        except Exception as error:
-            raise UnreadableSeries(
-                f"{header.name}: ModalityLUTSequence cannot be applied ({reason_of(error)}); "
-                "the header must be corrected at its source"
-            ) from error
-    slope, intercept = header.number("RescaleSlope"), header.number("RescaleIntercept") or 0.0
-    slope = 1.0 if slope is None else slope
-    if slope == 0:
-        raise UnreadableSeries(
-            f"{header.name}: RescaleSlope is 0, so every value would be the same; send the original"
-        )
-    whole = slope.is_integer() and intercept.is_integer() and max(abs(slope), abs(intercept)) < 2**31
-    if whole and np.issubdtype(stored.dtype, np.integer):
-        return stored.astype(np.int64) * int(slope) + int(intercept)
-    values = stored.astype(np.float64) * slope + intercept
-    if not np.isfinite(values).all() or np.abs(values).max() > np.finfo(np.float32).max:
-        raise UnreadableSeries(f"{header.name} has values that are not finite numbers; send the original")
-    return values
-
-
-def _fits_int16(values: npt.NDArray[Any]) -> bool:
-    limits = np.iinfo(np.int16)
-    return bool(values.dtype == np.int64 and values.min() >= limits.min and values.max() <= limits.max)
-
-
-def _without_padding(header: FrameHeader, stored: Voxels, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """CT values with what PixelPaddingValue declares to be no image (C.7.5.1.1.2) raised to -1024 HU.
-
-    Where padding lies below -1024 HU everything below goes with it: lossy compression blurs it.
-    """
-    padding = header.number("PixelPaddingValue")
-    if padding is None:
-        return values
-    slope = header.number("RescaleSlope")
-    padding_hu = _as_stored(padding, stored) * (1.0 if slope is None else slope)
-    padding_hu += header.number("RescaleIntercept") or 0.0
-    return np.maximum(values, LOWEST_CT_NUMBER_HU) if padding_hu < LOWEST_CT_NUMBER_HU else values
-
-
-def _as_stored(value: float, stored: Voxels) -> float:
-    """The value in the range of the pixels: writers mix up its signed and unsigned form."""
-    if stored.dtype.kind == "i" and value > np.iinfo(stored.dtype).max:
-        return value - 2.0 ** (8 * stored.dtype.itemsize)
-    if stored.dtype.kind == "u" and value < 0:
-        return value + 2.0 ** (8 * stored.dtype.itemsize)
-    return value

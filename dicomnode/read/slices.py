@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dicomnode.read.frames import frame_headers, frame_of
-from dicomnode.read.pixels import check_greyscale, intensity_unit, read_voxels
+from dicomnode.read.pixels import check_greyscale, read_voxels
 from dicomnode.read.unplaced import is_unplaced, read_unplaced_frame
+from dicomnode.read.values import intensity_unit
 from dicomnode.study import Instance, Series
 from inference.volume import IntensityUnit, Voxels
 

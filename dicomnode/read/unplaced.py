@@ -26,7 +26,7 @@ PLACED = ("ImagePositionPatient", "SharedFunctionalGroupsSequence", "PerFrameFun
 def is_unplaced(series: Series) -> bool:
     """Whether these are ultrasound images none of which tries to say where it lies."""
     return series.modality.upper() == "US" and not any(
-        text(instance.header, keyword) for instance in series.instances for keyword in PLACED
+        text(instance.values, keyword) for instance in series.instances for keyword in PLACED
     )
 
 
@@ -68,7 +68,7 @@ def read_unplaced_frame(
 
 
 def _order(instance: Instance) -> tuple[int, str]:
-    number = text(instance.header, "InstanceNumber")
+    number = text(instance.values, "InstanceNumber")
     return int(number) if number.isdecimal() else 0, instance.sop_instance_uid
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dicomnode.read.frames import frame_headers
 from dicomnode.read.geometry import arrange, place
-from dicomnode.read.pixels import check_greyscale, intensity_unit, read_voxels
+from dicomnode.read.pixels import check_greyscale, read_voxels
 from dicomnode.read.unplaced import is_unplaced, read_unplaced
+from dicomnode.read.values import intensity_unit
 from dicomnode.study import Series, SourceVolume
 from inference.volume import Volume
 

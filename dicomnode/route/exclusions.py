@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from pydicom import Dataset
+from pydicom.uid import UID
 
 from dicomnode.encode.recognise import is_own_result
 from dicomnode.imaging import is_image, is_secondary_capture
@@ -23,10 +24,10 @@ SERVICE_PATIENT_IDS = frozenset({"SERVICE", "QA", "QC", "DAILYQA", "PHANTOM"})
 def exclusion(series: Series) -> str | None:
     """Why this series must not reach any model, or None when it may."""
     for instance in series.instances:
-        if is_own_result(instance.header):
+        if is_own_result(instance.values):
             return "made by a node of this kind (loop guard)"
         if not is_image(instance.sop_class_uid):
-            return f"not an image: {instance.header.SOPClassUID.name}"
+            return f"not an image: {UID(instance.sop_class_uid).name}"
         if is_secondary_capture(instance.sop_class_uid):
             return "secondary capture"
     header = series.header

@@ -21,6 +21,7 @@ from sqlalchemy import select
 
 from dicomnode.config import load_settings
 from dicomnode.encode.equipment import MANUFACTURER, PRODUCT
+from dicomnode.part10 import ParsedHeader
 from dicomnode.receive.arrival import Arrival, Origin
 from dicomnode.records.db import Database
 from dicomnode.records.tables import AuditRow
@@ -118,7 +119,9 @@ def own_result(**attributes: Any) -> FileDataset:
 def series_of(count: int = 1, path: Path = Path("unread.dcm"), **attributes: Any) -> Series:
     """A series of headers; its digest follows from the SOP Instance UIDs."""
     headers = [image(**attributes) for _ in range(count)]
-    return Series(tuple(Instance(path, header, str(header.SOPInstanceUID)) for header in headers))
+    return Series(
+        tuple(Instance(path, ParsedHeader(header), str(header.SOPInstanceUID)) for header in headers)
+    )
 
 
 def encoded(dataset: Dataset, transfer_syntax: UID = ExplicitVRLittleEndian) -> bytes:

@@ -95,7 +95,7 @@ def assert_same_words(content: bytes, expected: FileDataset) -> None:
     """The index itself, as the receiver asks it."""
     meta = find_file_meta(content)
     assert meta is not None
-    index = index_header(content, str(expected.file_meta.TransferSyntaxUID), meta[1])
+    index = index_header(content, str(expected.file_meta.TransferSyntaxUID), meta.end)
     assert index is not None
     assert [text(index, keyword) for keyword in TEXTS] == [text(expected, keyword) for keyword in TEXTS]
     assert urgency(index) == urgency(expected)
@@ -110,7 +110,7 @@ def check(content: bytes) -> bool:
         if found is None:
             return False
         expected = by_pydicom(content)
-        assert_same(found, expected)
+        assert_same(found.dataset, expected)
         assert expected is not None
         assert_same_words(content, expected)
         return True
@@ -193,7 +193,7 @@ def test_a_beginning_is_enough_where_the_header_lies_in_it(tmp_path: Path) -> No
     path.write_bytes(as_file(dataset))
     found = index_part10(path)
     assert found is not None
-    assert_same(found, by_pydicom(path.read_bytes()))
+    assert_same(found.dataset, by_pydicom(path.read_bytes()))
 
 
 @pytest.mark.parametrize("end", range(132, len(BASES[1]), 7))
@@ -201,9 +201,9 @@ def test_a_cut_beginning_is_never_taken_for_the_whole_header(end: int) -> None:
     content = BASES[1]
     meta = find_file_meta(content)
     assert meta is not None
-    if end > meta[1]:
-        whole = find_elements(content, meta[1], explicit=True)
-        cut = find_elements(content[:end], meta[1], explicit=True, whole=False)
+    if end > meta.end:
+        whole = find_elements(content, meta.end, explicit=True)
+        cut = find_elements(content[:end], meta.end, explicit=True, whole=False)
         assert cut in (None, whole)
 
 
@@ -290,7 +290,7 @@ def test_the_files_that_pydicom_is_tested_with_are_the_same() -> None:
 def index_of(content: bytes) -> HeaderIndex:
     meta = find_file_meta(content)
     assert meta is not None
-    index = index_header(content, ExplicitVRLittleEndian, meta[1])
+    index = index_header(content, ExplicitVRLittleEndian, meta.end)
     assert index is not None
     return index
 

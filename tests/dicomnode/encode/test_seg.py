@@ -22,6 +22,7 @@ from dicomnode.encode.context import ResultContext
 from dicomnode.encode.decode import read_frames
 from dicomnode.encode.seg import encode_seg
 from dicomnode.errors import PermanentError
+from dicomnode.part10 import ParsedHeader
 from dicomnode.read.volumes import read_volume
 from dicomnode.selftest.shapes import Ellipsoid
 from dicomnode.series_writer import write_series
@@ -337,7 +338,7 @@ class TestRefusals:
         one = write_enhanced(truth.volume, tmp_path / "a.dcm", identity()).instances[0]
         header = deepcopy(one.header)
         header.SOPInstanceUID = "1.2.3"
-        two = Instance(one.path, header, one.sha256)
+        two = Instance(one.path, ParsedHeader(header), one.sha256)
         frames = tuple(SourceFrame(one if i % 2 else two, i + 1) for i in range(truth.volume.shape[0]))
         source = SourceVolume(Series((one, two)), truth.volume, frames)
         situation = with_lesions(source, truth.lesion_map.values)
