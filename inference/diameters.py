@@ -54,8 +54,21 @@ def _run_ends(mask: Mask) -> Points:
     lines = mask[occupied]
     first = lines.argmax(axis=-1)
     last = lines.shape[-1] - 1 - lines[:, ::-1].argmax(axis=-1)
-    both = [np.column_stack([rows, first]), np.column_stack([rows, last])]
-    return np.unique(np.concatenate(both), axis=0).astype(np.float64)
+    both = np.column_stack([np.repeat(rows, 2, axis=0), np.column_stack([first, last]).ravel()])
+    single = np.zeros(len(both), dtype=bool)
+    single[1::2] = first == last
+    return both[~single].astype(np.float64)
+
+
+def longest_possible(mask: Mask, spacing_mm: Points) -> Points:
+    """For each slice of `mask` a length in millimetres that no line between two of its centres exceeds."""
+    extents = []
+    for axis, spacing in ((2, spacing_mm[0]), (1, spacing_mm[1])):
+        occupied: Mask = np.any(mask, axis=axis)
+        last = occupied.shape[1] - 1 - occupied[:, ::-1].argmax(axis=1)
+        extents.append((last - occupied.argmax(axis=1)) * spacing)
+    longest: Points = np.hypot(*extents)
+    return longest
 
 
 def _hull_corners(points: Points) -> Points:

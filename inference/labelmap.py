@@ -16,6 +16,16 @@ Numbers = npt.NDArray[np.uint16]
 Mask = npt.NDArray[np.bool_]
 
 
+def numbers_in(values: npt.NDArray[np.unsignedinteger]) -> set[int]:
+    """The numbers (slice, row, column), other than 0, that occur; plane by plane, as each fits a cache."""
+    found: set[int] = set()
+    for plane in values:
+        inside = plane[plane > 0]
+        if inside.size:
+            found.update(np.flatnonzero(np.bincount(inside)).tolist())
+    return found
+
+
 class Label(BaseModel):
     """One class that a model segments, with the words that DICOM needs for it."""
 
@@ -44,7 +54,7 @@ class LabelMap:
         if self.values.ndim != 3 or self.values.dtype != np.uint8:
             raise ValueError("values must be uint8 (slice, row, column)")
         known = {label.number for label in self.labels}
-        found = set(np.flatnonzero(np.bincount(self.values.ravel())).tolist()) - {0}
+        found = numbers_in(self.values)
         if found - known:
             raise ValueError(f"label map holds values without a label: {sorted(found - known)}")
 
@@ -83,7 +93,7 @@ class LesionMap:
             raise ValueError(f"lesions must be numbered 1..n in order, got {numbers}")
         for index, layer in enumerate(self.layers):
             expected = {lesion.number for lesion in self.lesions if lesion.layer == index}
-            found = set(np.flatnonzero(np.bincount(layer.ravel())).tolist()) - {0}
+            found = numbers_in(layer)
             if found != expected:
                 raise ValueError(f"layer {index} holds {sorted(found)}, its lesions are {sorted(expected)}")
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import cc3d
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +15,7 @@ from inference.bundle import ModelCard, Postprocessing
 from inference.errors import BundleError
 from inference.labelmap import Label, LabelMap, Lesion, LesionMap, layered
 from inference.preprocess import ModelInput, restore
-from inference.volume import Volume
+from inference.volume import Box, Volume
 
 Probabilities = npt.NDArray[np.float32]
 
@@ -100,13 +103,9 @@ def find_lesions(
     values = np.zeros(label_map.values.shape, np.uint16)
     lesions: list[Lesion] = []
     for label in label_map.labels:
-        mask = label_map.values == label.number
-        components = _components(mask, label, volume)
-        sizes = np.bincount(components.ravel())
-        boxes = ndimage.find_objects(components)
-        for number in np.argsort(-sizes[1:], kind="stable") + 1:
-            inside = components[boxes[number - 1]] == number
-            box = boxes[number - 1]
+        pieces = _pieces(label_map.values == label.number, label, volume)
+        for piece in sorted(pieces, key=lambda piece: -piece.voxel_count):
+            inside, box = piece.inside, piece.box
             if label.kind == "lesion" and not _accepted(inside, box, volume, how, region, certainty):
                 continue
             lesions.append(Lesion(len(lesions) + 1, label, box))
@@ -114,19 +113,54 @@ def find_lesions(
     return LesionMap((values,), tuple(lesions))
 
 
-def _components(mask: npt.NDArray[np.bool_], label: Label, volume: Volume) -> npt.NDArray[np.int32]:
-    """Numbers 1, 2, ... of the pieces; no piece lies in two runs of slices."""
-    components = np.zeros(mask.shape, np.int32)
-    count = 0
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """Voxels that hang together: `inside` within `box`."""
+
+    components: npt.NDArray[np.uint32]
+    number: int
+    box: Box
+    voxel_count: int
+
+    @property
+    def inside(self) -> npt.NDArray[np.bool_]:
+        """Which voxels of the box belong to it."""
+        inside: npt.NDArray[np.bool_] = self.components == self.number
+        return inside
+
+
+def _pieces(mask: npt.NDArray[np.bool_], label: Label, volume: Volume) -> Iterator[Piece]:
+    """No piece lies in two runs of slices. Only the box around all of them is looked at more than once."""
     for run in volume.runs:
-        found = mask[run].astype(np.int32)
-        if label.kind == "lesion":
-            found = cc3d.connected_components(mask[run], connectivity=26, out_dtype=np.uint32).astype(
-                np.int32
-            )
-        components[run] = np.where(found > 0, found + count, 0)
-        count += int(found.max())
-    return components
+        around = smallest_box(mask[run])
+        if around is None:
+            continue
+        part = mask[run][around]
+        components = (
+            cc3d.connected_components(part, connectivity=26, out_dtype=np.uint32)
+            if label.kind == "lesion"
+            else part.astype(np.uint32)
+        )
+        counts = np.bincount(components[part])
+        for number, box in enumerate(ndimage.find_objects(components.view(np.int32)), start=1):
+            corner = run.start + around[0].start, around[1].start, around[2].start
+            yield Piece(components[box], number, _moved(box, corner), int(counts[number]))
+
+
+def _moved(box: Box, by: tuple[int, int, int]) -> Box:
+    slices, rows, columns = (slice(a.start + n, a.stop + n) for a, n in zip(box, by, strict=True))
+    return slices, rows, columns
+
+
+def smallest_box(mask: npt.NDArray[np.bool_]) -> Box | None:
+    """The box (slice, row, column) around all voxels of `mask`; None where there are none."""
+    occupied = np.flatnonzero(mask.any(axis=(1, 2)))
+    if not occupied.size:
+        return None
+    slices = slice(int(occupied[0]), int(occupied[-1]) + 1)
+    flat: npt.NDArray[np.bool_] = np.any(mask[slices], axis=0)
+    rows, columns = np.flatnonzero(flat.any(axis=1)), np.flatnonzero(flat.any(axis=0))
+    return slices, slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
 def _accepted(

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy import ndimage
 from skimage.measure import marching_cubes, mesh_surface_area
 
-from inference.diameters import Mask, Points, longest_line, longest_perpendicular
+from inference.diameters import Mask, Points, longest_line, longest_perpendicular, longest_possible
 from inference.labelmap import Label, Lesion, LesionMap
 from inference.volume import Volume
 
@@ -75,6 +75,8 @@ UCUM_OF_INTENSITY = {"HU": "[hnsf'U]", "arbitrary": "1", "grey": "1"}
 NO_GEOMETRY = Absent("the images have no place in the patient")
 NO_INTENSITY = Absent("grey values for display measure nothing")
 PIXELS = "{pixels}"
+SAME_LENGTH_MM = 1e-3
+"""Far more than what rounding does to a length, and than what the choice between slices rounds to."""
 
 
 def measure_lesions(lesion_map: LesionMap, volume: Volume) -> tuple[LesionMeasurement, ...]:
@@ -213,15 +215,14 @@ def _axes(mask: Mask, lesion: Lesion, volume: Volume) -> tuple[int, Axis | Absen
     to_mm = np.diag(volume.pixel_spacing_at(lesion.box[0].start) or (1.0, 1.0))
     occupied = np.flatnonzero(mask.any(axis=(1, 2)))
     planes = {int(i): mask[i] if volume.has_geometry else _largest_piece(mask[i]) for i in occupied}
-    lines = {index: longest_line(plane, to_mm) for index, plane in planes.items()}
-    lengths = {i: _length(line) for i, line in lines.items() if line is not None}
+    lines = _longest_lines(planes, longest_possible(mask, np.diag(to_mm)), to_mm)
+    lengths = {i: _length(line) for i, line in lines.items()}
     if not lengths:
         widest = int(np.argmax(mask.sum(axis=(1, 2))))
         absent = Absent("the lesion is one pixel wide in every slice")
         return widest + lesion.box[0].start, absent, absent
-    best = max(lengths, key=lambda index: round(lengths[index], 6))
+    best = max(sorted(lengths), key=lambda index: round(lengths[index], 6))
     long_line = lines[best]
-    assert long_line is not None
     short_line = longest_perpendicular(planes[best], to_mm, long_line)
     return (
         best + lesion.box[0].start,
@@ -230,6 +231,20 @@ def _axes(mask: Mask, lesion: Lesion, volume: Volume) -> tuple[int, Axis | Absen
         if short_line is None
         else _axis(short_line, best, lesion, volume),
     )
+
+
+def _longest_lines(planes: dict[int, Mask], possible: Points, to_mm: Points) -> dict[int, Points]:
+    """The longest line of each plane, but for those that cannot have the longest of all."""
+    lines: dict[int, Points] = {}
+    longest = 0.0
+    for index in sorted(planes, key=lambda index: -float(possible[index])):
+        if possible[index] < longest - SAME_LENGTH_MM:
+            break
+        line = longest_line(planes[index], to_mm)
+        if line is not None:
+            lines[index] = line
+            longest = max(longest, _length(line))
+    return lines
 
 
 def _largest_piece(plane: Mask) -> Mask:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy import ndimage
 
 from inference.bundle import Postprocessing, Preprocessing, Window
 from inference.labelmap import Label, LabelMap, LesionMap
@@ -17,7 +22,10 @@ from tests.phantoms import LESION_LABEL, ORIENTATIONS, Orientation, phantom, sph
 ORGAN = LESION_LABEL.model_copy(update={"number": 2, "name": "Organ", "kind": "organ"})
 
 
-def volume_of(values: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], spacing_mm: float = 1.0) -> Volume:
+Values = npt.NDArray[np.unsignedinteger]
+
+
+def volume_of(values: Values, spacing_mm: float = 1.0) -> Volume:
     return Volume(np.zeros(values.shape, np.int16), np.diag([spacing_mm] * 3 + [1.0]), "HU")
 
 
@@ -230,3 +238,37 @@ def test_a_blob_comes_back_to_its_place_from_another_spacing(
     (measurement,) = measure_lesions(lesions, found.volume)
     assert measurement.centroid_lps_mm == pytest.approx(centre, abs=0.25)
     assert measurement.voxel_count == pytest.approx(np.count_nonzero(found.mask(1)), rel=0.1)
+
+
+def by_definition(values: Values, volume: Volume) -> Values:
+    """The numbers of all lesions, each found by itself over the whole grid."""
+    found = np.zeros(values.shape, np.uint16)
+    number = 0
+    for label, structure in ((1, np.ones((3, 3, 3))), (2, None)):
+        masks = []
+        for run in volume.runs:
+            inside = np.zeros(values.shape, np.bool_)
+            inside[run] = values[run] == label
+            pieces, count = (inside.astype(int), 1) if structure is None else ndimage.label(inside, structure)
+            masks += [pieces == n for n in range(1, count + 1) if (pieces == n).any()]
+        for mask in sorted(masks, key=np.count_nonzero, reverse=True):
+            number += 1
+            found[mask] = number
+    return found
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    values=arrays(
+        np.uint8, st.tuples(*[st.integers(1, 6)] * 3), elements=st.sampled_from([0, 0, 0, 0, 0, 1, 1, 2])
+    ),
+    starts=st.sets(st.integers(1, 5), max_size=2),
+)
+def test_lesions_are_those_of_the_definition(values: Values, starts: set[int]) -> None:
+    clips = tuple(Clip(start, None) for start in (0, *sorted(starts)) if start < len(values))
+    volume = Volume(np.zeros(values.shape, np.int16), None, "grey", clips=clips)
+    found = find_lesions(LabelMap(values, (LESION_LABEL, ORGAN)), volume, Postprocessing())
+    np.testing.assert_array_equal(found.values, by_definition(values, volume))
+    for lesion in found.lesions:
+        assert found.mask(lesion).sum() == (found.values == lesion.number).sum()
+        assert ndimage.find_objects((found.values == lesion.number).astype(int))[0] == lesion.box

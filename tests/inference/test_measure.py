@@ -9,6 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import SimpleITK as sitk  # noqa: N813 - its own manual calls it so
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 from scipy.spatial.distance import pdist
 
@@ -331,3 +334,25 @@ def test_simpleitk_finds_the_same_feret_diameter_volume_and_centroid(seed: int) 
     assert value(measurement.volume, "mm3") == pytest.approx(judge.GetPhysicalSize(1))
     assert measurement.centroid_lps_mm == pytest.approx(judge.GetCentroid(1))
     assert value(measurement.largest_diameter) == pytest.approx(judge.GetFeretDiameter(1))
+
+
+@settings(max_examples=80, deadline=None)
+@given(mask=arrays(np.bool_, st.tuples(*[st.integers(1, 6)] * 3)), row_mm=st.sampled_from([0.5, 1.0, 1.7]))
+def test_axes_and_diameters_of_any_mask_are_those_of_all_pairs(mask: Mask, row_mm: float) -> None:
+    if not mask.any():
+        return
+    whole = np.zeros(mask.shape, np.bool_)
+    box = ndimage.find_objects(mask.astype(int))[0]
+    whole[box] = mask[box]
+    spacing = np.array([3.0, row_mm, 1.0])
+    measurement = measure_mask(whole, np.diag([*spacing, 1.0]))
+    pairs = [pdist(np.argwhere(plane) * spacing[1:]).max(initial=0.0) for plane in whole]
+    longest = max(pairs)
+    if longest == 0.0:
+        assert isinstance(measurement.long_axis, Absent)
+    else:
+        assert length(measurement.long_axis) == pytest.approx(longest)
+        assert measurement.key_slice == next(i for i, pair in enumerate(pairs) if pair > longest - 1e-6)
+    if np.count_nonzero(whole) > 1:
+        expected = pdist(np.argwhere(whole) * spacing).max()
+        assert value(measurement.largest_diameter) == pytest.approx(expected)
