@@ -15,10 +15,10 @@ from pathlib import Path
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
+from dicomnode.backups.databases import saved_database
 from dicomnode.backups.manifest import (
     ANCHORS,
     CONFIGURATION,
-    DATABASE,
     MANIFEST,
     PROFILES,
     SPOOL,
@@ -28,7 +28,6 @@ from dicomnode.backups.manifest import (
 )
 from dicomnode.errors import PermanentError, TransientError
 from dicomnode.records.audit import Audit, Event, Subject
-from dicomnode.records.copies import copy_sqlite
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.states import DeliveryState, JobState, StudyState
 from dicomnode.records.tables import DeliveryRow, InstanceRow, JobRow, ResultRow, StudyRow
@@ -63,7 +62,7 @@ def make_backup(
         raise PermanentError(f"{folder} is there already; try again in a second")
     try:
         part.mkdir(parents=True, mode=0o700)
-        missing = _fill(settings, config, part, content)
+        missing = _fill(settings, database, config, part, content)
         names = sorted(str(path.relative_to(part)) for path in part.rglob("*") if path.is_file())
         manifest = Manifest(
             made_at=made_at,
@@ -96,21 +95,16 @@ def make_backup(
     return made
 
 
-def _fill(settings: Settings, config: Path, part: Path, content: Content) -> list[str]:
+def _fill(settings: Settings, database: Database, config: Path, part: Path, content: Content) -> list[str]:
     """Everything but the manifest. Returns files that the database names and the disk does not have."""
-    copy_sqlite(settings.node.data / DATABASE, part / DATABASE)
+    with saved_database(database, part) as session:
+        paths = {path: None for path in _wanted(session, content)}
     shutil.copyfile(config, part / CONFIGURATION)
     if settings.delivery.profiles.is_dir():
         shutil.copytree(settings.delivery.profiles, part / PROFILES)
     if settings.anchors.exists():
         shutil.copyfile(settings.anchors, part / ANCHORS)
-    copy = Database(f"sqlite:///{part / DATABASE}")
     missing = []
-    try:
-        with copy.snapshot() as session:
-            paths = {path: None for path in _wanted(session, content)}
-    finally:
-        copy.engine.dispose()
     for path in paths:
         name = str(Path(path).relative_to(settings.spool))
         to = part / SPOOL / name

@@ -1,7 +1,7 @@
 """What a backup holds: every file with its digest, so that restoring can prove that nothing was changed.
 
 manifest.json       this
-node.sqlite         the database of one moment
+node.sqlite         the database of one moment; of PostgreSQL node.pgdump, in pg_dump's custom format
 node.toml           the configuration, and profiles/ of the peers; never keys or passwords
 audit-anchors.jsonl the anchors of the audit trail
 spool/              images and results, below the same names as in the spool
@@ -20,6 +20,7 @@ from dicomnode.errors import PermanentError
 
 MANIFEST = "manifest.json"
 DATABASE = "node.sqlite"
+DUMP = "node.pgdump"
 CONFIGURATION = "node.toml"
 PROFILES = "profiles"
 ANCHORS = "audit-anchors.jsonl"

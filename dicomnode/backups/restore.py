@@ -10,10 +10,10 @@ from pathlib import Path
 
 from sqlalchemy import func, update
 
+from dicomnode.backups.databases import brought_back, take_away
 from dicomnode.backups.manifest import (
     ANCHORS,
     CONFIGURATION,
-    DATABASE,
     MANIFEST,
     PROFILES,
     SPOOL,
@@ -108,10 +108,8 @@ def _stage(backup: Path, manifest: Manifest, settings: Settings, staged: Path, a
     spool.prepare()
     if (backup / SPOOL).is_dir():
         shutil.copytree(backup / SPOOL, spool.folder, dirs_exist_ok=True)
-    shutil.copyfile(backup / DATABASE, staged / DATABASE)
-    (staged / DATABASE).chmod(0o600)
     anchors = read_anchors(backup / ANCHORS) if (backup / ANCHORS).exists() else []
-    database = Database(f"sqlite:///{staged / DATABASE}")
+    database = brought_back(backup, settings.database_url, staged)
     try:
         migrate(database)
         with database.snapshot() as session:
@@ -130,6 +128,9 @@ def _stage(backup: Path, manifest: Manifest, settings: Settings, staged: Path, a
                 made_at=manifest.made_at.isoformat(),
                 content=manifest.content.value,
             )
+    except BaseException:
+        take_away(database)
+        raise
     finally:
         database.engine.dispose()
     return check

@@ -77,9 +77,11 @@ def node(
         maximum_attempts=20,
         maximum_losses=20,
         quiet_period_s=300.0,
-    ).start()
-    yield running
-    running.stop()
+    )
+    try:
+        yield running.start()
+    finally:
+        running.stop()
 
 
 @pytest.fixture
