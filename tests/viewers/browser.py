@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -44,21 +45,23 @@ DISPLAY_SETS = """() => window.services.displaySetService.activeDisplaySets.map(
 SERIES = """() => new Set(
     window.services.displaySetService.activeDisplaySets.map(d => d.SeriesInstanceUID))"""
 
-SEGMENTS = """() => window.services.segmentationService.getSegmentations().flatMap(
-    s => Object.values(s.segments).map(x => [x.segmentIndex, x.label]))"""
-
-LABEL_MAPS = """() => {
-    const found = {};
-    for (const s of window.services.segmentationService.getSegmentations())
+OUTLINES = """() => {
+    const found = [];
+    for (const s of window.services.segmentationService.getSegmentations()) {
+        const labels = Object.fromEntries(Object.values(s.segments).map(x => [x.segmentIndex, x.label]));
         for (const id of s.representationData.Labelmap.imageIds) {
             const image = window.cornerstone.cache.getImage(id);
-            const data = image.voxelManager.getScalarData();
-            const voxels = [];
-            data.forEach((value, at) => { if (value) voxels.push([at, value]); });
-            found[image.referencedImageId] = voxels;
+            const pixels = {};
+            image.voxelManager.getScalarData().forEach((value, at) => {
+                if (value) (pixels[value] ||= []).push(at);
+            });
+            for (const [number, ats] of Object.entries(pixels))
+                found.push([labels[number], image.referencedImageId, ats]);
         }
+    }
     return found;
 }"""
+"""Of each segmentation that is loaded: label, image and pixels, counted row by row."""
 
 MEASUREMENTS = """() => window.services.measurementService.getMeasurements().map(
     m => ({label: m.label, tool: m.toolName, sop: m.SOPInstanceUID, frame: m.frameNumber,
@@ -129,18 +132,14 @@ class Viewer:
         listed = self.page.locator(RESULT).all_inner_texts()
         return sorted(found, key=lambda name: next(i for i, text in enumerate(listed) if name in text))
 
-    def segments(self) -> dict[int, str]:
-        """Label of each segment by its number."""
-        return {int(number): label for number, label in self.page.evaluate(SEGMENTS)}
-
-    def label_maps(self) -> dict[tuple[str, int], dict[int, int]]:
-        """Of each image and frame: segment number by pixel, counted row by row."""
-        maps = {}
-        for image_id, voxels in self.page.evaluate(LABEL_MAPS).items():
+    def outlines(self) -> dict[str, dict[tuple[str, int], set[int]]]:
+        """Of each label, and each image and frame that it is on: its pixels, counted row by row."""
+        found: dict[str, dict[tuple[str, int], set[int]]] = defaultdict(dict)
+        for label, image_id, pixels in self.page.evaluate(OUTLINES):
             parts = image_id.split("/")
             image = parts[parts.index("instances") + 1], int(parts[parts.index("frames") + 1])
-            maps[image] = {int(at): int(number) for at, number in voxels}
-        return maps
+            found[label].setdefault(image, set()).update(pixels)
+        return found
 
     def measurements(self) -> list[dict[str, Any]]:
         """What the radiologist finds in the panel of measurements, to correct."""

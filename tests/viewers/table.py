@@ -21,15 +21,17 @@ def table(rows: Mapping[str, Cells]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def documented() -> str:
-    """The table that the document holds."""
-    return _parts()[1]
+def documented() -> dict[str, Cells]:
+    """The rows that the document holds."""
+    _, text, _ = _parts()
+    rows = [tuple(line.strip("| ").split(" | ")) for line in text.splitlines()[2:]]
+    return {name: (seg, diameters, volumes) for name, seg, diameters, volumes in rows}
 
 
-def write(text: str) -> None:
-    """Put another table into the document."""
+def write(rows: Mapping[str, Cells]) -> None:
+    """Put other rows into the document."""
     before, _, after = _parts()
-    DOCUMENT.write_text(before + text + after, encoding="utf-8")
+    DOCUMENT.write_text(before + table(rows) + after, encoding="utf-8")
 
 
 def is_written() -> bool:
