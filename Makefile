@@ -5,7 +5,7 @@ BIN := .venv/bin
 CI ?=
 export TCP_NODELAY := 1
 
-.PHONY: help setup demo test viewer viewers defects fuzz bench crash faults soak scale mutate check fix real-parts clean
+.PHONY: help setup demo test viewer viewers defects fuzz fuzz-guided bench crash faults soak scale mutate check fix real-parts clean
 
 help:
 	@echo "make demo     send a real chest CT through a node and show what comes back"
@@ -14,6 +14,7 @@ help:
 	@echo "make viewers  open every kind of result in OHIF and write docs/viewers.md"
 	@echo "make defects  plant every kind of defect, ask all validators, and write docs/defects.md"
 	@echo "make fuzz     throw ten thousand bad inputs at the node and write docs/robustness.md"
+	@echo "make fuzz-guided  let the coverage of the code guide bad inputs, minutes for each target"
 	@echo "make bench    measure every stage against its peers and write docs/performance.md"
 	@echo "make crash    kill a node at every point of a study's path and write docs/reliability.md (half an hour)"
 	@echo "make faults   fill the disk, fail it, lock the database, and write docs/reliability.md"
@@ -58,6 +59,11 @@ defects: .venv/ready real-parts
 
 fuzz: .venv/ready
 	$(BIN)/python -m tests.fuzz --write $(ARGS)
+
+# The extra `fuzz` has what guides a fuzzer by the coverage of the code.
+fuzz-guided: .venv/ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[fuzz]'
+	$(BIN)/python -m tests.fuzz --guided --write $(ARGS)
 
 # The extra `bench` has what nothing but the benchmark compares with.
 bench: .venv/ready real-parts

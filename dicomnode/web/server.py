@@ -30,6 +30,7 @@ def run(settings: Settings, database: Database, config: Path, stopping: threadin
             create_app(settings, database, config),
             host=web.host,
             port=web.port,
+            http="h11",  # it refuses requests that are not by the letter, as the fuzzer knows
             access_log=False,
             log_level="error",
             proxy_headers=False,

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
+import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -11,14 +14,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.bench.machine import today
 from tests.fuzz.child import ADDRESS_SPACE_BYTES, CASE_LIMIT_S
+from tests.fuzz.guided import ATHERIS_MISSING, guide, guided_table
+from tests.fuzz.targets import SHARES
 from tests.fuzz.wire import attack_receiver
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = ROOT / "docs" / "robustness.md"
 CHUNK = 500
-SHARES = {"received": 0.5, "opened": 0.36, "configured": 0.12, "wire": 0.02}
-"""Which part of the cases each target gets."""
+BY_CHANCE, GUIDED = "The last run by chance", "The last run guided by coverage"
+WIRE_SHARE = round(1 - sum(SHARES.values()), 2)
 
 
 @dataclass
@@ -86,22 +92,53 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--write", action="store_true", help=f"write the figures into {PAGE.name}")
+    parser.add_argument(
+        "--guided", action="store_true", help="let the coverage of the code guide the changes"
+    )
+    parser.add_argument("--minutes", type=float, default=2.0, help="with --guided: for each target")
+    parser.add_argument("--only", choices=SHARES, help="with --guided: this target alone")
     asked = parser.parse_args()
-    with ThreadPoolExecutor(len(SHARES)) as at_once:
+    sys.exit(run_guided(asked) if asked.guided else run_by_chance(asked))
+
+
+def run_by_chance(asked: argparse.Namespace) -> bool:
+    """The cases of all targets. Returns whether anything was found."""
+    shares = {**SHARES, "wire": WIRE_SHARE}
+    with ThreadPoolExecutor(os.cpu_count()) as at_once:
         running = {
             target: at_once.submit(attack, target, asked.seed, round(asked.cases * share))
-            for target, share in SHARES.items()
+            for target, share in shares.items()
         }
     tallies = {target: ran.result() for target, ran in running.items()}
     print(table(tallies), *(finding for tally in tallies.values() for finding in tally.findings), sep="\n")
     if asked.write:
-        head, _, _ = PAGE.read_text("utf-8").partition("## The last run\n")
         limits = f"{ADDRESS_SPACE_BYTES / 2**30:.0f} GiB of address space, {CASE_LIMIT_S} s for a case"
         command = f"python -m tests.fuzz --cases {asked.cases} --seed {asked.seed} --write"
-        PAGE.write_text(
-            f"{head}## The last run\n\n`{command}`; limits: {limits}.\n\n{table(tallies)}\n", "utf-8"
-        )
-    sys.exit(any(tally.findings for tally in tallies.values()))
+        write_section(BY_CHANCE, f"`{command}`; limits: {limits}.\n\n{table(tallies)}\n")
+    return any(tally.findings for tally in tallies.values())
+
+
+def run_guided(asked: argparse.Namespace) -> bool:
+    """Each target in turn, guided by coverage. Returns whether anything was found."""
+    if importlib.util.find_spec("atheris") is None:
+        print(ATHERIS_MISSING)
+        return False
+    targets = [asked.only] if asked.only else list(SHARES)
+    with ThreadPoolExecutor(os.cpu_count()) as at_once:
+        runs = list(at_once.map(lambda target: guide(target, asked.minutes, asked.seed), targets))
+    print(guided_table(runs), *(run.finding for run in runs if run.finding), sep="\n")
+    if asked.write and not asked.only:
+        command = f"python -m tests.fuzz --guided --minutes {asked.minutes:g} --seed {asked.seed} --write"
+        write_section(GUIDED, f"`{command}`, {today()}.\n\n{guided_table(runs)}\n")
+    return any(run.finding for run in runs)
+
+
+def write_section(title: str, body: str) -> None:
+    """Replace one section of the page, or add it; what people wrote above stays."""
+    text = PAGE.read_text("utf-8")
+    old = re.search(rf"^## {title}\n.*?(?=^## |\Z)", text, re.M | re.S)
+    kept = text.replace(old[0], "") if old else text
+    PAGE.write_text(f"{kept.rstrip()}\n\n## {title}\n\n{body}", "utf-8")
 
 
 if __name__ == "__main__":

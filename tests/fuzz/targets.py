@@ -16,6 +16,7 @@ from pydicom.data import get_testdata_file
 from pydicom.errors import InvalidDicomError
 
 from dicomnode.config import load_settings
+from dicomnode.encode.decode import read_frames
 from dicomnode.errors import ConfigurationError, PermanentError
 from dicomnode.part10 import read_part10
 from dicomnode.profiles import read_profile
@@ -23,10 +24,13 @@ from dicomnode.read.folder import read_folder
 from dicomnode.read.volumes import read_volume
 from dicomnode.receive.arrival import Arrival, Origin, identify
 from dicomnode.route.routing import route_study
+from dicomnode.show.stored_report import read_measurements
 from dicomnode.spool import Spool
 from dicomnode.study import read_instance, text
 from inference.volume import Volume
 from tests.dicomnode.parts import CONFIG, image, write_config
+from tests.fuzz.network import conversations, objected, said
+from tests.fuzz.web import asked, requests
 
 ORIGIN = Origin("PACS", "127.0.0.1", "LESIONNODE")
 EVERY_OF_MORE = 40
@@ -101,8 +105,56 @@ def configured(content: bytes) -> str:
     return min(ends, key=("taken", "refused").index)
 
 
+def returned(content: bytes) -> str:
+    """A segmentation or report as it is read back, with the errors that are foreseen for broken ones."""
+    warnings.simplefilter("ignore")
+    try:
+        dataset = read_part10(content, pixels=True)
+        for frame in read_frames(dataset):
+            assert frame.mask.shape == (int(dataset.Rows), int(dataset.Columns))
+    except InvalidDicomError:
+        return "refused"
+    except BROKEN:
+        frames_are_read = False
+    else:
+        frames_are_read = True
+    try:
+        measured = bool(read_measurements([dataset]).lesions)
+    except BROKEN:
+        measured = False
+    return "taken" if frames_are_read or measured else "refused"
+
+
+BROKEN = (AttributeError, KeyError, ValueError, TypeError, IndexError)
+"""What a data set raises in which something is missing or of another kind."""
+
 Target = Callable[[bytes], str]
-TARGETS: dict[str, Target] = {"received": received, "opened": opened, "configured": configured}
+TARGETS: dict[str, Target] = {
+    "received": received,
+    "opened": opened,
+    "returned": returned,
+    "configured": configured,
+    "associated": said,
+    "syslog": objected,
+    "web": asked,
+}
+SHARES = {
+    "received": 0.4, "opened": 0.3, "returned": 0.08, "configured": 0.08, "associated": 0.04, "syslog": 0.02,
+    "web": 0.06,
+}  # fmt: skip
+"""Which part of the cases each target gets; what is left is for the socket of a whole receiver."""
+
+WORDS: dict[str, Callable[[], list[bytes]]] = {
+    "associated": conversations,
+    "syslog": lambda: [
+        b"",
+        b"6 <85>1\n",
+        b"\x15\x03\x03\x00\x02\x02\x28",
+        b"\x16\x03\x03\x00\x04\x02\x00\x00\x00",
+    ],
+    "web": requests,
+}
+"""First input of those that read no files."""
 
 BUNDLED = (
     "CT_small.dcm", "MR_small.dcm", "MR_small_RLE.dcm", "MR_small_bigendian.dcm", "image_dfl.dcm",
@@ -114,6 +166,8 @@ BUNDLED = (
 
 def corpus(target: str) -> list[bytes]:
     """Good input to begin with."""
+    if target in WORDS:
+        return WORDS[target]()
     if target == "configured":
         profile = b'ae_title = "PACS"\nprobed_at = 2026-01-01T00:00:00Z\nforms = ["seg"]\n[accepted]\n'
         return [CONFIG.format(port=11112, peer_port=11113).encode(), profile]
