@@ -14,6 +14,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from dicomnode.assemble.assembly import Assembly
 from dicomnode.assemble.ticks import assembly_ticks
 from dicomnode.deliver.commitment import Commitment
+from dicomnode.deliver.commitment_pruning import prune_commitments
 from dicomnode.deliver.commitment_reports import CommitmentReports
 from dicomnode.deliver.delivery import Delivery
 from dicomnode.models.comparing import Comparing
@@ -71,6 +72,9 @@ class Housekeeping:
         }
         self._comparing = Comparing(database, Audit("comparing"))
         self._retention = Retention(settings.retention, database, Audit("housekeeping"))
+        self._prune_commitments = partial(
+            prune_commitments, database, Audit("housekeeping"), settings.retention.commitments_days
+        )
         self._sweep = Sweep(Spool(settings.spool), database)
         self._peers = settings.peer
         signing_key = settings.audit.signing_key
@@ -135,6 +139,7 @@ class Housekeeping:
             *self._assembling,
             ("recover", self._recover_all, RECOVERY_S),
             ("purge", self._retention.purge_due, RETENTION_S),
+            ("prune commitments", self._prune_commitments, RETENTION_S),
             ("sweep", self._sweep.sweep_when_due, RETENTION_S),
             ("anchor", self._anchor, ANCHOR_S),
             ("watch", self._alerts.tick, WATCH_S),

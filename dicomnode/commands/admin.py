@@ -25,7 +25,7 @@ from dicomnode.deliver.breaker import probe_now
 from dicomnode.errors import PermanentError
 from dicomnode.observe.syslog import lags
 from dicomnode.records.audit import Event, Subject
-from dicomnode.records.queries import job_record, overview, troubled_destinations
+from dicomnode.records.queries import held_studies, job_record, overview, troubled_destinations
 from dicomnode.records.queries import jobs as newest_jobs
 from dicomnode.records.states import JobState
 from dicomnode.replay import replay_dead, replay_of_job, replay_of_study
@@ -35,14 +35,17 @@ def status(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -
     """Count studies, jobs, deliveries and destinations by state, and say what is in trouble or behind."""
     settings, database = open_node(config)
     with database.snapshot() as session:
+        held = held_studies(session)
         counts, troubled = overview(session), troubled_destinations(session)
         receivers = lags(session, settings.audit.syslog)
     if as_json:
         syslog = {lag.target: {"events": lag.events, "oldest_s": lag.oldest_s} for lag in receivers}
-        print_json({**counts, "troubled_destinations": troubled, "syslog_lag": syslog})
+        print_json({**counts, "held_studies": held, "troubled_destinations": troubled, "syslog_lag": syslog})
         return
     for name, states in counts.items():
         console.print(f"{name}: " + (", ".join(f"{n} {state}" for state, n in states.items()) or "none"))
+    for reason, count in held.items():
+        console.print(f"[red]{count} complete[/] not routed yet: {escape(reason)}")
     for row in troubled:
         next_try = f"{row['next_try_at']:%Y-%m-%d %H:%M:%S} UTC" if row["next_try_at"] else "at once"
         console.print(

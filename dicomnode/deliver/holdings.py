@@ -36,8 +36,6 @@ def why_not_held(session: Session, reference: Reference) -> int | None:
         return NO_SUCH_OBJECT if reference.sop_class_uid in STORAGE_CLASSES else CLASS_NOT_SUPPORTED
     if row.sop_class_uid != reference.sop_class_uid:
         return CLASS_CONFLICT
-    if row.purged_at is not None:
-        return NO_SUCH_OBJECT
     try:
         intact = data_set_sha256(Path(row.path)) == row.sha256
     except FileNotFoundError:

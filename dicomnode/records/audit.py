@@ -49,6 +49,7 @@ class Event(StrEnum):
     OWN_RESULT_RECEIVED = "own_result_received"
     INSTANCES_RETRIEVED = "instances_retrieved"
     INSTANCES_PURGED = "instances_purged"
+    COMMITMENTS_PRUNED = "commitments_pruned"
     ORPHAN_REMOVED = "orphan_removed"
     DISK_LOW = "disk_low"
     DISK_RECOVERED = "disk_recovered"

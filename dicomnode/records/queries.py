@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from dicomnode.records.states import StudyState
 from dicomnode.records.tables import AuditRow, DeliveryRow, DestinationRow, JobRow, StudyRow
 
 
@@ -25,6 +26,17 @@ def overview(session: Session) -> dict[str, dict[str, int]]:
         }
         for name, column in tables.items()
     }
+
+
+def held_studies(session: Session) -> dict[str, int]:
+    """Why complete studies wait before routing, and how many for each reason."""
+    held = session.execute(
+        select(StudyRow.held_reason, func.count())
+        .where(StudyRow.state == StudyState.COMPLETE.value, StudyRow.held_reason.is_not(None))
+        .group_by(StudyRow.held_reason)
+        .order_by(StudyRow.held_reason)
+    )
+    return {str(reason): count for reason, count in held}
 
 
 def troubled_destinations(session: Session) -> list[dict[str, Any]]:

@@ -14,3 +14,5 @@ class RetentionSettings(Section):
     """Received instances. Not set: they stay."""
     results_days: float | None = Field(default=None, gt=0.0)
     """Results that we made. Not set: they stay."""
+    commitments_days: float = Field(default=365.0, gt=0.0)
+    """Finished requests for storage commitment, in both directions; what came of them stays in the trail."""

@@ -21,7 +21,7 @@ from dicomnode.errors import PermanentError
 from dicomnode.receive.intake import Intake
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database, migrate, utc_now
-from dicomnode.records.tables import DestinationRow, JobRow
+from dicomnode.records.tables import DestinationRow, JobRow, StudyRow
 from dicomnode.selftest.bundles import write_bundle
 from dicomnode.series_writer import SeriesIdentity
 from dicomnode.spool import Spool
@@ -146,7 +146,7 @@ def test_a_message_with_brackets_is_printed_as_it_is(
 def test_the_status_of_an_empty_node_has_nothing(command: Command) -> None:
     tables = ("studies", "jobs", "deliveries", "destinations")
     assert command("status").splitlines() == [f"{table}: none" for table in tables]
-    nothing: dict[str, Any] = {"troubled_destinations": [], "syslog_lag": {}}
+    nothing: dict[str, Any] = {"held_studies": {}, "troubled_destinations": [], "syslog_lag": {}}
     assert command.json("status") == {table: {} for table in tables} | nothing
 
 
@@ -162,6 +162,17 @@ def test_a_lost_destination_is_named_in_the_status_and_can_be_tried_at_once(comm
     assert "PACS is open after 4 failure(s): [away]; next try" in told
     assert "queued again: a destination" in command("replay", "--destination", "PACS")
     assert "next try at once" in command("status")
+
+
+def test_a_held_study_is_told_with_its_reason(command: Command, known_study: str) -> None:
+    database = Database(load_settings(command.config).database_url)
+    reason = "2000 jobs wait for a worker, as many as may (limit 2000)"
+    with database.transaction() as session:
+        study = session.get_one(StudyRow, known_study)
+        study.state, study.held_reason = "complete", reason
+    database.engine.dispose()
+    assert f"1 complete not routed yet: {reason}" in command("status")
+    assert command.json("status")["held_studies"] == {reason: 1}
 
 
 def test_the_status_counts_by_state(command: Command, known_study: str) -> None:

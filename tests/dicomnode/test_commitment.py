@@ -21,9 +21,12 @@ from sqlalchemy import select
 
 from dicomnode.assemble.counts import _held_by_both
 from dicomnode.deliver.commitment import Commitment
+from dicomnode.deliver.commitment_pruning import prune_commitments
 from dicomnode.deliver.commitment_reports import CommitmentReports
+from dicomnode.deliver.holdings import why_not_held
 from dicomnode.deliver.references import Reference, Report, action_information, event_information
 from dicomnode.receive.listener import Listener
+from dicomnode.records.audit import Audit
 from dicomnode.records.commitment_tables import CommitmentReportRow, CommitmentRequestRow
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.tables import DeliveryRow, InstanceRow, StudyRow
@@ -383,6 +386,54 @@ def test_a_sender_learns_of_each_instance_whether_it_is_safe_here(
     ((_, detail),) = events(database, "commitment_reported")
     assert detail["committed"] == 1
     assert detail["failed"]["0112 no such object instance"] == 2
+
+
+def test_what_retention_has_removed_is_not_committed_to_even_before_its_file_is_gone(
+    settings: Settings, database: Database
+) -> None:
+    purged = image()
+    with listening(settings, database):
+        store(settings, purged)
+    (reference,) = refer(purged.SOPInstanceUID)
+    with database.transaction() as session:
+        assert why_not_held(session, reference) is None
+        session.scalars(select(InstanceRow)).one().purged_at = utc_now()
+    with database.snapshot() as session:
+        assert Path(session.scalars(select(InstanceRow)).one().path).exists()
+        assert why_not_held(session, reference) == 0x0112
+
+
+def test_finished_requests_are_removed_when_they_are_old_and_open_ones_stay(
+    outbox: Outbox, database: Database
+) -> None:
+    long_ago = utc_now() - timedelta(days=40)
+    with archive_at(outbox.settings):
+        outbox.push()
+        ask(outbox)
+    with database.transaction() as session:
+        (asked,) = session.scalars(select(CommitmentRequestRow))
+        asked.asked_at = long_ago
+        finished = CommitmentRequestRow(
+            transaction_uid="1.2.9", destination="PACS", job_id=asked.job_id, asked_at=long_ago
+        )
+        session.add(finished)
+        for number, (state, at) in enumerate(
+            [("reported", long_ago), ("reported", utc_now()), ("waiting", long_ago)]
+        ):
+            session.add(
+                CommitmentReportRow(
+                    peer="PACS", transaction_uid=f"1.2.8.{number}", referenced={"instances": []},
+                    asked_at=at, state=state, not_before=at,
+                )
+            )  # fmt: skip
+    for _ in range(2):
+        prune_commitments(database, Audit("housekeeping"), 30.0)
+    with database.snapshot() as session:
+        left = {row.transaction_uid for row in session.scalars(select(CommitmentRequestRow))}
+        left |= {row.transaction_uid for row in session.scalars(select(CommitmentReportRow))}
+    assert left == {asked.transaction_uid, "1.2.8.1", "1.2.8.2"}
+    ((_, detail),) = events(database, "commitments_pruned")
+    assert (detail["requests_to_destinations"], detail["requests_of_senders"]) == (1, 1)
 
 
 def test_a_sender_that_asks_for_what_is_all_here_gets_event_type_1(

@@ -80,6 +80,8 @@ class Node:
     maximum_losses: int = 2
     maximum_associations: int = 20
     minimum_free_gb: float = 0.1
+    storage_commitment: bool = False
+    """Whether the PACS is asked to commit to the results."""
     through: tuple[str, ...] = ()
     """A program that runs the whole node, with its arguments."""
     devices: tuple[str, ...] = ("cpu",)
@@ -133,6 +135,7 @@ host = "127.0.0.1"
 port = {self.pacs_port}
 may_send = true
 count_instances = {str(self.count_instances).lower()}
+storage_commitment = {str(self.storage_commitment).lower()}
 
 [models]
 folder = "{self.models}"

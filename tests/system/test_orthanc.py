@@ -26,6 +26,8 @@ from tests.real_parts import require_program
 from tests.system.node import Node, wait_for
 from tests.system.orthanc import AE, Orthanc
 
+COMMITMENT = ("result_stored", "commitment_requested", "result_delivered")
+
 pytestmark = [pytest.mark.slow, pytest.mark.real_parts]
 
 
@@ -39,7 +41,15 @@ def orthanc(tmp_path: Path) -> Iterator[Orthanc]:
 @pytest.fixture
 def node_of_orthanc(tmp_path: Path, models: Path, orthanc: Orthanc) -> Iterator[Node]:
     routes = {"CT": "threshold-ct"}
-    running = Node(tmp_path / "node", models, AE, orthanc.dicom_port, routes, port=orthanc.node_port)
+    running = Node(
+        tmp_path / "node",
+        models,
+        AE,
+        orthanc.dicom_port,
+        routes,
+        storage_commitment=True,
+        port=orthanc.node_port,
+    )
     yield running.start()
     running.stop()
 
@@ -61,6 +71,14 @@ def test_a_forwarded_study_gets_its_results_and_the_rule_does_not_loop(
     _check_that_nothing_loops(node, identity, instance_count=len(paths))
     (closed,) = node.events(event="study_completed")
     assert closed.detail["rule"] == "expected_count"
+    _check_that_delivered_means_committed(node)
+
+
+def _check_that_delivered_means_committed(node: Node) -> None:
+    """Orthanc took each object first, was asked to commit to all of them at once, and reported."""
+    order = [event.event for event in node.events() if event.event in COMMITMENT]
+    assert order == [*["result_stored"] * 3, "commitment_requested", *["result_delivered"] * 3]
+    assert {event.detail["status"] for event in node.events(event="result_delivered")} == {"committed"}
 
 
 def _check_references(files: list[Path], paths: list[Path], identity: SeriesIdentity) -> None:

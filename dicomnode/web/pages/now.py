@@ -15,6 +15,7 @@ from dicomnode.observe.troubles import find_troubles, open_alerts
 from dicomnode.processes import workers
 from dicomnode.records.audit import Event
 from dicomnode.records.db import utc_now
+from dicomnode.records.queries import held_studies
 from dicomnode.records.states import DeliveryState, JobState, StudyState
 from dicomnode.records.tables import AuditRow, DeliveryRow, DestinationRow, JobRow, StudyRow
 from dicomnode.records.watch_tables import PeerCheckRow
@@ -86,6 +87,8 @@ def _problems(session: Session, settings: Settings, figures: Figures, now: datet
         found.append(
             f"{_counted(parked, 'study is', 'studies are')} parked: routing failed by a fault of ours"
         )
+    for reason, count in held_studies(session).items():
+        found.append(f"{_counted(count, 'study waits', 'studies wait')} before routing: {reason}")
     if failed:
         found.append(f"{_counted(failed, 'job has', 'jobs have')} failed and may be replayed")
     verified = _last(session, Event.AUDIT_VERIFIED)
