@@ -11,7 +11,7 @@ from dicomnode.certificates import check_certificates
 from dicomnode.checks.clock import check_clock
 from dicomnode.checks.finding import Finding, note, ok, wrong
 from dicomnode.checks.peers import check_calls, check_peer
-from dicomnode.errors import TransientError
+from dicomnode.errors import ConfigurationError, TransientError
 from dicomnode.observe.machine import gpu_memory
 from dicomnode.records.db import Database, migrate, revision_of
 from dicomnode.records.standing import missing_live, state_here
@@ -49,6 +49,8 @@ def _open_database(settings: Settings) -> tuple[Finding, Database | None]:
         migrate(database)
         with database.snapshot() as session:
             revision = revision_of(session)
+    except ConfigurationError as error:
+        return wrong("database", str(error)), None
     except (SQLAlchemyError, OSError) as error:
         return wrong(
             "database", f"{settings.database_url}: {type(error).__name__}; check [database] or node.data"

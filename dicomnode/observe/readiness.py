@@ -10,6 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from dicomnode.observe.machine import free_bytes
 from dicomnode.records.db import Database, newest_revision, revision_of
+from dicomnode.records.revisions import can_work_with
 from dicomnode.records.watch_tables import PeerCheckRow
 from dicomnode.settings.node import NodeSettings, Settings
 
@@ -48,7 +49,7 @@ def _schema(database: Database) -> Condition:
             revision = revision_of(session)
     except SQLAlchemyError as error:
         return Condition("schema", False, f"cannot be read ({type(error).__name__})")
-    return Condition("schema", revision == newest, f"revision {revision}, newest {newest}")
+    return Condition("schema", can_work_with(revision, newest), f"revision {revision}, newest known {newest}")
 
 
 def _disk(settings: Settings) -> Condition:

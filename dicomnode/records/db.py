@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+import structlog
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
@@ -22,10 +23,13 @@ from sqlalchemy.orm import Session
 from dicomnode.records.copies import keep_before_migration
 from dicomnode.records.engines import engine_for, reading
 from dicomnode.records.notify import PostgresWake
+from dicomnode.records.revisions import is_newer, refuse_what_is_too_new
 from dicomnode.records.wake import LocalWake, NoWake, Wake, announced
 
 WRITERS = 0x77726974657273
 """Number of the advisory lock of writers ("writers")."""
+
+log = structlog.get_logger()
 
 
 class Database:
@@ -78,16 +82,21 @@ def utc_now() -> datetime:
 
 
 def migrate(database: Database) -> None:
-    """Bring the schema to the newest revision; does nothing when it is there already.
+    """Bring the schema to the newest revision; does nothing when it is there already, or beyond.
 
-    A SQLite file of an older revision is copied first (`copies.py`).
+    A SQLite file of an older revision is copied first (`copies.py`). Raises ConfigurationError when a newer
+    program has brought it to a revision that this one cannot work with.
     """
-    config = _alembic()
+    config, newest = _alembic(), newest_revision()
     with database.engine.begin() as connection:
         wait_for_writers(connection)
         revision = MigrationContext.configure(connection).get_current_revision()
+        if revision is not None and is_newer(revision, newest):
+            refuse_what_is_too_new(revision, newest)
+            log.warning("schema_is_newer", revision=revision, newest_known=newest)
+            return
         file = database.engine.url.database
-        if connection.dialect.name == "sqlite" and file and revision not in (None, newest_revision()):
+        if connection.dialect.name == "sqlite" and file and revision not in (None, newest):
             keep_before_migration(Path(file), str(revision))
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
@@ -99,9 +108,10 @@ def is_new(database: Database) -> bool:
         return revision_of(session) is None
 
 
-def newest_revision() -> str | None:
-    """The revision of the schema that this program works with."""
-    return ScriptDirectory.from_config(_alembic()).get_current_head()
+def newest_revision() -> str:
+    """The revision of the schema that this program was made for."""
+    (head,) = ScriptDirectory.from_config(_alembic()).get_heads()
+    return head
 
 
 def revision_of(session: Session) -> str | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.scale import load, places
 from tests.scale.costs import Costs, Known, Prediction
 from tests.scale.load import HOUR_S, KINDS, Sent
-from tests.scale.pictures import knee_svg, week_svg
+from tests.scale.pictures import days_svg, knee_svg
 from tests.scale.places import FILL, GPU_S, ONE_MACHINE, PLACES, Layout, Place, Station
 from tests.scale.queues import Outcome, percentiles
 
@@ -64,7 +64,7 @@ def write_page(known: Known, seed: int, write: bool) -> None:
         print(text)
         return
     (DOCS / "scale").mkdir(exist_ok=True)
-    (DOCS / "scale" / "day.svg").write_text(week_svg(cases[-1].studies, cases[-1].outcome), "utf-8")
+    (DOCS / "scale" / "day.svg").write_text(days_svg(cases[-1].studies, cases[-1].outcome), "utf-8")
     (DOCS / "scale" / "workers.svg").write_text(knee_svg(_knee(cases[-1], known.costs)), "utf-8")
     (DOCS / "scale.md").write_text(text + "\n", "utf-8")
 

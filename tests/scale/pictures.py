@@ -17,7 +17,7 @@ from tests.scale.queues import Outcome
 COLOUR, OTHER = "#3b6ea5", "#c0504d"
 
 
-def week_svg(studies: Sequence[Sent], outcome: Outcome) -> str:
+def days_svg(studies: Sequence[Sent], outcome: Outcome) -> str:
     """Studies of each hour, and the 95th percentile of the wait for a worker of those that came in it."""
     with _style():
         figure = Figure(figsize=(7.0, 4.0), layout="constrained")

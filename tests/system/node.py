@@ -76,6 +76,7 @@ class Node:
     settings_text: str = ""
     count_instances: bool = True
     quiet_period_s: float = 2.0
+    lease_s: float = 6.0
     maximum_attempts: int = 3
     maximum_losses: int = 2
     maximum_associations: int = 20
@@ -142,7 +143,7 @@ folder = "{self.models}"
 
 [worker]
 devices = {json.dumps(self.devices)}
-lease_s = 6.0
+lease_s = {self.lease_s}
 retry_delay_s = 0.2
 maximum_attempts = {self.maximum_attempts}
 maximum_losses = {self.maximum_losses}
