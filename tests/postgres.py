@@ -16,7 +16,7 @@ from pathlib import Path
 from sqlalchemy import Engine, create_engine, text
 
 from dicomnode.selftest.temporary import free_port
-from tests.real_parts import require_program
+from tests.real_parts import find_program, require_program
 
 SUPERUSER = "postgres"
 START_TIMEOUT_S = 120
@@ -138,10 +138,11 @@ def as_server_user() -> list[str]:
     return [require_program("setpriv"), f"--reuid={SUPERUSER}", f"--regid={SUPERUSER}", "--init-groups"]
 
 
-def _program(name: str) -> str:
-    """Debian keeps the server's programs out of the search path, by version."""
+def installed(name: str) -> str | None:
+    """Path of one of the server's programs; Debian keeps them out of the search path, by version."""
     versions = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: int(path.parts[4]))
-    if versions:
-        return str(versions[-1])
-    found: str = require_program(name)
-    return found
+    return str(versions[-1]) if versions else find_program(name)
+
+
+def _program(name: str) -> str:
+    return installed(name) or require_program(name)

@@ -41,7 +41,7 @@ class Alerts:
         """Look at everything, and tell what is new."""
         now = utc_now()
         with self._database.snapshot() as session:
-            figures = read_figures(session, frozenset())
+            figures = read_figures(session, frozenset(), finished=False)
             troubles = find_troubles(session, self._settings, figures, now)
             quiet = not troubles and not open_alerts(session)
         if not quiet:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -16,6 +16,17 @@ from dicomnode.records.tables import DeliveryRow, DestinationRow, JobRow, Result
 from dicomnode.records.watch_tables import PeerCheckRow
 
 S = TypeVar("S", bound=StrEnum)
+
+FINISHED: frozenset[StrEnum] = frozenset(
+    {
+        StudyState.ROUTED,
+        StudyState.IGNORED,
+        JobState.SUCCEEDED,
+        JobState.SUPERSEDED,
+        DeliveryState.DELIVERED,
+    }
+)
+"""Where almost everything ends."""
 
 
 class Queue(StrEnum):
@@ -54,19 +65,25 @@ class Figures:
         return max(0.0, (now - since).total_seconds()) if since else 0.0
 
 
-def read_figures(session: Session, destinations: frozenset[str]) -> Figures:
-    """All figures from one snapshot; `destinations` are told of even before anything was sent to them."""
+def read_figures(session: Session, destinations: frozenset[str], *, finished: bool = True) -> Figures:
+    """All figures from one snapshot; `destinations` are told of even before anything was sent to them.
+
+    Without `finished`, what ended well is not counted: it is most of what there is after years, and counting
+    means reading it.
+    """
+    left_out = frozenset() if finished else FINISHED
     return Figures(
-        studies=_count(session, StudyRow.state, StudyState),
-        jobs=_count(session, JobRow.state, JobState),
+        studies=_count(session, StudyRow.state, [s for s in StudyState if s not in left_out]),
+        jobs=_count(session, JobRow.state, [s for s in JobState if s not in left_out]),
         oldest=_oldest(session),
-        destinations=_destinations(session, destinations),
+        destinations=_destinations(session, destinations, [s for s in DeliveryState if s not in left_out]),
         peers_up={row.peer: row.failing_since is None for row in session.scalars(select(PeerCheckRow))},
     )
 
 
-def _count(session: Session, column: InstrumentedAttribute[str], states: type[S]) -> dict[S, int]:
-    found = {state: count for state, count in session.execute(select(column, func.count()).group_by(column))}
+def _count(session: Session, column: InstrumentedAttribute[str], states: Sequence[S]) -> dict[S, int]:
+    query = select(column, func.count()).where(column.in_(states)).group_by(column)
+    found = {state: count for state, count in session.execute(query)}
     return {state: found.get(state.value, 0) for state in states}
 
 
@@ -92,11 +109,15 @@ def _oldest(session: Session) -> dict[Queue, datetime]:
     return {queue: since for queue, since in found.items() if since is not None}
 
 
-def _destinations(session: Session, known: frozenset[str]) -> dict[str, Destination]:
+def _destinations(
+    session: Session, known: frozenset[str], states: Sequence[DeliveryState]
+) -> dict[str, Destination]:
     """Each query runs along an index: a scrape must not read every delivery that ever was."""
     counts: dict[str, dict[DeliveryState, int]] = {}
     key = (DeliveryRow.state, DeliveryRow.destination)
-    for state, name, count in session.execute(select(*key, func.count()).group_by(*key)):
+    for state, name, count in session.execute(
+        select(*key, func.count()).where(DeliveryRow.state.in_(states)).group_by(*key)
+    ):
         counts.setdefault(name, {})[DeliveryState(state)] = count
     waiting = session.execute(
         select(DeliveryRow.destination, func.max(DeliveryRow.attempt))
@@ -107,7 +128,7 @@ def _destinations(session: Session, known: frozenset[str]) -> dict[str, Destinat
     breakers = {row.name: BreakerState(row.state) for row in session.scalars(select(DestinationRow))}
     return {
         name: Destination(
-            {state: counts.get(name, {}).get(state, 0) for state in DeliveryState},
+            {state: counts.get(name, {}).get(state, 0) for state in states},
             session.scalar(select(func.max(DeliveryRow.delivered_at)).where(DeliveryRow.destination == name)),
             attempts.get(name) or 0,
             breakers.get(name, BreakerState.CLOSED),

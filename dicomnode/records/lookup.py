@@ -1,6 +1,6 @@
 """Finds studies by whatever somebody has in hand, and pages through them, newest first.
 
-Every query here runs along an index; `tests/bench/large_trail.py` prints how long each takes.
+Every query here runs along an index; `make bench` (stage `pages`) shows how long the pages on them take.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What an administrator is told of the trail, in which form, and what the trail then says of that.
 
-Not covered: `audit export` (`test_audit_export.py`); speed (`tests/bench/large_trail.py`).
+Not covered: `audit export` (`test_audit_export.py`); speed (`make bench`, stage `pages`).
 """
 
 from __future__ import annotations

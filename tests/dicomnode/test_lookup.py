@@ -1,6 +1,6 @@
 """Whatever somebody has in hand leads to the study, and pages show every row once.
 
-Not covered: how fast it is with a full database; `tests/bench/large_trail.py` prints that.
+Not covered: how fast it is with a full database; the stage `pages` of `make bench` shows that.
 """
 
 from __future__ import annotations

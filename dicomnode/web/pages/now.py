@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -55,7 +56,7 @@ def show_now(visit: Visit) -> Response:
     settings, now = visit.site.settings, utc_now()
     destinations = frozenset(name for route in settings.route for name in route.destinations)
     with visit.site.database.snapshot() as session:
-        figures = read_figures(session, destinations)
+        figures = read_figures(session, destinations, finished=False)
         return visit.page(
             "now.html",
             problems=list(_problems(session, settings, figures, now)),
@@ -103,12 +104,8 @@ def _counted(count: int, one: str, many: str) -> str:
 
 
 def _throughput(session: Session, settings: Settings, since: datetime) -> Throughput:
-    jobs = {
-        state: count
-        for state, count in session.execute(
-            select(JobRow.state, func.count()).where(JobRow.finished_at >= since).group_by(JobRow.state)
-        )
-    }
+    # Counted here: SQLite would read every job there ever was to group them.
+    jobs = Counter(session.scalars(select(JobRow.state).where(JobRow.finished_at >= since)))
     delivered = session.scalar(
         select(func.count())
         .select_from(DeliveryRow)
@@ -117,9 +114,7 @@ def _throughput(session: Session, settings: Settings, since: datetime) -> Throug
     studies = session.scalar(
         select(func.count()).select_from(StudyRow).where(StudyRow.last_received_at >= since)
     )
-    return Throughput(
-        studies or 0, jobs.get(JobState.SUCCEEDED, 0), jobs.get(JobState.FAILED, 0), delivered or 0
-    )
+    return Throughput(studies or 0, jobs[JobState.SUCCEEDED], jobs[JobState.FAILED], delivered or 0)
 
 
 def _peer(session: Session, figures: Figures, peer: PeerSettings) -> PeerHealth:
