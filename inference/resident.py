@@ -9,7 +9,6 @@ import torch
 from inference.bundle import ModelBundle
 from inference.engine import Model, best_device
 from inference.labelmap import LesionMap
-from inference.memory import give_back_memory, keep_freed_memory
 from inference.predict import segment
 from inference.volume import Volume
 
@@ -20,7 +19,6 @@ class ResidentModels:
     def __init__(self, device: str = "auto") -> None:
         self.device = best_device() if device == "auto" else torch.device(device)
         self._models: dict[str, Model] = {}
-        keep_freed_memory()
 
     def __contains__(self, digest: str) -> bool:
         return digest in self._models
@@ -43,7 +41,4 @@ class ResidentModels:
 
         Raises KeyError when it is not loaded, UnsuitableVolume or OutOfMemory as `predict.segment` does.
         """
-        try:
-            return segment(volume, self._models[digest])
-        finally:
-            give_back_memory()
+        return segment(volume, self._models[digest])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from pathlib import Path
 
 import pytest
@@ -41,19 +40,3 @@ def test_a_containers_limit_counts_in_powers_of_two(
 ) -> None:
     limit(group, str(most * GIB), used * GIB)
     assert memory.free_bytes(CPU) == max(1, int(expected * GIB))
-
-
-def resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-
-
-def test_freed_memory_is_kept_until_it_is_given_back() -> None:
-    size = GIB // 4
-    memory.keep_freed_memory()
-    before = resident_bytes()
-    for _ in range(8):
-        block = torch.ones(size // 4)
-        del block
-    assert before + 0.9 * size < resident_bytes() < before + 4 * size, "eight found room in what was kept"
-    memory.give_back_memory()
-    assert resident_bytes() < before + 0.5 * size

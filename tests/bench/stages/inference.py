@@ -18,7 +18,6 @@ from monai.inferers.utils import sliding_window_inference
 from inference.bundle import Preprocessing, read_bundle
 from inference.engine import Model as LoadedModel
 from inference.engine import best_device, in_channels_last
-from inference.memory import keep_freed_memory
 from inference.networks.build import build_network
 from inference.preprocess import stack_context
 from inference.sweep import Sweep, outlook_of
@@ -65,7 +64,8 @@ class Subject:
     def whole(self) -> torch.Tensor:
         """The labels that one float32 pass over the whole image gives: what the others are held against."""
         with torch.inference_mode():
-            return self.network(self.image).argmax(dim=1)
+            logits: torch.Tensor = self.network(self.image)
+            return logits.argmax(dim=1)
 
     def flops_per_voxel(self) -> float:
         """Multiplications and additions; of a window, so of any image of whole steps."""
@@ -87,7 +87,6 @@ class Counted:
 
 def in_blocks(subject: Subject, dtype: torch.dtype) -> tuple[Counted, Step]:
     """What the node does. On a GPU always under autocast, as in `inference.engine`."""
-    keep_freed_memory()
     network = in_channels_last(copy.deepcopy(subject.network), subject.how.spatial_dims)
     outlook = outlook_of(network, subject.how)
     network = network.to(dtype)
@@ -218,7 +217,7 @@ STAGE = Stage(
     "inference",
     "Networks over images",
     "A network with batch norm over one image, from the image in memory to labels; every contender has the "
-    "same weights and threads, and an allocator that keeps freed memory. *Ours* are exact blocks with a "
+    "same weights and threads. *Ours* are exact blocks with a "
     "halo, or the whole image where memory holds it. Windows are MONAI's, of the training size; overlap 0.5 "
     "with Gaussian weights and no mirroring is the default of nnU-Net's predictor: its setting, not its "
     "code. Disagreement is the share of voxels with another label than one float32 pass over the whole "
