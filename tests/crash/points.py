@@ -33,6 +33,7 @@ class KillPoint:
 INTAKE = "dicomnode.receive.intake:Intake"
 WORKER = "dicomnode.work.worker:Worker"
 QUEUE = "dicomnode.work.jobs:JobQueue"
+MODELS = "inference.resident:ResidentModels"
 PIPELINE = "dicomnode.work.pipeline"
 ASSEMBLY = "dicomnode.assemble.assembly"
 DISPATCH = "dicomnode.route.dispatch"
@@ -85,9 +86,9 @@ WORK = (
     KillPoint("leased", "work", f"{WORKER}._attempt", "before",
               "a job whose worker died at once is given to another"),
     KillPoint("read", "work", f"{PIPELINE}:read_volume", "after", "reading is repeated"),
-    KillPoint("before_segmenting", "work", "dicomnode.work.worker:segment", "before",
+    KillPoint("before_segmenting", "work", f"{MODELS}.segment", "before",
               "the job comes back from the model's door"),
-    KillPoint("segmented", "work", "dicomnode.work.worker:segment", "after", "segmenting is repeated"),
+    KillPoint("segmented", "work", f"{MODELS}.segment", "after", "segmenting is repeated"),
     KillPoint("measured", "work", f"{PIPELINE}:measure_lesions", "after", "measuring is repeated"),
     KillPoint("seg_encoded", "work", "dicomnode.encode.results:encode_seg", "after",
               "a SEG without its reports is never published"),
