@@ -80,11 +80,13 @@ def _decode(seg: Dataset, part: Part, decoded: Sequence[Numbers], context: Resul
 
 
 def _compare(decoded: Numbers, expected: Numbers) -> None:
-    different = decoded != expected
-    if different.any():
-        at = tuple(int(i) for i in np.argwhere(different)[0])
+    wrong = [i for i in range(len(expected)) if not np.array_equal(decoded[i], expected[i])]
+    if wrong:
+        different = [np.argwhere(decoded[i] != expected[i]) for i in wrong]
+        row, column = (int(i) for i in different[0][0])
+        at = (wrong[0], row, column)
         raise ResultRejected(
-            f"SEG differs from the lesion map in {int(different.sum())} voxels, first at (slice, row, "
+            f"SEG differs from the lesion map in {sum(map(len, different))} voxels, first at (slice, row, "
             f"column) {at}: segment {int(decoded[at])}, lesion {int(expected[at])}"
         )
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from functools import cached_property
 
 from pydicom import Dataset
 
 from dicomnode.encode.equipment import RESEARCH_ONLY
+from dicomnode.encode.writing import to_bytes
 from dicomnode.forms import KINDS, ResultKind
 from dicomnode.study import SourceVolume, text
 from inference.bundle import ModelCard
@@ -87,6 +90,16 @@ class Result:
     dataset: Dataset
     page: int = 1
     """Of the objects of one kind: pictures, and segmentations with many frames, are several."""
+
+    @cached_property
+    def content(self) -> bytes:
+        """The object as a file, written once: it is verified, stored and sent as these bytes."""
+        return to_bytes(self.dataset)
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the file."""
+        return hashlib.sha256(self.content).hexdigest()
 
 
 def _zone(offset: str) -> timezone | None:

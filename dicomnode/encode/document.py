@@ -20,7 +20,7 @@ from highdicom.sr import (
     ObserverContext,
     TextContentItem,
 )
-from pydicom import Dataset
+from pydicom import DataElement, Dataset
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.sr.codedict import codes
 
@@ -55,15 +55,21 @@ def build_report(
 ) -> Dataset:
     """One report. `groups` are measurement groups, `evaluations` items of Qualitative Evaluations,
     `images` the headers for the image library, `evidence` all instances that the report refers to.
+
+    highdicom copies the content and searches it for references, each in a time that grows to seconds with
+    hundreds of lesions. It gets the frame only; the rest is filled in afterwards, and the references are
+    checked in what is read back (`check_report.py`).
     """
     root = ContainerContentItem(name=REPORT_TITLE, template_id="1500")
-    root.ContentSequence = DicomSequence(_head(context, images))
+    root.ContentSequence = DicomSequence(_head(context))
+    library = _library(images)
     measurements = ContainerContentItem(name=IMAGING_MEASUREMENTS, relationship_type=CONTAINS)
-    if groups:
-        measurements.ContentSequence = DicomSequence([item for group in groups for item in group])
     qualitative = ContainerContentItem(name=QUALITATIVE_EVALUATIONS, relationship_type=CONTAINS)
     qualitative.ContentSequence = DicomSequence([*evaluations, *map(comment, statements(context))])
-    root.ContentSequence.extend([measurements, qualitative])
+    root.ContentSequence.extend([*library, measurements, qualitative])
+    fill = [(item, item.pop("ContentSequence")) for item in library]
+    if groups:
+        fill.append((measurements, _content([item for group in groups for item in group])))
     report: Dataset = Comprehensive3DSR(
         evidence=[patient_stand_in(evidence[0]), *evidence[1:]],
         content=root,
@@ -72,12 +78,18 @@ def build_report(
         is_verified=False,
         **identity(context, kind),
     )
+    for item, content in fill:
+        item[content.tag] = content
     finish(report, context)
     return report
 
 
-def _head(context: ResultContext, images: Sequence[Dataset]) -> list[Any]:
-    """Language, device observer, procedure reported and image library."""
+def _content(items: list[Dataset]) -> DataElement:
+    return DataElement("ContentSequence", "SQ", DicomSequence(items))
+
+
+def _head(context: ResultContext) -> list[Any]:
+    """Language, device observer and procedure reported."""
     header = context.source.series.header
     procedure = procedure_reported(text(header, "Modality"), text(header, "BodyPartExamined"))
     observer = ObserverContext(
@@ -95,7 +107,6 @@ def _head(context: ResultContext, images: Sequence[Dataset]) -> list[Any]:
         *LanguageOfContentItemAndDescendants(ENGLISH),
         *observer,
         reported,
-        *_library(images),
     ]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import unicodedata
 from copy import deepcopy
-from io import BytesIO
 from typing import Any
 
 from highdicom import ContributingEquipment
@@ -114,10 +113,3 @@ def copy_laterality(dataset: Dataset, context: ResultContext) -> None:
     side = text(context.source.series.header, "Laterality")
     if side:
         dataset.Laterality = side
-
-
-def to_bytes(dataset: Dataset) -> bytes:
-    """The object as a DICOM file (PS3.10): what is stored, verified and sent."""
-    buffer = BytesIO()
-    dataset.save_as(buffer, enforce_file_format=True)
-    return buffer.getvalue()

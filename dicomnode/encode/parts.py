@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 from pydicom import Dataset
 
 from dicomnode.encode.context import ResultContext
 from dicomnode.encode.uids import tracking_uid
-from inference.labelmap import Lesion, LesionMap, Numbers
+from inference.labelmap import Lesion, LesionMap
 
 FRAME_BUDGET = 400
 
@@ -34,14 +35,18 @@ class Part:
         """What is said of it in a series description; nothing of the only one."""
         return f" {self.number} of {self.count}" if self.count > 1 else ""
 
-    def layers(self, lesion_map: LesionMap) -> list[Numbers]:
-        """Segment numbers on the grid of the lesion map: its layers, as far as they hold lesions of this."""
-        last = self.lesions[-1].number
+    def layers(self, lesion_map: LesionMap) -> list[np.ndarray[Any, Any]]:
+        """Segment numbers on the grid of the lesion map, in the smallest type that holds them: its layers,
+        as far as they hold lesions of this.
+        """
+        kind = np.uint8 if len(self.lesions) < 256 else np.uint16
         found = []
         for index in sorted({lesion.layer for lesion in self.lesions}):
-            values = lesion_map.layers[index]
-            inside = (values > self.offset) & (values <= last)
-            found.append(np.where(inside, values - np.uint16(self.offset), np.uint16(0)))
+            numbers = np.zeros(lesion_map.layers[index].shape, dtype=kind)
+            for lesion in self.lesions:
+                if lesion.layer == index:
+                    numbers[lesion.box][lesion_map.mask(lesion)] = lesion.number - self.offset
+            found.append(numbers)
         return found
 
 

@@ -86,8 +86,6 @@ def coded(code: Code) -> Any:
 def _pixels(lesion_map: LesionMap, part: Part) -> tuple[type[Segmentation], np.ndarray[Any, Any]]:
     """Integer label values, never one-hot: highdicom is many times faster on them."""
     layers = part.layers(lesion_map)
-    if len(part.lesions) < 256:
-        layers = [layer.astype(np.uint8) for layer in layers]
     if len(layers) == 1:
         return Segmentation, layers[0]
     return LayeredSegmentation, np.stack(layers, axis=-1)

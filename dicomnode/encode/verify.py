@@ -18,7 +18,6 @@ from dicomnode.encode.check_numbers import check_axes, check_volumes
 from dicomnode.encode.check_report import check_not_seen, check_report, referable
 from dicomnode.encode.check_seg import check_segs
 from dicomnode.encode.context import Result, ResultContext
-from dicomnode.encode.dress import to_bytes
 from dicomnode.encode.equipment import RESEARCH_ONLY
 from dicomnode.encode.parts import parts_of, parts_without_overlap
 from dicomnode.encode.recognise import is_own_result
@@ -54,7 +53,7 @@ def verify_results(
 
     The message holds UIDs, numbers and codes, but no patient data.
     """
-    read_back = [replace(r, dataset=dcmread(BytesIO(to_bytes(r.dataset)))) for r in results]
+    read_back = [replace(r, dataset=dcmread(BytesIO(r.content))) for r in results]
     _check_kinds([r.kind for r in results if r.kind in ALWAYS and r.page == 1], measurements)
     try:
         for result in read_back:

@@ -7,7 +7,7 @@ from typing import Any
 
 from dicomnode.encode.overlay import draw_lesion
 from dicomnode.show.record import measurement_record
-from dicomnode.work.pipeline import Findings, file_bytes, summarise
+from dicomnode.work.pipeline import Findings, summarise
 
 
 def write_results(findings: Findings, folder: Path) -> dict[str, Any]:
@@ -15,14 +15,13 @@ def write_results(findings: Findings, folder: Path) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     objects = {}
     for result in findings.results:
-        content, sha256 = file_bytes(result.dataset)
         name = result.kind if result.page == 1 else f"{result.kind}-{result.page}"
         path = folder / f"{name}.dcm"
-        path.write_bytes(content)
+        path.write_bytes(result.content)
         objects[name] = {
             "file": path.name,
             "sop_instance_uid": str(result.dataset.SOPInstanceUID),
-            "sha256": sha256,
+            "sha256": result.sha256,
         }
     for measurement in findings.measurements:
         header = findings.source.frames[measurement.key_slice].instance.header

@@ -23,7 +23,7 @@ from dicomnode.records.db import Database
 from dicomnode.records.instances import stored_instances
 from dicomnode.records.tables import AuditRow, InstanceRow, JobRow, ResultRow
 from dicomnode.study import Series, read_instance
-from dicomnode.work.pipeline import Assignment, file_bytes, process_series
+from dicomnode.work.pipeline import Assignment, process_series
 from inference.engine import Model, best_device
 from inference.predict import segment
 from inference.registry import Registry
@@ -86,7 +86,7 @@ def run_again(database: Database, registry: Registry, job_id: int, device: str =
         kinds=DEFAULT_KINDS | {cast(ResultKind, result.kind) for result in results},
     )
     findings = process_series(assignment, lambda _: nullcontext())
-    made = {str(result.dataset.SOPInstanceUID): file_bytes(result.dataset)[1] for result in findings.results}
+    made = {str(result.dataset.SOPInstanceUID): result.sha256 for result in findings.results}
     return SecondRun(
         job,
         tuple(Compared(r.kind, r.sop_instance_uid, r.sha256, made.get(r.sop_instance_uid)) for r in results),

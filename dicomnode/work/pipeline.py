@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from pydicom import Dataset
-
 from dicomnode.encode.context import ResultContext
-from dicomnode.encode.dress import to_bytes
 from dicomnode.encode.results import Result, encode_results
 from dicomnode.forms import DEFAULT_KINDS, ResultKind
 from dicomnode.read.volumes import read_volume
@@ -83,9 +79,3 @@ def summarise(findings: Findings) -> dict[str, Any]:
         "lesion_count": len(findings.measurements),
         "total_volume_mm3": round(burden.value, 1) if isinstance(burden, Quantity) else None,
     }
-
-
-def file_bytes(dataset: Dataset) -> tuple[bytes, str]:
-    """A result as a DICOM file, and its SHA-256."""
-    content = to_bytes(dataset)
-    return content, hashlib.sha256(content).hexdigest()

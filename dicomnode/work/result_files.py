@@ -8,7 +8,7 @@ from dicomnode.records.db import Database
 from dicomnode.records.tables import JobRow, ResultRow
 from dicomnode.spool import Spool
 from dicomnode.work.jobs import Lease, NewResult
-from dicomnode.work.pipeline import Findings, file_bytes
+from dicomnode.work.pipeline import Findings
 
 
 def store_results(spool: Spool, lease: Lease, job: JobRow, findings: Findings) -> tuple[NewResult, ...]:
@@ -19,10 +19,9 @@ def store_results(spool: Spool, lease: Lease, job: JobRow, findings: Findings) -
     attempt = _attempt(lease.job_id, lease.fencing_token)
     stored = []
     for result in findings.results:
-        content, sha256 = file_bytes(result.dataset)
         sop_instance_uid = str(result.dataset.SOPInstanceUID)
         path = spool.result_path(job.study_instance_uid, sop_instance_uid, attempt)
-        spool.write(path, content)
+        spool.write(path, result.content)
         stored.append(
             NewResult(
                 kind=result.kind,
@@ -30,7 +29,7 @@ def store_results(spool: Spool, lease: Lease, job: JobRow, findings: Findings) -
                 sop_instance_uid=sop_instance_uid,
                 series_instance_uid=str(result.dataset.SeriesInstanceUID),
                 instance_number=int(result.dataset.InstanceNumber),
-                sha256=sha256,
+                sha256=result.sha256,
                 path=path,
             )
         )

@@ -23,7 +23,7 @@ from pydicom import Dataset
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from dicomnode.encode.dress import to_bytes
+from dicomnode.encode.writing import to_bytes
 from dicomnode.selftest.volumes import voxel_centres
 from dicomnode.series_writer import SeriesIdentity, write_series
 from dicomnode.work.pipeline import Assignment, process_series

@@ -13,8 +13,8 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from dicomnode.encode.context import Result, ResultContext
-from dicomnode.encode.dress import to_bytes
 from dicomnode.encode.results import encode_results
+from dicomnode.encode.writing import to_bytes
 from dicomnode.forms import ResultKind
 from dicomnode.read.volumes import read_volume
 from dicomnode.selftest.volumes import lesion_map_of

@@ -16,8 +16,8 @@ import pytest
 from pydicom import dcmread
 
 from dicomnode.encode.context import Result
-from dicomnode.encode.dress import to_bytes
 from dicomnode.encode.verify import verify_results
+from dicomnode.encode.writing import to_bytes
 from dicomnode.errors import ResultRejected
 from dicomnode.forms import ResultKind
 from tests.dicomnode.encode.defect_table import OWN, complaining, line, listed, not_possible, write

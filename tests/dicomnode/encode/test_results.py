@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from pydicom import Dataset
 
-from dicomnode.encode.dress import to_bytes
 from dicomnode.encode.recognise import is_own_result
 from dicomnode.encode.uids import derived_uid, tracking_uid
+from dicomnode.encode.writing import to_bytes
 from tests.dicomnode.encode.situations import SERIES_UID, Situation, written
 
 
@@ -32,7 +32,7 @@ class TestRepetition:
         folder = situation.source.frames[0].instance.path.parent
         script = (
             "import hashlib, pathlib, sys\n"
-            "from dicomnode.encode.dress import to_bytes\n"
+            "from dicomnode.encode.writing import to_bytes\n"
             "from tests.dicomnode.encode.situations import seen\n"
             "from tests.phantoms import phantom, read_series\n"
             "truth = phantom('axial', (6.0, 2.0, 3.0))\n"

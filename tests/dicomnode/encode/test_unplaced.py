@@ -20,9 +20,9 @@ from dicomnode.encode.check_report import measurement_groups
 from dicomnode.encode.concepts import AREA, LONG_AXIS
 from dicomnode.encode.content import child, children, walk
 from dicomnode.encode.context import Result
-from dicomnode.encode.dress import to_bytes
 from dicomnode.encode.unplaced import STAND_IN_UID
 from dicomnode.encode.verify import verify_results
+from dicomnode.encode.writing import to_bytes
 from dicomnode.errors import ResultRejected
 from dicomnode.forms import ResultKind
 from dicomnode.read.volumes import read_volume

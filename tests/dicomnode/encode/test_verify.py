@@ -21,8 +21,8 @@ from dicomnode.encode.concepts import (
 )
 from dicomnode.encode.content import children
 from dicomnode.encode.context import Result
-from dicomnode.encode.dress import to_bytes
 from dicomnode.encode.verify import verify_results
+from dicomnode.encode.writing import to_bytes
 from dicomnode.errors import ResultRejected
 from dicomnode.forms import ResultKind
 from inference.measure import Quantity
