@@ -35,6 +35,7 @@ from typing import TypeVar
 
 from tests.bench.needs import Need
 from tests.bench.results import CaseResult, ContenderResult, SpanResult, VerdictResult
+from tests.real_parts import find_program
 
 T = TypeVar("T")
 
@@ -180,8 +181,11 @@ def command(
 
 def run_program(arguments: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> None:
     """Run to the end; raises CalledProcessError, with the output as a note."""
+    name, *others = map(str, arguments)
     try:
-        subprocess.run([str(a) for a in arguments], check=True, capture_output=True, env=environment)
+        subprocess.run(
+            [find_program(name) or name, *others], check=True, capture_output=True, env=environment
+        )
     except subprocess.CalledProcessError as error:
         error.add_note((error.stdout + error.stderr)[-2000:].decode("utf-8", "replace"))
         raise
@@ -206,7 +210,7 @@ def measure(case: Case, rounds: int) -> CaseResult:
                 run()
         for number in range(rounds):
             for contender, run in running if number % 2 == 0 else reversed(running):
-                readings[contender.name].append(_timed(run))
+                readings[contender.name].append(_reading(run))
     found = CaseResult(
         name=case.name,
         contenders=[_summary(name, readings[name], missing[name]) for name in readings],
@@ -218,10 +222,16 @@ def measure(case: Case, rounds: int) -> CaseResult:
     return found.model_copy(update={"verdicts": [goal.judge(found) for goal in case.goals]})
 
 
-def _timed(run: Run) -> Reading:
+def timed(work: Callable[[], T]) -> tuple[float, T]:
+    """Seconds, and what came of it."""
     started = time.perf_counter()
-    reading = run()
-    return reading or Reading(time.perf_counter() - started)
+    found = work()
+    return time.perf_counter() - started, found
+
+
+def _reading(run: Run) -> Reading:
+    seconds, reading = timed(run)
+    return reading or Reading(seconds)
 
 
 def _summary(name: str, readings: Sequence[Reading], missing: Sequence[str]) -> ContenderResult:

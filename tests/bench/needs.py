@@ -21,6 +21,11 @@ def program(name: str, package: str) -> Need:
     return Need(find_program(name) is not None, f"apt-get install {package}")
 
 
+def pip_program(name: str, distribution: str) -> Need:
+    """A program that a Python package brings."""
+    return Need(find_program(name) is not None, f"pip install {distribution}")
+
+
 def module(name: str, distribution: str | None = None) -> Need:
     """A Python package of the extra `bench`, or one that must be installed by hand."""
     remedy = f"pip install {distribution}" if distribution else "pip install '.[bench]'"
