@@ -130,6 +130,10 @@ class Housekeeping:
                 (f"push {peer.name}", partial(self._delivery.push, peer), Topic.DELIVERIES)
                 for peer in self._peers
             ),
+            *(
+                (f"ask {peer.name}", partial(self._commitment.ask, peer), Topic.COMMITMENTS)
+                for peer in self._peers
+            ),
         ]
 
     def ticks(self) -> list[tuple[str, Callable[[], object], float]]:
@@ -147,10 +151,6 @@ class Housekeeping:
             *((f"echo {name}", check, ECHO_S) for name, check in self._echoes.items()),
             ("compare", self._comparing.compare_due, COMPARING_S),
             *((f"syslog {name}", feed.tick, SYSLOG_S) for name, feed in self._feeds.items()),
-            *(
-                (f"ask {peer.name}", partial(self._commitment.ask, peer), COMMITMENT_S)
-                for peer in self._peers
-            ),
             *(
                 (f"report {peer.name}", partial(self._reports.send_due, peer), COMMITMENT_S)
                 for peer in senders

@@ -82,6 +82,7 @@ class Assembly:
             senders=self.counts.senders(session, study),
             required=required,
             looked=looked_at == study.last_received_at or not self._settings.required,
+            released_at=study.released_at,
         )
 
     def _close(self, session: Session, study_instance_uid: str) -> None:
@@ -124,9 +125,15 @@ class Assembly:
             return [
                 study.study_instance_uid
                 for study in receiving_studies(session)
-                if is_due(self._asked_at(study, title), study.last_received_at, self._settings.assembly, now)
+                if self._is_due(study, title, now)
                 and title in {sender.ae_title for sender in self.counts.senders(session, study)}
             ]
+
+    def _is_due(self, study: StudyRow, ae_title: str, now: datetime) -> bool:
+        asked_at = self._asked_at(study, ae_title)
+        return is_due(
+            asked_at, study.last_received_at, self._settings.assembly, now, released_at=study.released_at
+        )
 
     def _asked_at(self, study: StudyRow, ae_title: str) -> datetime | None:
         answer = self.counts.answer(study.study_instance_uid, ae_title)

@@ -69,6 +69,8 @@ class Progress:
     required: Required | None = None
     """None: no rule is about this study, or nobody has looked since the last arrival (`looked`)."""
     looked: bool = True
+    released_at: datetime | None = None
+    """When a sender last released an association on which the study had grown."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def verdict(progress: Progress, rules: AssemblySettings, now: datetime) -> Verdi
     over = now >= progress.first_received_at + timedelta(seconds=rules.deadline_s)
     if missing and _is_to_park(required, rules):
         return Verdict(CompletedBy.DEADLINE, missing, park=True) if over else None
-    settled = last + timedelta(seconds=rules.settle_s)
+    settled = settled_at(last, progress.released_at, rules)
     if progress.senders and all(sender.all_came(settled) for sender in progress.senders):
         return Verdict(CompletedBy.EXPECTED_COUNT)
     if required and now >= last + timedelta(seconds=required.pause_s):
@@ -128,11 +130,22 @@ def _is_to_park(required: Required | None, rules: AssemblySettings) -> bool:
     return rules.incomplete == "park"
 
 
+def settled_at(last_received_at: datetime, released_at: datetime | None, rules: AssemblySettings) -> datetime:
+    """When a peer may first be asked for its count: its association is over, or a pause has passed."""
+    if released_at is not None and released_at >= last_received_at:
+        return released_at
+    return last_received_at + timedelta(seconds=rules.settle_s)
+
+
 def is_due(
-    asked_at: datetime | None, last_received_at: datetime, rules: AssemblySettings, now: datetime
+    asked_at: datetime | None,
+    last_received_at: datetime,
+    rules: AssemblySettings,
+    now: datetime,
+    released_at: datetime | None = None,
 ) -> bool:
     """Whether a peer should be asked (again) for its count."""
-    settled = last_received_at + timedelta(seconds=rules.settle_s)
+    settled = settled_at(last_received_at, released_at, rules)
     if now < settled:
         return False
     return (

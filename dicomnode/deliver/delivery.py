@@ -52,6 +52,8 @@ class Delivery:
             return
         try:
             self._send(peer, self._take(peer.name, allowance))
+            if peer.storage_commitment:
+                self._database.wake.signal(Topic.COMMITMENTS)  # once for all that went over together
         except SQLAlchemyError:
             self._cut_off.add(peer.name)
             raise

@@ -12,10 +12,17 @@ from typing import Any
 
 import structlog
 from pynetdicom import evt
+from sqlalchemy import update
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database, utc_now
+from dicomnode.records.states import StudyState
+from dicomnode.records.tables import StudyRow
+
+RELEASED = "released"
+SUCCESS = "0000"
 
 log = structlog.get_logger()
 
@@ -46,7 +53,7 @@ class Visits:
         return [
             (evt.EVT_ACCEPTED, self._begin),
             (evt.EVT_DIMSE_SENT, self._count),
-            (evt.EVT_RELEASED, partial(self._end, "released")),
+            (evt.EVT_RELEASED, partial(self._end, RELEASED)),
             (evt.EVT_ABORTED, partial(self._end, "cut off")),
             (evt.EVT_CONN_CLOSE, partial(self._end, "cut off")),
         ]
@@ -96,5 +103,23 @@ class Visits:
                     echoes=visit.echoes,
                     stores=dict(visit.stores),
                 )
+                if how == RELEASED and visit.stores[SUCCESS] > 1:
+                    _note_release(session, visit)
         except (SQLAlchemyError, OSError) as error:
             log.error("association_not_recorded", error=type(error).__name__)
+
+
+def _note_release(session: Session, visit: _Visit) -> None:
+    """The studies of this sender that grew during its visit: nothing more of them is on its way here.
+
+    An association for each image, as some senders have, says nothing of the kind.
+    """
+    session.execute(
+        update(StudyRow)
+        .where(
+            StudyRow.calling_ae_title == visit.calling_ae_title,
+            StudyRow.last_received_at >= visit.accepted_at,
+            StudyRow.state == StudyState.RECEIVING.value,
+        )
+        .values(released_at=utc_now())
+    )

@@ -76,6 +76,8 @@ class StudyRow(Base):
     calling_ae_title: Mapped[str]
     first_received_at: Mapped[datetime]
     last_received_at: Mapped[datetime]
+    released_at: Mapped[datetime | None]
+    """When an association was last released that had brought several images, of this study among others."""
     expected_count: Mapped[int | None]
     completed_at: Mapped[datetime | None]
     completed_by: Mapped[str | None]

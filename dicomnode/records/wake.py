@@ -33,6 +33,8 @@ class Topic(StrEnum):
     """A job is due: workers look."""
     DELIVERIES = "deliveries"
     """A result is due to be sent: housekeeping looks at the outbox."""
+    COMMITMENTS = "commitments"
+    """A destination that commits has taken results: housekeeping asks it about them."""
 
 
 class Ear(Protocol):

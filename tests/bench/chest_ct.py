@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from dicomnode.part10 import ParsedHeader
 from dicomnode.selftest.volumes import LESION, LESION_LABEL, TISSUE
 from dicomnode.series_writer import SeriesIdentity, slice_dataset, write_series
 from dicomnode.study import Instance, Series, SourceFrame, SourceVolume
@@ -63,7 +64,7 @@ def source(seen: Volume) -> SourceVolume:
     for index in range(seen.shape[0]):
         header = slice_dataset(seen, index, identity)
         del header.PixelData
-        instances.append(Instance(Path(f"{index}.dcm"), header, f"{index:064d}"))
+        instances.append(Instance(Path(f"{index}.dcm"), ParsedHeader(header), f"{index:064d}"))
     return SourceVolume(Series(tuple(instances)), seen, tuple(SourceFrame(found) for found in instances))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -162,6 +163,25 @@ def test_the_count_is_asked_after_a_pause_and_again_at_intervals(
     last: float, asked: float | None, now: float, due: bool
 ) -> None:
     assert is_due(None if asked is None else at(asked), at(last), RULES, at(now)) is due
+
+
+@pytest.mark.parametrize(
+    ("released", "asked", "closes"),
+    [
+        (5.1, 5.2, True),
+        (5.1, 5.0, False),  # asked before the release: the peer may have said it between two images
+        (4.9, 5.2, False),  # released before the last image came on another association
+        (None, 5.2, False),
+        (None, 6.0, True),
+    ],
+)
+def test_a_release_after_the_last_image_ends_the_pause_before_the_count(
+    released: float | None, asked: float, closes: bool
+) -> None:
+    released_at = None if released is None else at(released)
+    found = replace(progress(5, sender(3, 3, asked)), released_at=released_at)
+    assert (verdict(found, RULES, at(6.0)) == Verdict(CompletedBy.EXPECTED_COUNT)) is closes
+    assert is_due(None, at(5), RULES, at(5.5), released_at) is (released == 5.1)
 
 
 @pytest.fixture

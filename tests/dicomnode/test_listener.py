@@ -355,6 +355,23 @@ def test_no_patient_data_is_logged_or_audited(node: Settings, database: Database
         assert secret not in told
 
 
+@pytest.mark.parametrize(
+    ("images", "cut_off", "noted"), [(2, False, True), (1, False, False), (2, True, False)]
+)
+def test_the_release_after_several_images_is_noted_with_their_study(
+    node: Settings, database: Database, images: int, cut_off: bool, noted: bool
+) -> None:
+    association = associate(node)
+    for number in range(images):
+        assert association.send_c_store(image(SOPInstanceUID=f"1.9.{number}")).Status == 0x0000
+    association.abort() if cut_off else association.release()
+    wait_until(lambda: "association_ended" in kinds(database), 60.0)
+    with database.snapshot() as session:
+        (study,) = session.scalars(select(StudyRow))
+    assert (study.released_at is not None) is noted
+    assert study.released_at is None or study.released_at >= study.last_received_at
+
+
 def test_an_association_is_recorded_at_its_end_with_what_was_answered_on_it(
     node: Settings, database: Database
 ) -> None:

@@ -18,9 +18,9 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser
 
-from dicomnode.encode.dress import to_bytes
 from dicomnode.encode.results import encode_results
 from dicomnode.encode.words import label_of
+from dicomnode.encode.writing import to_bytes
 from dicomnode.selftest.temporary import free_port
 from inference.labelmap import Lesion
 from inference.measure import Axis

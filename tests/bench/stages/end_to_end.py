@@ -57,7 +57,7 @@ def _running(folder: Path, slices: int, side: int) -> Iterator[Run]:
     try:
         node = Node(
             folder / "node", folder / "models", AE, orthanc.dicom_port, {"CT": MODEL},
-            peer_text="storage_commitment = true", port=port,
+            storage_commitment=True, port=port,
         ).start()  # fmt: skip
         try:
             rounds = _Rounds(folder, template, orthanc, node)
