@@ -42,32 +42,43 @@ def move_records(source: Database, target: Database, anchors: Path, audit: Audit
     migrate(target)
     tables = Base.metadata.sorted_tables
     known = read_anchors(anchors)
-    with source.transaction() as reading, target.transaction() as writing:
-        _refuse_unless_empty(writing, tables)
-        before = verify_chain(reading, known)
+    with target.snapshot() as session:
+        _refuse_unless_empty(session, tables)  # found out soon, and decided below
+    with source.transaction() as reading:
+        before = verify_chain(reading, known)  # before the other transaction: the server ends idle ones
         if before.faults:
             raise PermanentError(f"the audit trail is broken, nothing was moved: {before.faults[0].told}")
-        try:
-            counts = {table.name: _copy(reading, writing, table) for table in tables}
-        except DataError as error:
-            raise PermanentError(
-                f"a row cannot be kept in the new database, nothing was moved: {error.orig}"
-            ) from error
-        check = verify_chain(writing, known)
-        if check.faults or _end_of(check) != _end_of(before):
-            told = check.faults[0].told if check.faults else "it ends with another event"
-            raise PermanentError(f"the trail did not arrive as it was, nothing was moved: {told}")
-        audit.record(
-            writing,
-            Event.DATABASE_MOVED,
-            Subject(),
-            source=str(source.engine.url),
-            target=str(target.engine.url.set(query={})),
-            counts=counts,
-            event_count=check.event_count,
-            last_sha256=check.last_sha256,
-        )
+        with target.transaction() as writing:
+            _refuse_unless_empty(writing, tables)
+            counts = _copy_all(reading, writing, tables)
+            check = verify_chain(writing, known)
+            if check.faults or _end_of(check) != _end_of(before):
+                told = check.faults[0].told if check.faults else "it ends with another event"
+                raise PermanentError(f"the trail did not arrive as it was, nothing was moved: {told}")
+            _record(audit, writing, source, target, Moved(counts, check))
     return Moved(counts, check)
+
+
+def _copy_all(reading: Session, writing: Session, tables: list[Table]) -> dict[str, int]:
+    try:
+        return {table.name: _copy(reading, writing, table) for table in tables}
+    except DataError as error:
+        raise PermanentError(
+            f"a row cannot be kept in the new database, nothing was moved: {error.orig}"
+        ) from error
+
+
+def _record(audit: Audit, session: Session, source: Database, target: Database, moved: Moved) -> None:
+    audit.record(
+        session,
+        Event.DATABASE_MOVED,
+        Subject(),
+        source=str(source.engine.url),
+        target=str(target.engine.url.set(query={})),
+        counts=moved.counts,
+        event_count=moved.check.event_count,
+        last_sha256=moved.check.last_sha256,
+    )
 
 
 def _refuse_unless_empty(session: Session, tables: list[Table]) -> None:

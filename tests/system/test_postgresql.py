@@ -27,11 +27,12 @@ from tests.phantoms import phantom
 from tests.postgres import Cluster, running_cluster, server_folder
 from tests.system.node import Node, archive_on_loopback, forward, wait_for
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 
-STUDIES = 12
-KILLS = 3
-LONG_S = 240.0
+STUDIES = int(os.environ.get("STUDIES", "12"))
+"""STUDIES=500 makes an afternoon of it."""
+KILLS = max(3, STUDIES // 20)
+LONG_S = 240.0 + STUDIES
 SMALL_MM = (8.0, 2.0, 2.0)
 RECORDS = "records"
 
