@@ -2,10 +2,12 @@
 
 studies/<study uid>/<series uid>/<sop instance uid>_<digest>.dcm   as received
 results/<study uid>/<sop instance uid>_<attempt>.dcm                         as sent
+incoming/<process>/<number>.journal                          acknowledged, not yet above
 """
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import re
@@ -23,6 +25,7 @@ from dicomnode.errors import PermanentError
 HOST = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
 """This machine, in the names of files that are being written."""
 LONGEST_WRITE_S = 3600.0
+_libc = ctypes.CDLL(None, use_errno=True)
 FILE_META_LENGTH_AT = 140
 """Behind preamble, "DICM", and tag, VR and length of (0002,0000)."""
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
@@ -45,6 +48,13 @@ def is_uid(value: str) -> bool:
     return len(value) <= 64 and _UID.fullmatch(value) is not None
 
 
+def require_uids(*values: str) -> None:
+    """Raise PermanentError when one cannot safely name a file."""
+    for value in values:
+        if not is_uid(value):
+            raise PermanentError(f"{value[:64]!r} is not a UID; the sender must correct it")
+
+
 class Spool:
     """The folder that holds every received instance and every result."""
 
@@ -53,7 +63,7 @@ class Spool:
 
     def prepare(self) -> None:
         """Make the folders, readable by this user only."""
-        for part in ("studies", "results"):
+        for part in ("studies", "results", "incoming"):
             (self.folder / part).mkdir(parents=True, exist_ok=True, mode=0o700)
         self.folder.chmod(0o700)
         self._sync_own_names()
@@ -67,11 +77,14 @@ class Spool:
             if _is_left(leftover):
                 leftover.unlink(missing_ok=True)
 
+    @property
+    def journals(self) -> Path:
+        """Where receiving processes keep what they acknowledged until it is a file and a row."""
+        return self.folder / "incoming"
+
     def instance_path(self, study_uid: str, series_uid: str, sop_uid: str, sha256: str) -> Path:
         """Where one content of one instance is kept. Raises PermanentError for a malformed UID."""
-        for uid in (study_uid, series_uid, sop_uid):
-            if not is_uid(uid):
-                raise PermanentError(f"{uid[:64]!r} is not a UID; the sender must correct it")
+        require_uids(study_uid, series_uid, sop_uid)
         return self.folder / "studies" / study_uid / series_uid / f"{sop_uid}_{sha256[:16]}.dcm"
 
     def result_path(self, study_uid: str, sop_uid: str, attempt: str) -> Path:
@@ -87,6 +100,22 @@ class Spool:
 
         Raises OSError when the disk does not take it; nothing is left behind then.
         """
+        self._write(path, parts, durable=True)
+
+    def place(self, path: Path, *parts: bytes | memoryview) -> None:
+        """As `write`, but the file is on the disk only after `sync`."""
+        self._write(path, parts, durable=False)
+
+    def sync(self) -> None:
+        """Bring all that was written on the file system of the spool to the disk."""
+        descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            if _libc.syncfs(descriptor):
+                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        finally:
+            os.close(descriptor)
+
+    def _write(self, path: Path, parts: tuple[bytes | memoryview, ...], *, durable: bool) -> None:
         partial = path.with_name(f"{path.name}.{HOST}.{os.getpid()}.{os.urandom(4).hex()}.part")
         try:
             with _opened(partial) as file:
@@ -94,9 +123,11 @@ class Spool:
                     view = memoryview(part)
                     while view:
                         view = view[file.write(view) :]
-                os.fsync(file.fileno())
+                if durable:
+                    os.fsync(file.fileno())
             partial.rename(path)
-            self.sync_folders(path.parent)
+            if durable:
+                self.sync_folders(path.parent)
         except BaseException:
             partial.unlink(missing_ok=True)
             raise

@@ -24,24 +24,38 @@ from dicomnode.commands.run import usable_models
 from dicomnode.deliver.breaker import probe_now
 from dicomnode.errors import PermanentError
 from dicomnode.observe.syslog import lags
-from dicomnode.records.audit import Event, Subject
+from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.queries import held_studies, job_record, overview, troubled_destinations
 from dicomnode.records.queries import jobs as newest_jobs
 from dicomnode.records.states import JobState
 from dicomnode.replay import replay_dead, replay_of_job, replay_of_study
+from dicomnode.spool import Spool
 
 
 def status(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
     """Count studies, jobs, deliveries and destinations by state, and say what is in trouble or behind."""
+    from dicomnode.receive.recorder import Recorder
+
     settings, database = open_node(config)
     with database.snapshot() as session:
         held = held_studies(session)
         counts, troubled = overview(session), troubled_destinations(session)
         receivers = lags(session, settings.audit.syslog)
+    unrecorded = Recorder(Spool(settings.spool), database, Audit("admin")).unrecorded()
     if as_json:
         syslog = {lag.target: {"events": lag.events, "oldest_s": lag.oldest_s} for lag in receivers}
-        print_json({**counts, "held_studies": held, "troubled_destinations": troubled, "syslog_lag": syslog})
+        print_json(
+            {
+                **counts,
+                "held_studies": held,
+                "troubled_destinations": troubled,
+                "syslog_lag": syslog,
+                "acknowledged_unrecorded": unrecorded,
+            }
+        )
         return
+    if unrecorded:
+        console.print(f"acknowledged and not recorded yet: {unrecorded} instance(s)")
     for name, states in counts.items():
         console.print(f"{name}: " + (", ".join(f"{n} {state}" for state, n in states.items()) or "none"))
     for reason, count in held.items():

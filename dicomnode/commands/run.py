@@ -71,13 +71,16 @@ def receive(config: ConfigOption = DEFAULT_CONFIG) -> None:
     """Run the receiver alone: C-ECHO and C-STORE on the configured port."""
     configure_logging("receive")
     settings, database = open_node(config)
+    from dicomnode.receive.acknowledging import recorder_in_a_process
     from dicomnode.receive.listener import Listener
+    from dicomnode.receive.recorder import Recorder
 
     spool = Spool(settings.spool)
     spool.prepare()
     spool.remove_leftovers("studies")
+    Recorder(spool, database, Audit("receiver")).recover()
     stopping = stop_event()
-    listener = Listener(settings, database, spool)
+    listener = Listener(settings, database, spool, recorder_in_a_process(spool, database))
     try:
         listener.start()
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -13,7 +14,7 @@ from sqlalchemy.orm import Session
 from dicomnode.deliver.commitment import INVALID_ARGUMENT, REQUEST_COMMITMENT, SUCCESS, Commitment
 from dicomnode.deliver.commitment_reports import ReportState
 from dicomnode.deliver.references import Reference, read_references, read_transaction_uid
-from dicomnode.errors import PermanentError
+from dicomnode.errors import PermanentError, TransientError
 from dicomnode.receive.connections import Connections
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.commitment_tables import CommitmentReportRow
@@ -37,8 +38,15 @@ class CommitmentDesk:
     """Handles what comes in for the Storage Commitment Push Model."""
 
     def __init__(
-        self, commitment: Commitment, connections: Connections, database: Database, audit: Audit
+        self,
+        commitment: Commitment,
+        connections: Connections,
+        database: Database,
+        audit: Audit,
+        flush: Callable[[], None],
     ) -> None:
+        """`flush` waits until what was acknowledged is recorded, and raises TransientError after too long."""
+        self._flush = flush
         self._commitment = commitment
         self._connections = connections
         self._database = database
@@ -65,9 +73,10 @@ class CommitmentDesk:
             log.warning("commitment_request_not_understood", peer=peer.name, reason=reason)
             return INVALID_ARGUMENT, None
         try:
+            self._flush()
             with self._database.transaction() as session:
                 return self._owe(session, peer, transaction_uid, references), None
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, TransientError) as error:
             log.error("commitment_request_not_recorded", error=type(error).__name__)
             return PROCESSING_FAILURE, None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -56,6 +57,15 @@ class Stored:
     twin: InstanceRow | None
 
 
+@dataclass(frozen=True)
+class Found:
+    """What the database says of the SOP Instance UID of an arrival that came `at` some time."""
+
+    versions: list[InstanceRow]
+    is_result: bool
+    at: datetime
+
+
 class Intake:
     """Stores and records arrivals. One per receiving process; safe to call from many threads."""
 
@@ -81,7 +91,7 @@ class Intake:
             identity.study_instance_uid, identity.series_instance_uid, arrival.sop_instance_uid, sha256
         )
         with self._database.snapshot() as session:
-            known = _versions(session, arrival.sop_instance_uid)
+            known = versions_of(session, [arrival.sop_instance_uid])[arrival.sop_instance_uid]
         recorded = sha256 in {version.sha256 for version in known}
         if not path.exists():
             self._spool.write(path, arrival.file_header, arrival.encoded)
@@ -89,7 +99,10 @@ class Intake:
             self._spool.sync_folders(path.parent)  # what wrote it may have stopped short of the folders
         twin = None if recorded or identity.own_result else self._twin(path, known)
         with self._database.transaction() as session:
-            outcome = self._record(session, arrival, identity, Stored(str(path), sha256, twin))
+            known = versions_of(session, [arrival.sop_instance_uid])[arrival.sop_instance_uid]
+            is_result = session.get(ResultRow, arrival.sop_instance_uid) is not None
+            found = Found(known, is_result, utc_now())
+            outcome = self.record(session, arrival, identity, Stored(str(path), sha256, twin), found)
             if not path.exists():  # retention removed it at this moment; it cannot while we write here
                 self._spool.write(path, arrival.file_header, arrival.encoded)
         return outcome
@@ -101,10 +114,12 @@ class Intake:
                 return version
         return None
 
-    def _record(self, session: Session, arrival: Arrival, identity: Identity, stored: Stored) -> Outcome:
-        now = utc_now()
-        known = _versions(session, arrival.sop_instance_uid)
-        own = identity.own_result or session.get(ResultRow, arrival.sop_instance_uid) is not None
+    def record(
+        self, session: Session, arrival: Arrival, identity: Identity, stored: Stored, found: Found
+    ) -> Outcome:
+        """Write down, within the caller's transaction, that an arrival is stored; `found` is of the same."""
+        now, known = found.at, found.versions
+        own = identity.own_result or found.is_result
         same = next((version for version in known if version.sha256 == stored.sha256), None)
         restored = same is not None and _restore(session, same, now)
         if same is not None:
@@ -153,10 +168,13 @@ class Intake:
         )
 
 
-def _versions(session: Session, sop_instance_uid: str) -> list[InstanceRow]:
-    """What is recorded under one UID: the newest first, mere repetitions in other encodings last."""
-    rows = session.scalars(select(InstanceRow).where(InstanceRow.sop_instance_uid == sop_instance_uid)).all()
-    return sorted(rows, key=lambda row: (row.same_as is not None, -row.id))
+def versions_of(session: Session, sop_instance_uids: Sequence[str]) -> dict[str, list[InstanceRow]]:
+    """What is recorded under each UID: the newest first, mere repetitions in other encodings last."""
+    versions: dict[str, list[InstanceRow]] = {uid: [] for uid in sop_instance_uids}
+    rows = session.scalars(select(InstanceRow).where(InstanceRow.sop_instance_uid.in_(sop_instance_uids)))
+    for row in sorted(rows, key=lambda row: (row.same_as is not None, -row.id)):
+        versions[row.sop_instance_uid].append(row)
+    return versions
 
 
 def _restore(session: Session, version: InstanceRow, now: datetime) -> bool:

@@ -11,6 +11,7 @@ from pynetdicom.sop_class import StorageCommitmentPushModel, Verification
 
 from dicomnode.deliver.commitment import Commitment
 from dicomnode.imaging import is_image
+from dicomnode.receive.acknowledging import Acknowledging, StartRecorder, recorder_in_a_thread
 from dicomnode.receive.associations import Associations
 from dicomnode.receive.commitment import CommitmentDesk
 from dicomnode.receive.connections import Connections, Server
@@ -38,19 +39,30 @@ log = structlog.get_logger()
 class Listener:
     """The ports that are listened on, plain and TLS. `start` returns at once."""
 
-    def __init__(self, settings: Settings, database: Database, spool: Spool) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        spool: Spool,
+        start_recorder: StartRecorder | None = None,
+    ) -> None:
+        """Without `start_recorder` the recorder is a thread beside those that receive."""
         self._audit = audit = Audit("receiver")
         self._database = database
         self._settings = settings
         self._turned_away = TurnedAway(database, audit)
         self._connections = Connections(settings.listener)
-        self._visits = Visits(database, audit)
         disk = DiskGauge(spool, settings.listener, database, audit)
         self._associations = Associations(settings, disk, self._connections, self._turned_away)
         self._intake = Intake(spool, database, audit)
-        self._storing = Storing(self._intake, disk, database, audit)
-        self._reception = Reception(self._intake, self._storing, self._visits)
-        self._commitment = CommitmentDesk(Commitment(settings, database), self._connections, database, audit)
+        start = start_recorder or recorder_in_a_thread(spool, database, audit)
+        self._acknowledging = Acknowledging(spool, database, self._intake, start)
+        self._storing = Storing(self._acknowledging, disk, database, audit)
+        self._visits = Visits(database, audit, self._acknowledging.flush)
+        self._reception = Reception(self._acknowledging, self._storing, self._visits)
+        self._commitment = CommitmentDesk(
+            Commitment(settings, database), self._connections, database, audit, self._acknowledging.flush
+        )
         self._stopping = threading.Event()
         self._servers: list[Server] = []
 
@@ -99,6 +111,10 @@ class Listener:
         with self._database.transaction() as session:
             self._audit.record(session, event, Subject(), **({"reason": problem} if problem else {}))
 
+    def flush(self) -> None:
+        """Wait until what was acknowledged is recorded. Raises TransientError when that takes too long."""
+        self._acknowledging.flush()
+
     def stop(self) -> None:
         """Close the ports and let associations in progress finish, for a while."""
         for server in self._servers:
@@ -108,6 +124,7 @@ class Listener:
             while server.active_associations and time.monotonic() < deadline:
                 time.sleep(0.1)
         self._servers.clear()
+        self._acknowledging.close()
         self._intake.close()
         self._stopping.set()
         self._turned_away.flush(float("inf"))

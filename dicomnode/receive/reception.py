@@ -14,9 +14,8 @@ from dicomnode.receive.associations import FOR_EVERYBODY, origin_of
 from dicomnode.receive.command_set import C_ECHO_RQ, Request
 from dicomnode.receive.data_phase import Context, DataPhase
 from dicomnode.receive.file_meta import file_header
-from dicomnode.receive.intake import Intake
 from dicomnode.receive.pdus import PduReader
-from dicomnode.receive.storing import Storing
+from dicomnode.receive.storing import Storing, Taking
 from dicomnode.receive.visits import Visits
 
 SMALLEST_PDU_BYTES = 1024
@@ -46,7 +45,7 @@ class InMemory:
 class Reception:
     """Serves associations of one listener on the fast path."""
 
-    def __init__(self, intake: Intake, storing: Storing, visits: Visits) -> None:
+    def __init__(self, intake: Taking, storing: Storing, visits: Visits) -> None:
         self._intake = intake
         self._storing = storing
         self._visits = visits

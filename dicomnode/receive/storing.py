@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from dicomnode.errors import PermanentError
-from dicomnode.receive.arrival import Origin, arrival_of
+from dicomnode.errors import PermanentError, TransientError
+from dicomnode.receive.arrival import Arrival, Origin, arrival_of
 from dicomnode.receive.associations import origin_of
-from dicomnode.receive.intake import Intake, Outcome
+from dicomnode.receive.intake import Outcome
 from dicomnode.receive.pressure import DiskGauge, Flow
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database
@@ -26,10 +26,17 @@ CANNOT_UNDERSTAND = 0xC000
 log = structlog.get_logger()
 
 
+class Taking(Protocol):
+    """Takes arrivals in; see `Intake.take`."""
+
+    def take(self, arrival: Arrival) -> Outcome:
+        """When this returns, the instance can no longer be lost."""
+
+
 class Storing:
     """Takes what comes by C-STORE. Whatever goes wrong, the sender is told and nothing is half-kept."""
 
-    def __init__(self, intake: Intake, disk: DiskGauge, database: Database, audit: Audit) -> None:
+    def __init__(self, intake: Taking, disk: DiskGauge, database: Database, audit: Audit) -> None:
         self._intake = intake
         self._disk = disk
         self._database = database
@@ -62,7 +69,7 @@ class Storing:
         except MemoryError:
             reason = "too little memory for this object now"
             return self._refuse(sop_instance_uid, origin, OUT_OF_RESOURCES, reason)
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, TransientError) as error:
             log.error("instance_not_recorded", error=type(error).__name__)
             return PROCESSING_FAILURE
         return DOES_NOT_MATCH if outcome is Outcome.ALTERED else SUCCESS

@@ -16,6 +16,7 @@ from sqlalchemy import update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from dicomnode.errors import TransientError
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.states import StudyState
@@ -42,7 +43,9 @@ class _Visit:
 class Visits:
     """Listens to what pynetdicom tells of associations; one event of the trail for each, at its end."""
 
-    def __init__(self, database: Database, audit: Audit) -> None:
+    def __init__(self, database: Database, audit: Audit, flush: Callable[[], None]) -> None:
+        """`flush` waits until what was acknowledged is recorded: the end is told of after that."""
+        self._flush = flush
         self._database = database
         self._audit = audit
         self._open: dict[Any, _Visit] = {}
@@ -89,6 +92,7 @@ class Visits:
         if visit is None:
             return
         try:
+            self._flush()
             with self._database.transaction(beside_others=True) as session:
                 self._audit.record(
                     session,
@@ -105,7 +109,7 @@ class Visits:
                 )
                 if how == RELEASED and visit.stores[SUCCESS] > 1:
                     _note_release(session, visit)
-        except (SQLAlchemyError, OSError) as error:
+        except (SQLAlchemyError, OSError, TransientError) as error:
             log.error("association_not_recorded", error=type(error).__name__)
 
 

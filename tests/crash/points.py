@@ -5,10 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Role = Literal["serve", "receive", "housekeep", "work"]
-
-SYNCS_PER_INSTANCE = 5
-"""The file, and the folders of its series, its study, all studies and the spool."""
+Role = Literal["serve", "receive", "record", "housekeep", "work"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +27,7 @@ class KillPoint:
     """Whether it is passed only when a node starts with an older schema, or with none."""
 
 
-INTAKE = "dicomnode.receive.intake:Intake"
+JOURNAL = "dicomnode.receive.journal:Journal"
 WORKER = "dicomnode.work.worker:Worker"
 QUEUE = "dicomnode.work.jobs:JobQueue"
 MODELS = "inference.resident:ResidentModels"
@@ -45,24 +42,22 @@ SPOOL = "dicomnode.spool:Spool"
 RECEIVE = (
     KillPoint("byte_of_pdata", "receive", "socket:socket.recv_into", "byte",
               "half an image that nobody acknowledged leaves nothing behind", span=60_000),
-    KillPoint("before_write", "receive", f"{SPOOL}.write", "before",
+    KillPoint("before_journal", "receive", f"{JOURNAL}.append", "before",
               "an image that is only in memory is not acknowledged", span=10),
-    KillPoint("written_not_synced", "receive", "os:fsync", "before",
-              "a half-written file is never taken for an image",
-              step=SYNCS_PER_INSTANCE, span=8),
-    KillPoint("synced_not_renamed", "receive", "os:fsync", "after",
-              "a whole file without its final name is removed, and the image is asked for again",
-              step=SYNCS_PER_INSTANCE, span=8),
-    KillPoint("renamed_not_synced", "receive", f"{SPOOL}.sync_folders", "before",
-              "a file whose name may not be durable is not acknowledged", span=8),
-    KillPoint("synced_not_recorded", "receive", f"{INTAKE}._record", "before",
-              "a file without its row is not acknowledged, and is found when it is sent again", span=8),
-    KillPoint("recorded_not_committed", "receive", f"{INTAKE}._record", "after",
-              "row and audit event vanish together", span=8),
-    KillPoint("committed_not_answered", "receive", f"{INTAKE}.take", "after",
+    KillPoint("written_not_synced", "receive", "os:fdatasync", "before",
+              "an entry of the journal that may be torn is not acknowledged", span=8),
+    KillPoint("synced_not_answered", "receive", f"{JOURNAL}.append", "after",
               "what the sender repeats because it got no answer is one image", span=8),
     KillPoint("answered", "receive", "dicomnode.receive.storing:Storing.answer", "after",
-              "what is kept stays, whether or not the answer reached the sender", span=12),
+              "what is acknowledged and not recorded is recorded after the restart", span=12),
+    KillPoint("before_placing", "record", f"{SPOOL}.place", "before",
+              "the next recorder makes the file of an image that is only in the journal", span=8),
+    KillPoint("placed_not_recorded", "record", "dicomnode.receive.intake:Intake.record", "before",
+              "a file without its row is recorded by the next recorder", span=8),
+    KillPoint("recorded_not_committed", "record", "dicomnode.receive.intake:Intake.record", "after",
+              "row and audit event vanish together, and come back once", span=8),
+    KillPoint("committed_not_told", "record", "dicomnode.receive.recorder:Recorder.record", "after",
+              "what the next recorder finds recorded is not recorded again"),
 )  # fmt: skip
 
 ASSEMBLE = (

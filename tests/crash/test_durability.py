@@ -1,7 +1,8 @@
 """Before each success is answered, everything of that image is on the disk: seen in the system calls.
 
 SIGKILL cannot show this, because the operating system goes on writing. Here strace follows a running
-receiver: what was written, renamed or made must have been synced when the answer leaves.
+receiver and its recorder: what was written to the journal must have been synced when the answer leaves, what
+does not go by the journal as well, and everything before a journal is removed.
 Not covered: a disk that says it has written and has not.
 """
 
@@ -10,11 +11,12 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from pydicom import dcmread
 from pydicom.uid import generate_uid
 
 from dicomnode.selftest.temporary import free_port
@@ -24,10 +26,15 @@ from tests.phantoms import phantom
 from tests.real_parts import require_program
 from tests.system.node import AE_TITLE, Node, wait_for
 
-WATCHED = "write,writev,pwrite64,fsync,fdatasync,rename,renameat,renameat2,mkdir,mkdirat,sendto,sendmsg"
+WATCHED = (
+    "write,writev,pwrite64,pwritev,pwritev2,fsync,fdatasync,syncfs,rename,renameat,renameat2,mkdir,mkdirat,"
+    "unlink,unlinkat,sendto,sendmsg"
+)
 IMAGES = 4
+A_ASSOCIATE_AC = r'"\2\0'
 P_DATA_TF = r'"\4\0'
 """How the PDU that carries a response begins (PS3.8 section 9.3.5)."""
+WRITES = ("write", "writev", "pwrite64", "pwritev", "pwritev2")
 IN_MEMORY = ("-shm", ".log")
 """SQLite makes its shared memory anew; the log is no promise."""
 CALL = re.compile(r"^(?P<name>\w+)\((?P<arguments>.*)\)\s+= (?P<result>-?\d+)")
@@ -40,8 +47,8 @@ class Disk:
 
     folder: Path
     dirty: set[str] = field(default_factory=set)
-    renamed: list[str] = field(default_factory=list)
-    """Files that got their final names since the last answer."""
+    journaled: int = 0
+    """Entries that were written to a journal since the last answer."""
 
     def see(self, name: str, arguments: str) -> None:
         """Take one successful call into account."""
@@ -49,8 +56,11 @@ class Disk:
         paths = [Path(path) for path in re.findall(r'"(/.*?)"', arguments)]
         if name in ("fsync", "fdatasync") and descriptor:
             self.dirty.discard(descriptor[1])
-        elif name in ("write", "writev", "pwrite64") and descriptor:
+        elif name == "syncfs":
+            self.dirty.clear()
+        elif name in WRITES and descriptor:
             self._soil(Path(descriptor[1]))
+            self.journaled += name.startswith("pwritev") and descriptor[1].endswith(".journal")
         elif name.startswith("mkdir"):
             self._soil(paths[0].parent)
         elif name.startswith("rename"):
@@ -59,8 +69,6 @@ class Disk:
             if str(old) in self.dirty:
                 self.dirty.remove(str(old))
                 self._soil(new)
-            if new.suffix == ".dcm":
-                self.renamed.append(new.name)
 
     def _soil(self, path: Path) -> None:
         if path.is_relative_to(self.folder.parent) and not path.name.endswith(IN_MEMORY):
@@ -85,7 +93,7 @@ def calls(trace: str) -> Iterator[tuple[str, str]]:
 
 @pytest.fixture
 def trace(tmp_path: Path) -> Iterator[str]:
-    """The system calls of a receiver that took a few images from a real sender."""
+    """The system calls of a receiver that took a few images from a real sender, and one of them altered."""
     strace = require_program("strace")
     node = Node(tmp_path / "node", tmp_path, "PACS", free_port(), {"CT": "threshold"})
     follow = [strace, "-f", "-y", "-s", "2", "-e", f"trace={WATCHED}", "-o", str(tmp_path / "trace")]
@@ -94,25 +102,45 @@ def trace(tmp_path: Path) -> Iterator[str]:
     wait_for(node.answers, "the receiver answers", 120)
     identity = SeriesIdentity(study_instance_uid=generate_uid())
     volume = phantom(spacing_mm=(96.0 / IMAGES, 2.0, 2.0)).volume
-    study = Study(identity.study_instance_uid, tuple(write_series(volume, tmp_path / "sent", identity)))
-    store(study, "PACS", AE_TITLE, node.port)
-    assert study.missing == []
+    sent = write_series(volume, tmp_path / "sent", identity)
+    _send(node, identity, sent)
+    wait_for(lambda: len(node.events(event="instance_received")) == IMAGES, "all is recorded", 120)
+    altered = dcmread(sent[0])
+    altered.SeriesDescription = "Altered"
+    altered.save_as(sent[0])
+    _send(node, identity, sent[:1])
     os.killpg(receiver.pid, signal.SIGTERM)
     receiver.wait(60)
     yield (tmp_path / "trace").read_text(errors="replace")
 
 
+def _send(node: Node, identity: SeriesIdentity, files: Sequence[Path]) -> None:
+    study = Study(identity.study_instance_uid, tuple(files))
+    store(study, "PACS", AE_TITLE, node.port)
+    assert sum(study.answers.values()) == len(files)
+
+
 @pytest.mark.slow
 @pytest.mark.real_parts
 def test_nothing_is_answered_that_a_loss_of_power_could_take_back(trace: str, tmp_path: Path) -> None:
-    disk, answers = Disk(tmp_path / "node" / "data"), 0
+    disk, by_journal, otherwise, removed = Disk(tmp_path / "node" / "data"), 0, 0, 0
+    recorded: set[str] = set()
     for name, arguments in calls(trace):
-        if disk.renamed and name in ("sendto", "sendmsg") and P_DATA_TF in arguments:
-            assert disk.dirty == set(), f"not synced before answer {answers + 1}"
-            answers += len(disk.renamed)
-            disk.renamed.clear()
+        if by_journal and "incoming" in arguments and name.startswith("unlink") and ".journal" in arguments:
+            assert disk.dirty == set(), "not synced before the journal went"
+            removed += 1
+        if name in ("sendto", "sendmsg") and P_DATA_TF in arguments:
+            if disk.journaled:
+                assert [path for path in disk.dirty if "/incoming" in path] == []
+                by_journal, disk.journaled = by_journal + disk.journaled, 0
+            elif by_journal:
+                assert disk.dirty - recorded == set(), "not synced before the answer to an altered image"
+                otherwise += 1
+        elif name in ("sendto", "sendmsg") and A_ASSOCIATE_AC in arguments:
+            # what the recorder wrote, the journal still holds
+            recorded = {path for path in disk.dirty if not path.endswith("-wal")}
         disk.see(name, arguments)
-    assert answers == IMAGES
+    assert (by_journal, otherwise, removed) == (IMAGES, 1, 1)
 
 
 def test_a_write_that_is_not_synced_is_seen() -> None:

@@ -362,6 +362,7 @@ def test_a_sender_learns_of_each_instance_whether_it_is_safe_here(
     kept, lost, damaged = (image(InstanceNumber=number) for number in (1, 2, 3))
     with archive_at(settings) as archive, listening(settings, database):
         store(settings, kept, lost, damaged)
+        wait_until(lambda: kinds(database).count("instance_received") == 3, 60.0)
         with database.snapshot() as session:
             paths = {row.sop_instance_uid: Path(row.path) for row in session.scalars(select(InstanceRow))}
         paths[lost.SOPInstanceUID].unlink()

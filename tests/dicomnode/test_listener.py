@@ -28,8 +28,8 @@ from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification
 from sqlalchemy import select, text
 
+from dicomnode.receive.journal import Journal
 from dicomnode.receive.listener import Listener
-from dicomnode.receive.storing import Storing
 from dicomnode.records.db import Database
 from dicomnode.records.tables import InstanceRow, StudyRow
 from dicomnode.settings.node import Settings
@@ -73,13 +73,19 @@ def store(node: Settings, dataset: Dataset) -> int:
     return status
 
 
+def recorded(database: Database, count: int) -> list[InstanceRow]:
+    """The rows, as soon as there are so many."""
+    wait_until(lambda: len(rows(database)) == count, 60.0)
+    return rows(database)
+
+
 def rows(database: Database) -> list[InstanceRow]:
     with database.snapshot() as session:
         return list(session.scalars(select(InstanceRow).order_by(InstanceRow.id)))
 
 
 def files(spool: Spool) -> list[Path]:
-    return [path for path in spool.folder.rglob("*") if path.is_file()]
+    return [path for path in spool.files() if path.is_file()]
 
 
 def data_set_bytes(content: bytes) -> bytes:
@@ -135,7 +141,7 @@ def test_the_bytes_that_came_are_the_bytes_that_are_kept(
     if syntax.is_deflated:
         sent.PixelData = bytes(32)
     assert store(node, sent) == 0x0000
-    (row,) = rows(database)
+    (row,) = recorded(database, 1)
     kept = dcmread(row.path)
     assert kept.file_meta.TransferSyntaxUID == row.transfer_syntax_uid == syntax
     assert kept.PatientName == sent.PatientName
@@ -150,36 +156,22 @@ def test_a_compressed_image_is_kept_as_it_came(node: Settings, database: Databas
     sent.SOPClassUID = sent.file_meta.MediaStorageSOPClassUID = CTImageStorage
     sent.file_meta.TransferSyntaxUID = JPEG2000Lossless
     assert store(node, sent) == 0x0000
-    (row,) = rows(database)
+    (row,) = recorded(database, 1)
     kept = dcmread(row.path)
     assert kept.PixelData == sent.PixelData
     assert row.transfer_syntax_uid == JPEG2000Lossless
 
 
-def test_success_is_answered_only_when_file_and_row_exist(
-    node: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+def test_what_is_answered_with_success_is_recorded_even_when_it_is_the_last_thing_before_the_end(
+    settings: Settings, database: Database, spool: Spool
 ) -> None:
-    seen: list[tuple[bool, int]] = []
-    answer = Storing.answer
-
-    def observes(self: Storing, *arguments: Any) -> int:
-        status = answer(self, *arguments)
-        found = rows(database)
-        seen.append((Path(found[0].path).is_file(), len(found)))
-        return status
-
-    monkeypatch.setattr(Storing, "answer", observes)
-    listener = Listener(node.model_copy(update={"node": node.node.model_copy(update={"port": 0})}), database,
-                        Spool(node.spool))  # fmt: skip
-    listener.start()
-    try:
-        (port,) = listener.ports
-        association = associate(node.model_copy(update={"node": node.node.model_copy(update={"port": port})}))
+    for node in listening(settings, database, spool):
+        association = associate(node)
         assert association.send_c_store(image()).Status == 0x0000
-        association.release()
-    finally:
-        listener.stop()
-    assert seen == [(True, 1)]
+        association.abort()
+    (row,) = rows(database)
+    assert Path(row.path).is_file()
+    assert list(spool.journals.iterdir()) == []
 
 
 def test_the_same_instance_twice_is_accepted_twice_and_kept_once(node: Settings, database: Database) -> None:
@@ -195,7 +187,7 @@ def test_other_content_under_the_same_uid_is_kept_with_a_warning(
     assert store(node, sent) == 0x0000
     sent.SeriesDescription = "Corrected"
     assert store(node, sent) == 0xB007
-    assert [row.version for row in rows(database)] == [1, 2]
+    assert [row.version for row in recorded(database, 2)] == [1, 2]
     assert len(files(spool)) == 2
 
 
@@ -289,7 +281,7 @@ def test_a_disk_that_does_not_take_the_file_answers_out_of_resources(
     def fails(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Spool, "write", fails)
+    monkeypatch.setattr(Journal, "append", fails)
     assert store(node, image()) == 0xA700
     assert rows(database) == []
 
@@ -304,24 +296,39 @@ def test_a_spool_that_is_gone_answers_out_of_resources(
     assert rows(database) == []
 
 
-def test_a_database_that_fails_answers_processing_failure(
+def test_a_database_that_cannot_be_asked_answers_processing_failure(
     node: Settings, database: Database, spool: Spool
 ) -> None:
     with database.engine.begin() as connection:
-        connection.execute(text("ALTER TABLE audit_events RENAME TO gone"))
+        connection.execute(text("ALTER TABLE instances RENAME TO gone"))
     assert store(node, image()) == 0x0110
+    assert files(spool) == []
+
+
+def test_what_was_acknowledged_while_the_database_took_nothing_is_recorded_when_it_does(
+    node: Settings, database: Database
+) -> None:
+    with database.engine.begin() as connection:
+        connection.execute(text("ALTER TABLE audit_events RENAME TO gone"))
+    association = associate(node)
+    assert association.send_c_store(image()).Status == 0x0000
     assert rows(database) == []
-    assert len(files(spool)) == 1
+    with database.engine.begin() as connection:
+        connection.execute(text("ALTER TABLE gone RENAME TO audit_events"))
+    recorded(database, 1)
+    assert kinds(database) == ["instance_received"]
+    association.release()
 
 
 def test_our_own_result_that_comes_back_is_kept_and_reopens_nothing(
     node: Settings, database: Database
 ) -> None:
     assert store(node, image()) == 0x0000
+    recorded(database, 1)
     with database.transaction() as session:
         session.get_one(StudyRow, "1.2.3.4").state = "routed"
     assert store(node, own_result()) == 0x0000
-    assert [row.own_result for row in rows(database)] == [False, True]
+    assert [row.own_result for row in recorded(database, 2)] == [False, True]
     with database.snapshot() as session:
         assert session.get_one(StudyRow, "1.2.3.4").state == "routed"
 

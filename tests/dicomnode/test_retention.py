@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom.dataset import FileDataset
@@ -291,14 +292,14 @@ def test_an_instance_that_comes_while_its_file_is_being_removed_is_here_afterwar
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """The file is there when the receiver looks, and gone when it records."""
-    record = Intake._record
+    record = Intake.record
 
-    def purged_first(self: Intake, session: Session, *rest: object) -> Outcome:
+    def purged_first(self: Intake, session: Session, *rest: Any) -> Outcome:
         for path in files(spool):
             path.unlink()
-        return record(self, session, *rest)  # type: ignore[arg-type]
+        return record(self, session, *rest)
 
-    monkeypatch.setattr(Intake, "_record", purged_first)
+    monkeypatch.setattr(Intake, "record", purged_first)
     intake.take(arrival(images[0]))
     assert any(images[0].SOPInstanceUID in path.name for path in files(spool))
 

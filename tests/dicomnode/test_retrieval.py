@@ -104,6 +104,8 @@ class Gathering:
                 work()
             return self.study(uid).state != "receiving"
 
+        wait_until(lambda: events(self.database, "instance_received"), TIMEOUT_S)
+        self.listener.flush()
         wait_until(closed, TIMEOUT_S)
         return self.study(uid)
 

@@ -1,0 +1,256 @@
+"""Takes instances that are new by one write to a journal; everything else takes the way of `Intake`.
+
+What an answer depends on is known before it: a UID that the database or the journal knows already is not new,
+and is stored, compared and recorded as ever.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from dicomnode.errors import TransientError
+from dicomnode.receive.arrival import Arrival, identify
+from dicomnode.receive.intake import Intake, Outcome
+from dicomnode.receive.journal import Entry, Journal, NoRoom, Place
+from dicomnode.receive.recorder import ORDER, REPORT, Order, Recorder
+from dicomnode.records.audit import Audit
+from dicomnode.records.db import Database, utc_now
+from dicomnode.records.known import KnownInstances
+from dicomnode.spool import HOST, Spool, require_uids
+
+FLUSH_TIMEOUT_S = 30.0
+
+log = structlog.get_logger()
+
+StartRecorder = Callable[[socket.socket, Path], Callable[[], None]]
+"""Starts a recorder at the other end of a channel; returns what waits for its end."""
+
+
+@dataclass(frozen=True)
+class _Pending:
+    order: Order
+    place: Place
+    sop_instance_uid: str = ""
+
+
+class Acknowledging:
+    """Takes arrivals in. One per receiving process; safe to call from many threads."""
+
+    def __init__(self, spool: Spool, database: Database, intake: Intake, start: StartRecorder) -> None:
+        self._spool = spool
+        self._known = KnownInstances(database)
+        self._intake = intake
+        self._start = start
+        self._journal: Journal | None = None
+        self._claimed: set[str] = set()
+        self._pending: deque[_Pending] = deque()
+        self._done = 0
+        self._changed = threading.Condition()
+        self._channel: socket.socket | None = None
+        self._wait_for_recorder: Callable[[], None] = lambda: None
+        self._listening: threading.Thread | None = None
+        self._stopping = False
+
+    def take(self, arrival: Arrival) -> Outcome:
+        """Take one instance; when this returns, it can no longer be lost. Errors as `Intake.take`."""
+        uid = arrival.sop_instance_uid
+        size_bytes = len(arrival.file_header) + len(arrival.encoded)
+        journal = self._opened()
+        if journal is None or not journal.takes(size_bytes) or not self._claim(uid):
+            self.flush(uid)
+            return self._intake.take(arrival)
+        is_told = False
+
+        def tell(place: Place) -> None:
+            nonlocal is_told
+            is_told = True
+            self._hand_on(_Pending(Order.RECORD, place, uid))
+
+        try:
+            if uid in self._known:
+                return self._intake.take(arrival)
+            entry = self._entry(arrival)
+            journal.append(entry, tell, self._hand_on_full)
+        except NoRoom as error:
+            log.warning("not_by_the_journal", reason=str(error))
+            return self._intake.take(arrival)
+        finally:
+            if not is_told:
+                self._release(uid)
+        return Outcome.OWN_RESULT if entry.identity.own_result else Outcome.NEW
+
+    def flush(self, sop_instance_uid: str | None = None) -> None:
+        """Wait until everything, or one UID, that was acknowledged is recorded. Raises TransientError."""
+        with self._changed:
+            last = self._done + len(self._pending)
+
+            def is_done() -> bool:
+                if sop_instance_uid is not None:
+                    return sop_instance_uid not in self._claimed
+                return self._done >= last
+
+            if not self._changed.wait_for(is_done, FLUSH_TIMEOUT_S):
+                raise TransientError("what was acknowledged is not recorded yet")
+
+    def close(self) -> None:
+        """Have everything recorded, and end the recorder. What it cannot record stays for the next start."""
+        if self._journal is None or self._channel is None:
+            return
+        try:
+            self.flush()
+            self._spool.sync()
+            is_done = True
+        except (TransientError, OSError):
+            log.error("acknowledged_instances_left_for_the_next_start", count=len(self._pending))
+            is_done = False
+        self._stopping = True
+        self._channel.shutdown(socket.SHUT_RDWR)
+        self._wait_for_recorder()
+        if self._listening is not None:
+            self._listening.join()
+        self._journal.close(is_done=is_done)
+        self._channel = None
+
+    def _opened(self) -> Journal | None:
+        """The journal, made at the first use; None where the disk has no room for one."""
+        with self._changed:
+            if self._journal is None:
+                folder = self._spool.journals / f"{HOST}-{os.getpid()}-{os.urandom(4).hex()}"
+                try:
+                    self._journal = Journal(folder)
+                except OSError as error:
+                    log.error("no_journal", error=error.strerror)
+                    return None
+                self._connect(folder)
+            return self._journal
+
+    def _connect(self, folder: Path) -> None:
+        """Start a recorder, and have it record what an earlier one did not report."""
+        ours, its = socket.socketpair()
+        self._wait_for_recorder = self._start(its, folder)
+        self._channel = ours
+        self._listening = threading.Thread(target=self._listen, args=(ours, folder, self._done), daemon=True)
+        self._listening.start()
+        for pending in self._pending:
+            again = Order.RECORD_AGAIN if pending.order is Order.RECORD else pending.order
+            self._send(again, pending.place)
+
+    def _listen(self, channel: socket.socket, folder: Path, done_before: int) -> None:
+        """Hear what is recorded; start another recorder when this one died."""
+        content = b""
+        while chunk := _received(channel):
+            content += chunk
+            while len(content) >= REPORT.size:
+                done, freed = REPORT.unpack_from(content)
+                content = content[REPORT.size :]
+                self._settle(done_before + done, freed)
+        channel.close()
+        if not self._stopping:
+            log.error("recorder_died")
+            self._wait_for_recorder()
+            with self._changed:
+                self._connect(folder)
+
+    def _settle(self, done: int, freed: int) -> None:
+        with self._changed:
+            while self._done < done:
+                self._claimed.discard(self._pending.popleft().sop_instance_uid)
+                self._done += 1
+            self._changed.notify_all()
+        if freed and self._journal is not None:
+            self._journal.free(freed)
+
+    def _claim(self, uid: str) -> bool:
+        """Be the only one who takes this UID until it is recorded."""
+        with self._changed:
+            if uid in self._claimed:
+                return False
+            self._claimed.add(uid)
+            return True
+
+    def _release(self, uid: str) -> None:
+        with self._changed:
+            self._claimed.discard(uid)
+            self._changed.notify_all()
+
+    def _entry(self, arrival: Arrival) -> Entry:
+        identity = identify(arrival)
+        sha256 = hashlib.sha256(arrival.encoded).hexdigest()
+        require_uids(identity.study_instance_uid, identity.series_instance_uid, arrival.sop_instance_uid)
+        return Entry(arrival, identity, sha256, utc_now())
+
+    def _hand_on_full(self, segment: int) -> None:
+        self._hand_on(_Pending(Order.FREE, Place(segment, 0)))
+
+    def _hand_on(self, pending: _Pending) -> None:
+        with self._changed:
+            self._pending.append(pending)
+            self._send(pending.order, pending.place)
+
+    def _send(self, order: Order, place: Place) -> None:
+        assert self._channel is not None
+        try:
+            self._channel.sendall(ORDER.pack(place.segment, order, place.offset))
+        except OSError:  # it died; the next one gets it
+            log.warning("recorder_not_reached")
+
+
+def recorder_in_a_thread(spool: Spool, database: Database, audit: Audit) -> StartRecorder:
+    """A recorder within this process: for a listener that only lives for a while."""
+
+    def start(channel: socket.socket, journal: Path) -> Callable[[], None]:
+        recorder = Recorder(spool, database, audit)
+
+        def serve() -> None:
+            with channel:
+                recorder.serve(channel, journal)
+
+        thread = threading.Thread(target=serve, name="recorder", daemon=True)
+        thread.start()
+        return thread.join
+
+    return start
+
+
+def recorder_in_a_process(spool: Spool, database: Database) -> StartRecorder:
+    """A recorder that shares no interpreter with the receiver, whose answers would wait for it."""
+
+    def start(channel: socket.socket, journal: Path) -> Callable[[], None]:
+        command = [sys.executable, "-m", "dicomnode.receive.recording", "record"]
+        with channel:
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[channel.fileno()])
+            told = {
+                "spool": str(spool.folder.absolute()),
+                "database": database.engine.url.render_as_string(hide_password=False),
+                "channel": channel.fileno(),
+                "journal": str(journal.absolute()),
+            }
+            assert process.stdin is not None
+            process.stdin.write(json.dumps(told).encode() + b"\n")
+            process.stdin.close()
+
+        def wait() -> None:
+            process.wait()
+
+        return wait
+
+    return start
+
+
+def _received(channel: socket.socket) -> bytes:
+    try:
+        return channel.recv(65536)
+    except OSError:
+        return b""

@@ -1,0 +1,288 @@
+"""The journal of one receiving process: what was acknowledged, until it is a file and a row on the disk.
+
+A journal is a folder of segments: files that were written full of zeros once, so that a later entry changes
+no metadata of the file system and is durable by a single `fdatasync`. Each entry is the file of an instance
+with what was found out about it. Entries of one use of a segment bear the same mark, which tells them from
+what an earlier use left behind them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import struct
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from dicomnode.receive.arrival import Arrival, Identity, Origin
+
+SEGMENT_BYTES = 32 * 2**20
+MOST_SEGMENTS = 8
+PAGE_BYTES = 4096
+ROOM_TIMEOUT_S = 5.0
+LEAST_FREE_SEGMENTS = 4
+"""A disk with less room than for so many segments gets no further one."""
+HEAD = struct.Struct("<8s16sLLQ")
+"""MAGIC, mark, CRC-32 and length of the particulars, length of the file."""
+MAGIC = b"dcmjrnl1"
+LOCK = "lock"
+ZEROS = bytes(2**20)
+
+
+class NoRoom(OSError):
+    """The journal takes nothing now."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An instance that was acknowledged."""
+
+    arrival: Arrival
+    identity: Identity
+    sha256: str
+    received_at: datetime
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an entry begins."""
+
+    segment: int
+    offset: int
+
+
+@dataclass
+class _Segment:
+    number: int
+    descriptor: int
+    mark: bytes = field(default_factory=lambda: os.urandom(16))
+    end: int = 0
+    appending: int = 0
+    """Entries that were written and are not told of yet."""
+
+
+class Journal:
+    """Appends entries. One per receiving process; safe to call from many threads."""
+
+    def __init__(self, folder: Path, segment_bytes: int = SEGMENT_BYTES) -> None:
+        """`folder` is new, and nobody else's as long as this process lives."""
+        self._folder = folder
+        self._segment_bytes = segment_bytes
+        self._segments: dict[int, _Segment] = {}
+        self._free: list[int] = []
+        self._full: list[_Segment] = []
+        self._current: _Segment | None = None
+        self._written = self._synced = 0
+        self._lock = threading.Condition()
+        self._syncing = threading.Lock()
+        folder.mkdir(parents=True, mode=0o700)
+        self._owner = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o600)
+        fcntl.flock(self._owner, fcntl.LOCK_EX)
+
+    def takes(self, size_bytes: int) -> bool:
+        """Whether a file of that size is not too large to be written twice."""
+        return size_bytes <= self._segment_bytes // 8
+
+    def append(self, entry: Entry, tell: Callable[[Place], None], filled: Callable[[int], None]) -> None:
+        """Write an entry; when this returns, it is on the disk.
+
+        `tell` hears where it is; afterwards `filled` hears of each segment that is full and all told of.
+        Raises NoRoom, and OSError when the disk does not take it.
+        """
+        parts = _encoded(entry)
+        length = sum(len(part) for part in parts)
+        segment, ticket, place = self._write(parts, length)
+        try:
+            self._sync(ticket)
+            tell(place)
+        finally:
+            with self._lock:
+                segment.appending -= 1
+                full = [one for one in self._full if not one.appending]
+                self._full = [one for one in self._full if one.appending]
+        for one in full:
+            filled(one.number)
+
+    def _write(self, parts: list[bytes], length: int) -> tuple[_Segment, int, Place]:
+        with self._lock:
+            segment = self._segment_for(length)
+            place = Place(segment.number, segment.end)
+            parts[0] = HEAD.pack(MAGIC, segment.mark, *_sizes(parts))
+            written = os.pwritev(segment.descriptor, parts, segment.end)
+            if written != length:
+                raise OSError("the journal took only a part of an entry")
+            segment.end += -(-length // PAGE_BYTES) * PAGE_BYTES
+            segment.appending += 1
+            self._written += 1
+            return segment, self._written, place
+
+    def free(self, number: int) -> None:
+        """All entries of a segment are files and rows on the disk: it may be written over."""
+        with self._lock:
+            self._free.append(number)
+            self._lock.notify_all()
+
+    def close(self, *, is_done: bool) -> None:
+        """Close it, and remove it when all that is in it `is_done`."""
+        for segment in self._segments.values():
+            os.close(segment.descriptor)
+        if is_done:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        os.close(self._owner)
+
+    def _sync(self, ticket: int) -> None:
+        """One synchronisation serves all who wrote before it; a full segment was synchronised already."""
+        with self._syncing:
+            if self._synced >= ticket:
+                return
+            with self._lock:
+                written, current = self._written, self._current
+            assert current is not None
+            os.fdatasync(current.descriptor)
+            self._synced = written
+
+    def _segment_for(self, length: int) -> _Segment:
+        """The segment to write to."""
+        current = self._current
+        if current is not None and current.end + length <= self._segment_bytes:
+            return current
+        following = self._next_segment()
+        if current is not None:
+            os.fdatasync(current.descriptor)
+            self._full.append(current)
+        self._current = following
+        return following
+
+    def _next_segment(self) -> _Segment:
+        if not self._free and len(self._segments) < MOST_SEGMENTS:
+            return self._new_segment()
+        if not self._lock.wait_for(lambda: self._free, ROOM_TIMEOUT_S):
+            raise NoRoom("the journal is full: what was acknowledged is not recorded in time")
+        segment = self._segments[self._free.pop(0)]
+        segment.mark, segment.end = os.urandom(16), 0
+        return segment
+
+    def _new_segment(self) -> _Segment:
+        if shutil.disk_usage(self._folder).free < LEAST_FREE_SEGMENTS * self._segment_bytes:
+            raise NoRoom("the disk has no room for a further segment")
+        number = len(self._segments) + 1
+        path = segment_path(self._folder, number)
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+        try:
+            for _ in range(self._segment_bytes // len(ZEROS)):
+                os.write(descriptor, ZEROS)
+            os.fsync(descriptor)
+            for folder in (self._folder, self._folder.parent, self._folder.parent.parent):
+                _sync_folder(folder)
+        except OSError:
+            os.close(descriptor)
+            path.unlink()
+            raise
+        self._segments[number] = _Segment(number, descriptor)
+        return self._segments[number]
+
+
+def segment_path(folder: Path, number: int) -> Path:
+    """The file of a segment."""
+    return folder / f"{number:04d}.journal"
+
+
+def entry_at(descriptor: int, offset: int, mark: bytes | None = None) -> tuple[Entry, bytes, int] | None:
+    """The entry at a place, its mark, and where the next one begins; None when there is no whole one."""
+    head = os.pread(descriptor, HEAD.size, offset)
+    if len(head) < HEAD.size:
+        return None
+    magic, found, checksum, particulars_bytes, file_bytes = HEAD.unpack(head)
+    left = os.fstat(descriptor).st_size - offset - HEAD.size
+    if magic != MAGIC or mark not in (None, found) or particulars_bytes + file_bytes > left:
+        return None
+    content = os.pread(descriptor, particulars_bytes + file_bytes, offset + HEAD.size)
+    particulars, file = content[:particulars_bytes], content[particulars_bytes:]
+    if zlib.crc32(particulars) != checksum or len(file) != file_bytes:
+        return None
+    entry = _decoded(particulars, file)
+    length = HEAD.size + len(content)
+    return (entry, found, offset + -(-length // PAGE_BYTES) * PAGE_BYTES) if entry else None
+
+
+def entries(path: Path) -> Iterator[Entry]:
+    """Every whole entry of a segment; after a loss of power the last one may be none."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        offset, mark = 0, None
+        while (found := entry_at(descriptor, offset, mark)) is not None:
+            entry, mark, offset = found
+            if hashlib.sha256(entry.arrival.encoded).hexdigest() != entry.sha256:
+                return
+            yield entry
+    finally:
+        os.close(descriptor)
+
+
+def abandoned(folder: Path) -> Iterator[Path]:
+    """Journals in `folder` whose processes are gone; each is nobody else's until the next is asked for."""
+    for journal in sorted(folder.iterdir()) if folder.is_dir() else ():
+        with suppress(FileNotFoundError):
+            descriptor = os.open(journal / LOCK, os.O_RDWR)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                yield journal
+            except BlockingIOError:
+                continue
+            finally:
+                os.close(descriptor)
+
+
+def _encoded(entry: Entry) -> list[bytes]:
+    """Room for the head, the particulars, and the file in two parts."""
+    arrival = entry.arrival
+    particulars = {
+        "identity": vars(entry.identity),
+        "origin": vars(arrival.origin),
+        "sop_class_uid": arrival.sop_class_uid,
+        "sop_instance_uid": arrival.sop_instance_uid,
+        "transfer_syntax_uid": arrival.transfer_syntax_uid,
+        "header_bytes": len(arrival.file_header),
+        "header_crc32": zlib.crc32(arrival.file_header),
+        "sha256": entry.sha256,
+        "received_at": entry.received_at.isoformat(),
+    }
+    return [bytes(HEAD.size), json.dumps(particulars).encode(), arrival.file_header, arrival.encoded]
+
+
+def _sizes(parts: list[bytes]) -> tuple[int, int, int]:
+    _, particulars, header, encoded = parts
+    return zlib.crc32(particulars), len(particulars), len(header) + len(encoded)
+
+
+def _decoded(particulars: bytes, file: bytes) -> Entry | None:
+    told = json.loads(particulars)
+    header_bytes = told["header_bytes"]
+    if zlib.crc32(file[:header_bytes]) != told["header_crc32"]:
+        return None
+    arrival = Arrival(
+        file_header=file[:header_bytes],
+        encoded=file[header_bytes:],
+        sop_class_uid=told["sop_class_uid"],
+        sop_instance_uid=told["sop_instance_uid"],
+        transfer_syntax_uid=told["transfer_syntax_uid"],
+        origin=Origin(**told["origin"]),
+    )
+    received_at = datetime.fromisoformat(told["received_at"])
+    return Entry(arrival, Identity(**told["identity"]), told["sha256"], received_at)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

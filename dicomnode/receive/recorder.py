@@ -1,0 +1,191 @@
+"""Makes files and rows of what receivers acknowledged, many at a time: beside the receiver, or after its end.
+
+At the other end of a channel a receiver says which entries of its journal are new (see `acknowledging.py`),
+and hears how many are recorded, and which segments may be written over.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import struct
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from enum import IntEnum
+from pathlib import Path
+
+import structlog
+from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
+
+from dicomnode.receive.intake import Found, Intake, Stored, versions_of
+from dicomnode.receive.journal import Entry, Place, abandoned, entries, entry_at, segment_path
+from dicomnode.records.audit import Audit
+from dicomnode.records.db import Database
+from dicomnode.records.tables import ResultRow
+from dicomnode.spool import Spool
+
+ORDER = struct.Struct(">LBQ")
+"""A segment, what to do, and the place in the segment that it is about."""
+REPORT = struct.Struct(">QL")
+"""How many orders are done since the beginning, and a segment that is free now (0: none)."""
+MOST_AT_ONCE = 256
+GATHERING_S = 0.01
+"""Rows appear so much later than they could, and are made many at a time."""
+RETRY_S = 0.5
+
+log = structlog.get_logger()
+
+
+class Order(IntEnum):
+    """What a recorder is told."""
+
+    RECORD = 1
+    RECORD_AGAIN = 2
+    """It may have been recorded before the recorder died."""
+    FREE = 3
+    """A segment is full: what is in it must be on the disk elsewhere."""
+
+
+class Recorder:
+    """Writes entries to the spool and the database."""
+
+    def __init__(self, spool: Spool, database: Database, audit: Audit) -> None:
+        self._spool = spool
+        self._database = database
+        self._intake = Intake(spool, database, audit)
+
+    def record(self, found: Sequence[Entry], *, again: bool = False) -> None:
+        """Make a file and a row of each entry, in one transaction; `again`: unless it has a row already.
+
+        Files are on the disk only after the next `sync` of the spool. Raises OSError and SQLAlchemyError.
+        """
+        paths = [self._path(entry) for entry in found]
+        for entry, path in zip(found, paths, strict=True):
+            self._spool.place(path, entry.arrival.file_header, entry.arrival.encoded)
+        uids = [entry.arrival.sop_instance_uid for entry in found]
+        with self._database.transaction() as session:
+            known = versions_of(session, uids)
+            results = set(
+                session.scalars(
+                    select(ResultRow.sop_instance_uid).where(ResultRow.sop_instance_uid.in_(uids))
+                )
+            )
+            for entry, path in zip(found, paths, strict=True):
+                arrival = entry.arrival
+                versions = known[arrival.sop_instance_uid]
+                if again and entry.sha256 in {version.sha256 for version in versions}:
+                    continue
+                facts = Found(versions, arrival.sop_instance_uid in results, entry.received_at)
+                stored = Stored(str(path), entry.sha256, None)
+                self._intake.record(session, arrival, entry.identity, stored, facts)
+                if not path.exists():  # retention removed it; it cannot while we write here
+                    self._spool.place(path, arrival.file_header, arrival.encoded)
+
+    def recover(self) -> int:
+        """Record what processes that are gone had acknowledged; returns how many entries there were."""
+        count = 0
+        for journal in abandoned(self._spool.journals):
+            for segment in sorted(journal.glob("*.journal")):
+                for entry in entries(segment):
+                    self.record([entry], again=True)
+                    count += 1
+            self._spool.sync()
+            shutil.rmtree(journal)
+        if count:
+            log.warning("acknowledged_instances_recovered", count=count)
+        return count
+
+    def unrecorded(self) -> int:
+        """How many acknowledged instances, of whatever process, have no row yet."""
+        found: set[tuple[str, str]] = set()
+        for segment in self._spool.journals.glob("*/*.journal"):
+            with suppress(FileNotFoundError):  # its process has just ended
+                found |= {(entry.arrival.sop_instance_uid, entry.sha256) for entry in entries(segment)}
+        with self._database.snapshot() as session:
+            known = versions_of(session, [uid for uid, _ in found])
+        return sum(sha256 not in {version.sha256 for version in known[uid]} for uid, sha256 in found)
+
+    def serve(self, channel: socket.socket, journal: Path) -> None:
+        """Do what comes from a receiver, until it closes the channel."""
+        segments = _Segments(journal)
+        done = 0
+        for orders in _orders(channel):
+            freed = 0
+            found = [segments.entry(place) for order, place in orders if order is not Order.FREE]
+            again = any(order is Order.RECORD_AGAIN for order, _ in orders)
+            self._until_it_works(found, again)
+            for order, place in orders:
+                if order is Order.FREE:
+                    self._spool.sync()
+                    freed = place.segment
+            done += len(orders)
+            with suppress(BrokenPipeError):  # the receiver is gone, or has replaced this recorder
+                channel.sendall(REPORT.pack(done, freed))
+
+    def _until_it_works(self, found: Sequence[Entry], again: bool) -> None:
+        while found:
+            try:
+                self.record(found, again=again)
+            except (OSError, SQLAlchemyError) as error:
+                log.error("acknowledged_instances_not_recorded", count=len(found), error=type(error).__name__)
+                time.sleep(RETRY_S)
+            else:
+                return
+
+    def _path(self, entry: Entry) -> Path:
+        identity = entry.identity
+        return self._spool.instance_path(
+            identity.study_instance_uid,
+            identity.series_instance_uid,
+            entry.arrival.sop_instance_uid,
+            entry.sha256,
+        )
+
+
+class _Segments:
+    """Reads from the segments of one journal."""
+
+    def __init__(self, journal: Path) -> None:
+        self._journal = journal
+        self._open: dict[int, int] = {}
+
+    def entry(self, place: Place) -> Entry:
+        """The entry at a place."""
+        if place.segment not in self._open:
+            self._open[place.segment] = os.open(segment_path(self._journal, place.segment), os.O_RDONLY)
+        found = entry_at(self._open[place.segment], place.offset)
+        if found is None:
+            raise RuntimeError(f"no entry at {place}")
+        return found[0]
+
+
+def _orders(channel: socket.socket) -> Iterator[list[tuple[Order, Place]]]:
+    """Orders as they come, several at once; at most one to free a segment, which then is the last."""
+    content = b""
+    while True:
+        if len(content) < ORDER.size:
+            chunk = channel.recv(65536)
+            if not chunk:
+                return
+            content += chunk
+            time.sleep(GATHERING_S)
+            content += _what_waits(channel)
+        orders: list[tuple[Order, Place]] = []
+        while len(content) >= ORDER.size and len(orders) < MOST_AT_ONCE:
+            segment, order, offset = ORDER.unpack_from(content)
+            content = content[ORDER.size :]
+            orders.append((Order(order), Place(segment, offset)))
+            if order == Order.FREE:
+                break
+        if orders:
+            yield orders
+
+
+def _what_waits(channel: socket.socket) -> bytes:
+    try:
+        return channel.recv(65536, socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return b""

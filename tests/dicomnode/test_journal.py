@@ -1,0 +1,237 @@
+"""What was acknowledged and is not yet recorded: kept through crashes, recorded once.
+
+Not covered: a real loss of power; tests/crash/test_durability.py looks at the order of system calls instead.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from socket import SHUT_RDWR, socket
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy import select
+
+from dicomnode.errors import PermanentError
+from dicomnode.receive.acknowledging import Acknowledging, recorder_in_a_thread
+from dicomnode.receive.arrival import identify
+from dicomnode.receive.intake import Intake, Outcome
+from dicomnode.receive.journal import Entry, Journal, NoRoom, Place, entries, segment_path
+from dicomnode.receive.recorder import Recorder
+from dicomnode.records.audit import Audit
+from dicomnode.records.db import Database, utc_now
+from dicomnode.records.tables import InstanceRow
+from dicomnode.spool import Spool
+from tests.dicomnode.parts import arrival, image, kinds, wait_until
+
+WAIT_S = 60.0
+SEGMENT_BYTES = 2**20
+
+
+def entry(**attributes: object) -> Entry:
+    """An entry of an image of its own."""
+    found = arrival(image(**attributes))
+    return Entry(found, identify(found), hashlib.sha256(found.encoded).hexdigest(), utc_now())
+
+
+def append(journal: Journal, *found: Entry) -> tuple[list[Place], list[int]]:
+    places: list[Place] = []
+    full: list[int] = []
+    for one in found:
+        journal.append(one, places.append, full.append)
+    return places, full
+
+
+@pytest.fixture
+def journal(spool: Spool) -> Journal:
+    return Journal(spool.journals / "one", SEGMENT_BYTES)
+
+
+@pytest.fixture
+def recorder(spool: Spool, database: Database) -> Recorder:
+    return Recorder(spool, database, Audit("receiver"))
+
+
+def rows(database: Database) -> list[InstanceRow]:
+    with database.snapshot() as session:
+        return list(session.scalars(select(InstanceRow).order_by(InstanceRow.id)))
+
+
+def test_what_goes_in_comes_out_in_order(journal: Journal, spool: Spool) -> None:
+    sent = [entry(), entry(PatientName="Łękawski^Jan"), entry(PixelData=bytes(50_000))]
+    places, _ = append(journal, *sent)
+    assert [place.segment for place in places] == [1, 1, 1]
+    assert list(entries(segment_path(spool.journals / "one", 1))) == sent
+
+
+def test_only_the_entries_of_the_present_use_of_a_segment_count(journal: Journal, spool: Spool) -> None:
+    large = {"PixelData": bytes(120_000)}
+    places, full = append(journal, *(entry(**large) for _ in range(9)))
+    assert full == [1]
+    assert places[-1].segment == 2
+    journal.free(1)
+    last = [entry(**large) for _ in range(8)]
+    append(journal, *last)
+    assert list(entries(segment_path(spool.journals / "one", 1))) == [last[-1]]
+
+
+def test_a_segment_that_is_not_free_is_never_written_over(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dicomnode.receive.journal.MOST_SEGMENTS", 2)
+    monkeypatch.setattr("dicomnode.receive.journal.ROOM_TIMEOUT_S", 0.1)
+    with pytest.raises(NoRoom, match="not recorded in time"):
+        append(journal, *(entry(PixelData=bytes(120_000)) for _ in range(17)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(damage=st.integers(0, 3 * 8192 - 1), value=st.integers(0, 255))
+def test_a_damaged_entry_and_what_follows_is_not_taken_for_one(
+    tmp_path_factory: pytest.TempPathFactory, damage: int, value: int
+) -> None:
+    folder = tmp_path_factory.mktemp("journal") / "one"
+    sent = [entry(PixelData=bytes(5000)) for _ in range(3)]
+    places, _ = append(Journal(folder, SEGMENT_BYTES), *sent)
+    path = segment_path(folder, 1)
+    content = bytearray(path.read_bytes())
+    content[damage] = value
+    path.write_bytes(content)
+    found = list(entries(path))
+    assert found == sent[: len(found)]
+    assert len(found) >= sum(place.offset <= damage for place in places) - 1
+
+
+def test_nothing_is_told_of_before_it_is_synchronised(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pending: set[int] = set()
+    lock, fdatasync, pwritev = threading.Lock(), os.fdatasync, os.pwritev
+
+    def write(descriptor: int, parts: list[bytes], offset: int) -> int:
+        with lock:
+            pending.add(offset)
+        return pwritev(descriptor, parts, offset)
+
+    def sync(descriptor: int) -> None:
+        with lock:
+            before = set(pending)
+        fdatasync(descriptor)
+        with lock:
+            pending.difference_update(before)
+
+    early: list[Place] = []
+
+    def tell(place: Place) -> None:
+        with lock:
+            if place.offset in pending:
+                early.append(place)
+
+    monkeypatch.setattr(os, "pwritev", write)
+    monkeypatch.setattr(os, "fdatasync", sync)
+    sent = [entry() for _ in range(40)]
+
+    def append_all(part: list[Entry]) -> None:
+        for one in part:
+            journal.append(one, tell, lambda _: None)
+
+    threads = [threading.Thread(target=append_all, args=(sent[n::8],)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (early, pending) == ([], set())
+
+
+def test_what_a_killed_process_had_acknowledged_is_recorded_at_the_next_start_once(
+    journal: Journal, recorder: Recorder, spool: Spool, database: Database
+) -> None:
+    sent = [entry() for _ in range(3)]
+    append(journal, *sent)
+    recorder.record(sent[:1])
+    assert recorder.unrecorded() == 2
+    assert recorder.recover() == 0, "its process still lives"
+    journal.close(is_done=False)
+    Path(rows(database)[0].path).write_bytes(b"torn by a loss of power")
+    assert recorder.recover() == 3
+    assert kinds(database) == ["instance_received"] * 3
+    for row, one in zip(rows(database), sent, strict=True):
+        assert Path(row.path).read_bytes() == one.arrival.file_header + one.arrival.encoded
+        assert (row.sha256, row.received_at) == (one.sha256, one.received_at)
+    assert list(spool.journals.iterdir()) == []
+    assert (recorder.recover(), recorder.unrecorded()) == (0, 0)
+
+
+@pytest.fixture
+def acknowledging(spool: Spool, database: Database, intake: Intake) -> Iterator[Acknowledging]:
+    audit = Audit("receiver")
+    found = Acknowledging(spool, database, intake, recorder_in_a_thread(spool, database, audit))
+    yield found
+    found.close()
+
+
+def test_the_same_image_on_many_associations_at_once_is_new_once(
+    acknowledging: Acknowledging, database: Database
+) -> None:
+    sent, outcomes = arrival(image()), []
+    threads = [threading.Thread(target=lambda: outcomes.append(acknowledging.take(sent))) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == [Outcome.NEW, *[Outcome.REPEATED] * 5]
+    assert kinds(database) == ["instance_received", *["instance_repeated"] * 5]
+
+
+def test_other_content_under_a_uid_that_is_only_acknowledged_is_an_altered_version(
+    acknowledging: Acknowledging, database: Database
+) -> None:
+    sent = image()
+    assert acknowledging.take(arrival(sent)) is Outcome.NEW
+    sent.SeriesDescription = "Corrected"
+    assert acknowledging.take(arrival(sent)) is Outcome.ALTERED
+    assert [row.version for row in rows(database)] == [1, 2]
+
+
+def test_a_malformed_uid_is_refused_and_leaves_its_uid_free(acknowledging: Acknowledging) -> None:
+    sent = image(StudyInstanceUID="../../etc")
+    with pytest.raises(PermanentError, match="is not a UID"):
+        acknowledging.take(arrival(sent))
+    sent.StudyInstanceUID = "1.2.3"
+    assert acknowledging.take(arrival(sent)) is Outcome.NEW
+
+
+def test_a_recorder_that_dies_is_replaced_and_nothing_is_recorded_twice_or_lost(
+    spool: Spool, database: Database, intake: Intake
+) -> None:
+    audit, channels = Audit("receiver"), []
+    plainly = recorder_in_a_thread(spool, database, audit)
+
+    def start(channel: socket, journal: Path) -> Callable[[], None]:
+        channels.append(channel)
+        return plainly(channel, journal)
+
+    acknowledging = Acknowledging(spool, database, intake, start)
+    sent = [arrival(image()) for _ in range(30)]
+    for number, one in enumerate(sent):
+        assert acknowledging.take(one) is Outcome.NEW
+        if number in (5, 20):
+            channels[-1].shutdown(SHUT_RDWR)
+            wait_until(partial(lambda count: len(channels) > count, len(channels)), WAIT_S)
+    acknowledging.close()
+    assert kinds(database) == ["instance_received"] * 30
+    assert len(rows(database)) == 30
+    assert list(spool.journals.iterdir()) == []
+
+
+def test_a_disk_without_room_for_a_journal_takes_images_all_the_same(
+    acknowledging: Acknowledging, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dicomnode.receive.journal.LEAST_FREE_SEGMENTS", 10**9)
+    assert acknowledging.take(arrival(image())) is Outcome.NEW
+    assert len(rows(database)) == 1
