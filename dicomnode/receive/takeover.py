@@ -27,8 +27,8 @@ def take_over(
     handed_back = threading.Event()
 
     def look_when_it_is_our_turn() -> bool:
-        if provider.state_machine.current_state == DATA_TRANSFER and not handed_back.is_set():
-            handed_back.wait()
+        if provider.state_machine.current_state == DATA_TRANSFER:
+            handed_back.wait()  # the other thread may have come and gone before this one first looks
             if reader.has_given_back:
                 provider._read_pdu_data()
                 return True

@@ -117,7 +117,8 @@ class RawSender:
     def release(self) -> None:
         """Release the association as the standard has it."""
         self.say(pdu(RELEASE_RQ))
-        assert self.end() == RELEASE_RP
+        ended = self.end()
+        assert ended == RELEASE_RP, f"a PDU of type {ended}"
 
     def close(self) -> None:
         """Hang up."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from hypothesis import Phase, given, settings
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from pydicom.uid import generate_uid
 
 from dicomnode.receive.listener import Listener
+from dicomnode.receive.takeover import take_over
 from dicomnode.records.db import Database, migrate
 from dicomnode.records.tables import AuditRow, InstanceRow
 from dicomnode.spool import Spool
@@ -101,6 +103,17 @@ def in_pdus(fragments: list[Value], per_pdu: list[int]) -> bytes:
             content += p_data(fragments[at : at + count])
             at += count
     return content
+
+
+def test_what_is_handed_back_before_the_network_thread_first_looks_is_read() -> None:
+    """The thread that accepted may be held up while a whole association goes by."""
+    association, reader = MagicMock(), MagicMock(has_given_back=True)
+    read = association.dul._read_pdu_data
+    association.dul.state_machine.current_state = "Sta6"
+    take_over(association, reader, serve=lambda: None, cut=lambda _: None)
+    association._run_reactor()
+    assert association.dul._is_transport_event()
+    read.assert_called_once()
 
 
 class TestBoth:
