@@ -51,6 +51,9 @@ def serve(config: ConfigOption = DEFAULT_CONFIG) -> None:
             configuration_sha256=_digest(config),
             models={f"{b.card.name} {b.card.version}": b.digest for b in registry.bundles.values()},
         )
+    spool = Spool(settings.spool)
+    spool.prepare()
+    _record_what_was_acknowledged(spool, database)  # before a worker could read a file that is torn
     supervise(settings, config, partial(_record_death, database))
 
 
@@ -73,12 +76,11 @@ def receive(config: ConfigOption = DEFAULT_CONFIG) -> None:
     settings, database = open_node(config)
     from dicomnode.receive.acknowledging import recorder_in_a_process
     from dicomnode.receive.listener import Listener
-    from dicomnode.receive.recorder import Recorder
 
     spool = Spool(settings.spool)
     spool.prepare()
     spool.remove_leftovers("studies")
-    Recorder(spool, database, Audit("receiver")).recover()
+    _record_what_was_acknowledged(spool, database)
     stopping = stop_event()
     listener = Listener(settings, database, spool, recorder_in_a_process(spool, database))
     try:
@@ -90,6 +92,13 @@ def receive(config: ConfigOption = DEFAULT_CONFIG) -> None:
         ) from error
     stopping.wait()
     listener.stop()
+
+
+def _record_what_was_acknowledged(spool: Spool, database: Database) -> None:
+    """What receivers that are gone left in their journals becomes files and rows, torn files are made anew."""
+    from dicomnode.receive.recorder import Recorder
+
+    Recorder(spool, database, Audit("receiver")).recover()
 
 
 def housekeep(config: ConfigOption = DEFAULT_CONFIG) -> None:
