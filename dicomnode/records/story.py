@@ -106,6 +106,10 @@ SENTENCES: dict[Event, Callable[[Detail], str]] = {
     Event.COMMITMENT_POSTPONED: lambda d: (
         f"{d['destination']} could not be asked to commit; next try in {d['delay_s']:.0f} s: {d['reason']}"
     ),
+    Event.COMMITMENTS_PRUNED: lambda d: (
+        f"what was settled about storage commitment before {d['before'][:10]} is forgotten: "
+        f"{d['requests_to_destinations']} request(s) of ours, {d['requests_of_senders']} of senders"
+    ),
     Event.RESULT_DELIVERED: lambda d: f"{d['kind']} sent to {d['destination']}: {d['status']}",
     Event.DELIVERY_RETRIED: lambda d: (
         f"{d['kind']} not yet at {d['destination']}: {d['status']}; next try in {d['delay_s']:.0f} s"

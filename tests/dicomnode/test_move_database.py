@@ -64,7 +64,7 @@ def test_everything_is_there_afterwards_and_the_node_goes_on(
         rows = [dict(row) for row in session.execute(select(AuditRow.__table__)).mappings()]
     before.engine.dispose()
     to_postgresql()
-    said = Command(config)("move-database")
+    said = " ".join(Command(config)("move-database").split())
     assert f"{20 * STUDIES} events, unbroken on both sides" in said
 
     after = database_of(config)

@@ -131,7 +131,7 @@ def test_the_configuration_shows_every_key_and_says_what_is_a_default(page: Page
     assert "node.ae_title LESIONNODE" in told
     assert "worker.job_timeout_s 900.0 default" in told
     assert "peer[PACS].name PACS" in told
-    assert "route[1].when.modality CT" in told
+    assert "route[lesions].when.modality CT" in told
 
 
 def test_a_changed_or_broken_file_is_noticed(page: Page) -> None:
