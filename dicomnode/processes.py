@@ -103,11 +103,11 @@ def workers(settings: Settings) -> Iterator[list[str]]:
 
 
 def supervise(settings: Settings, config: Path, on_death: OnDeath) -> None:
-    """Run receiver, housekeeping, the workers and, if configured, the web page until stopped."""
+    """Run receivers, housekeeping, the workers and, if configured, the web page until stopped."""
     stopping = stop_event()
     common = ["--config", str(config)]
     children = [
-        Child(["receive", *common]),
+        *(Child(["receive", *common]) for _ in range(settings.listener.processes)),
         Child(["housekeep", *common]),
         *(Child(["work", *which, *common]) for which in workers(settings)),
         *([Child(["web", *common])] if settings.web else []),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from socket import socket
+from socket import SO_REUSEPORT, SOL_SOCKET, socket
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -165,14 +165,25 @@ class Server(ThreadedAssociationServer):  # type: ignore[misc]
         turned_away: TurnedAway,
         credentials: Credentials | None,
         serve: Serve | None,
+        shared: bool = False,
         **keywords: Any,
     ) -> None:
-        """With `credentials` every connection is by TLS; without `serve` pynetdicom does everything."""
+        """With `credentials` every connection is by TLS; without `serve` pynetdicom does everything.
+
+        A `shared` port may be listened on by other processes of this user, too (SO_REUSEPORT).
+        """
         self.connections = connections
         self.serve = serve
         self._turned_away = turned_away
         self._credentials = credentials
+        self._shared = shared
         super().__init__(*arguments, request_handler=_Handler, **keywords)
+
+    def server_bind(self) -> None:
+        """Take the port, or share it."""
+        if self._shared:
+            self.socket.setsockopt(SOL_SOCKET, SO_REUSEPORT, 1)
+        super().server_bind()
 
     def verify_request(self, request: socket, client_address: Any) -> bool:
         """Whether there is room for one more connection; asked before it gets a thread."""

@@ -101,6 +101,7 @@ class Listener:
             turned_away=self._turned_away,
             credentials=credentials,
             serve=self._reception.serve if self._settings.listener.fast_path else None,
+            shared=self._settings.listener.processes > 1,
         )
         entity._servers.append(server)  # where its shutdown looks for it
         self._servers.append(server)

@@ -38,6 +38,8 @@ class ListenerSettings(ConnectionSettings):
 
     other_objects: Literal["keep", "refuse"] = "keep"
     """What happens to objects that are not images (reports, presentation states, plans)."""
+    processes: int = Field(default=1, ge=1, le=64)
+    """Receivers on this machine that share the port; limits of associations hold in each of them."""
     fast_path: bool = True
     """Take what is plain by our own reading of PDUs; without, pynetdicom does everything."""
     minimum_free_gb: float = Field(default=5.0, ge=0.0)

@@ -353,6 +353,30 @@ def test_a_port_that_is_taken_is_an_error(node: Settings, database: Database, sp
         Listener(node, database, spool).start()
 
 
+def test_receivers_share_the_port_and_one_that_ends_leaves_it_to_the_other(
+    settings: Settings, database: Database, spool: Spool
+) -> None:
+    shared = settings.model_copy(update={"listener": settings.listener.model_copy(update={"processes": 2})})
+    one, other = Listener(shared, database, spool), Listener(shared, database, spool)
+    one.start()
+    other.start()
+    assert one.ports == other.ports
+    try:
+        associations = [associate(shared) for _ in range(24)]
+        assert all(association.is_established for association in associations)
+        taken = [len(listener._servers[0].active_associations) for listener in (one, other)]
+        assert sum(taken) == 24 and min(taken) > 0, "the system deals them out"
+        for number, association in enumerate(associations[:2]):
+            assert association.send_c_store(image(InstanceNumber=number)).Status == 0
+        for association in associations:
+            association.release()
+        one.stop()
+        assert store(shared, image()) == 0
+    finally:
+        other.stop()
+    assert len(recorded(database, 3)) == 3
+
+
 def test_no_patient_data_is_logged_or_audited(node: Settings, database: Database, logs: list[Any]) -> None:
     store(node, image())
     store(node, image(StudyInstanceUID=None))
