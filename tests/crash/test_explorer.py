@@ -30,9 +30,9 @@ def lane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lane]:
 def test_a_node_killed_all_along_the_path_of_a_study_loses_and_repeats_nothing(lane: Lane) -> None:
     first_start = [point_called("migrating")]
     one_by_one = [
-        point_called(name) for name in ("byte_of_pdata", "synced_not_recorded", "routed", "seg_stored")
+        point_called(name) for name in ("byte_of_pdata", "placed_not_recorded", "routed", "seg_stored")
     ]
-    all_at_once = [point_called(name) for name in ("committed_not_answered", "seg_sent_not_recorded")]
+    all_at_once = [point_called(name) for name in ("synced_not_answered", "seg_sent_not_recorded")]
     for plan in (Plan(tuple(first_start)), Plan(tuple(one_by_one)), Plan(tuple(all_at_once), "power")):
         outcome = lane.round(plan)
         assert outcome.complaints == ()

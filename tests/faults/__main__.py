@@ -17,13 +17,13 @@ from tests.faults.faults import QUICK, Locked
 from tests.faults.rounds import Outcome, Trouble, TroubledLane
 from tests.faults.table import faults_section
 
-RECEIVE = ("before_write", "renamed_not_synced", "synced_not_recorded", "recorded_not_committed",
-           "committed_not_answered")  # fmt: skip
+RECEIVE = ("before_placing", "written_not_synced", "placed_not_recorded", "recorded_not_committed",
+           "synced_not_answered")  # fmt: skip
 ASSEMBLE = ("before_closing", "before_routing", "job_made_not_committed")
 WORK = ("leased", "encoded", "seg_stored", "all_stored", "publishing")
 DELIVER = ("taken", "seg_sent_not_recorded", "seg_recorded", "settled_not_committed")
 PHASES = (RECEIVE, ASSEMBLE, WORK, DELIVER)
-OUTSIDE_TRANSACTIONS = ("before_write", "before_routing", "all_stored", "seg_sent_not_recorded")
+OUTSIDE_TRANSACTIONS = ("before_placing", "before_routing", "all_stored", "seg_sent_not_recorded")
 """Only there can another program lock the database."""
 
 

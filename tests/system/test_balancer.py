@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from dicomnode.deliver.answers import Fate
-from dicomnode.deliver.sender import send
+from dicomnode.deliver.sender import Response, send
 from dicomnode.errors import TransientError
 from dicomnode.records.chain import verify_chain
 from dicomnode.records.tables import InstanceRow
@@ -35,6 +35,8 @@ STOP_TIMEOUT_S = 120.0
 RECEIVERS = ("one", "two")
 FINE_MM = (4.0, 0.8, 0.8)
 COARSE_MM = (8.0, 2.0, 2.0)
+HALF_WAY = 3
+"""Images after which a sender may wait."""
 
 
 @dataclass
@@ -101,8 +103,12 @@ def balancer(tmp_path_factory: pytest.TempPathFactory, roles: Roles) -> Iterator
 class Sender(threading.Thread):
     """Sends files over one association, and over further ones until all are acknowledged."""
 
-    def __init__(self, pacs: Archive, port: int, paths: list[Path]) -> None:
+    def __init__(
+        self, pacs: Archive, port: int, paths: list[Path], go_on: threading.Event | None = None
+    ) -> None:
+        """With `go_on` it waits in the middle of its first association until that is set."""
         super().__init__()
+        self._go_on = go_on
         self._missing = list(paths)
         self._pacs = pacs
         self._node = PeerSettings(name="node", ae_title=AE_TITLE, host="127.0.0.1", port=port)
@@ -112,12 +118,20 @@ class Sender(threading.Thread):
     def run(self) -> None:
         while self._missing:
             try:
-                answers = list(send(self._pacs.ae_title, self._node, self._missing, RESPONSE_TIMEOUT_S))
+                answers = list(self._answers())
             except TransientError:
                 answers = []
             done = {answer.path for answer in answers if answer.fate is Fate.ACCEPTED}
             self._missing = [path for path in self._missing if path not in done]
             self.broken += bool(self._missing)
+
+    def _answers(self) -> Iterator[Response]:
+        for number, answer in enumerate(
+            send(self._pacs.ae_title, self._node, self._missing, RESPONSE_TIMEOUT_S), start=1
+        ):
+            yield answer
+            if self._go_on is not None and number == HALF_WAY:
+                self._go_on.wait(STOP_TIMEOUT_S)
 
 
 def study(roles: Roles, folder: Path, spacing_mm: tuple[float, float, float]) -> tuple[str, list[Path]]:
@@ -142,12 +156,18 @@ def test_a_study_comes_over_two_receivers_and_one_is_killed_in_the_middle(
     roles: Roles, balancer: Balancer, tmp_path: Path
 ) -> None:
     uid, paths = study(roles, tmp_path, FINE_MM)
-    senders = [Sender(roles.pacs, balancer.port, paths[number::2]) for number in range(2)]
+    killed = threading.Event()
+    senders = [Sender(roles.pacs, balancer.port, paths[number::2], killed) for number in range(2)]
     for sender in senders:
         sender.start()
-    wait_for(lambda: len(roles.node._rows(InstanceRow, study_instance_uid=uid)) >= 5, "some images are there")
+    wait_for(
+        lambda: len(roles.node._rows(InstanceRow, study_instance_uid=uid)) >= HALF_WAY,
+        "some images are there",
+    )
     assert min(balancer.sessions().values()) >= 1  # each receiver has one of the two associations
     roles.running["one"].send_signal(signal.SIGKILL)
+    roles.running["one"].wait()
+    killed.set()
     for sender in senders:
         sender.join(STOP_TIMEOUT_S)
     assert sum(sender.broken for sender in senders) >= 1  # it was in the middle
