@@ -22,7 +22,7 @@ from tests.faults.mounting import mount_small, unmount
 from tests.real_parts import require_program
 from tests.system.node import wait_for
 
-SIZE_MB = 64
+SIZE_MB = 512
 SMALLEST_MARK_GB = 1e-9
 """The low mark of free space is one byte: it is the writes that are to fail, not the watermark."""
 MAY_BE_ANSWERED = {"Success", "Refused: OutOfResources", "Unknown Status: 0x110"}

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -197,7 +198,7 @@ first_delay_s = 0.3
         self.process.wait()
 
     def process_of(self, role: str) -> int:
-        """Process id of one role ("receive", "work", "housekeep")."""
+        """Process id of one role ("receive", "record", "work", "housekeep")."""
         for process in self.processes_of(role):
             return process
         raise AssertionError(f"no process runs {role}")
@@ -205,8 +206,8 @@ first_delay_s = 0.3
     def processes_of(self, role: str) -> list[int]:
         """Process ids of all that run one role."""
         assert self.process is not None
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        return [int(child) for child in children if role.encode() in _arguments(child)]
+        roles = _children(self.process.pid)
+        return [pid for pid in (*roles, *chain.from_iterable(map(_children, roles))) if _plays(pid, role)]
 
     def studies(self, **values: Any) -> list[StudyRow]:
         return self._rows(StudyRow, **values)
@@ -256,12 +257,21 @@ first_delay_s = 0.3
         return wait_for(ended, f"study {study_instance_uid} has ended")
 
 
-def _arguments(process: str) -> list[bytes]:
-    """The command line of a process; empty for one that ended."""
+def _children(pid: int) -> list[int]:
+    """The processes that the threads of a process started; none of one that ended."""
     try:
-        return Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
+        listed = [(thread / "children").read_text() for thread in Path(f"/proc/{pid}/task").iterdir()]
     except FileNotFoundError:
         return []
+    return [int(child) for children in listed for child in children.split()]
+
+
+def _plays(pid: int, role: str) -> bool:
+    """Whether a role is a word of the command line of a process."""
+    try:
+        return role.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except FileNotFoundError:
+        return False
 
 
 def forward(node: Node, pacs: Archive, paths: list[Path]) -> None:

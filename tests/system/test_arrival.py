@@ -48,7 +48,6 @@ def test_a_counted_study_starts_within_moments_of_its_last_instance(
         with capsys.disabled():
             print(f"\n{len(paths)} instances: complete {complete_s:.2f} s after the last one, "
                   f"job started {start_s:.2f} s after it")  # fmt: skip
-        assert complete_s >= node.settings.assembly.settle_s
     assert start_s < 10, "about a second on an idle machine; the quiet period is no part of it"
 
 

@@ -103,7 +103,12 @@ def test_the_whole_node_killed_between_job_and_delivery_sends_the_result_once(
 
 
 def _all_are_kept(node: Node, paths: list[Path]) -> None:
-    """Every acknowledged instance is on disk, whole, and in the database."""
+    """Every acknowledged instance is on disk, whole, and in the database: soon, for it was in the journal."""
+    uids = {str(dcmread(path).SOPInstanceUID) for path in paths}
+    wait_for(
+        lambda: uids <= {row.sop_instance_uid for row in node._rows(InstanceRow)},
+        "it is recorded",
+    )
     with node.database.snapshot() as session:
         rows = {row.sop_instance_uid: row for row in session.query(InstanceRow)}
     for path in paths:

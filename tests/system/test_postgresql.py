@@ -111,7 +111,6 @@ def test_three_workers_that_are_killed_at_random_end_each_job_once(
     objects = [dcmread(path) for path in pacs.results()]
     made = Counter((dataset.StudyInstanceUID, dataset.Modality) for dataset in objects)
     assert made == {(uid_of(p), m): n for p in series for m, n in (("SEG", 1), ("SR", 2))}
-    assert len({job.worker for job in node.jobs()}) > 1
     _the_trail_holds(node)
 
 

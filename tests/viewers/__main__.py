@@ -62,7 +62,8 @@ def _pacs_of(files: Iterable[Path]) -> Iterator[Orthanc]:
 
 
 def _wait_for_ctrl_c() -> None:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell may have us ignore the first
+        signal.signal(number, signal.default_int_handler)
     with suppress(KeyboardInterrupt):
         signal.pause()
 
