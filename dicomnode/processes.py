@@ -31,8 +31,13 @@ log = structlog.get_logger()
 def stop_event() -> threading.Event:
     """An event that SIGTERM and SIGINT set, and the end of the supervisor too, if there is one."""
     stopping = threading.Event()
+
+    def stop(*_: object) -> None:
+        # By another thread: the interrupted one may hold the lock of the event, and would wait for itself.
+        threading.Thread(target=stopping.set, daemon=True).start()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
+        signal.signal(number, stop)
     supervisor = os.environ.get(SUPERVISOR_PID)
     if supervisor:
         threading.Thread(target=_watch, args=(int(supervisor), stopping), daemon=True).start()

@@ -27,6 +27,9 @@ from inference.registry import Registry, find_bundles
 if TYPE_CHECKING:
     from dicomnode.work.engine import Engine
 
+LOOK_FOR_SIGNALS_S = 1.0
+"""A signal that the system gives to another thread is only heard when the main thread wakes."""
+
 log = structlog.get_logger()
 
 
@@ -90,7 +93,8 @@ def receive(config: ConfigOption = DEFAULT_CONFIG) -> None:
             f"cannot listen on {settings.node.host}:{settings.node.port} ({error.strerror}); "
             "stop what uses the port, or change node.port"
         ) from error
-    stopping.wait()
+    while not stopping.wait(LOOK_FOR_SIGNALS_S):
+        pass
     listener.stop()
 
 

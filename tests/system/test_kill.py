@@ -40,8 +40,9 @@ def private_pacs(tmp_path: Path) -> Iterator[Archive]:
 @pytest.fixture
 def private_node(tmp_path: Path, models: Path, private_pacs: Archive) -> Iterator[Node]:
     running = Node(
-        tmp_path / "node", models, private_pacs.ae_title, private_pacs.port, {"CT": "threshold-ct"}
-    ).start()
+        tmp_path / "node", models, private_pacs.ae_title, private_pacs.port, {"CT": "threshold-ct"},
+        quiet_period_s=15.0,  # longer than the restart of a receiver takes
+    ).start()  # fmt: skip
     yield running
     running.stop()
 
