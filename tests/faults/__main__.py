@@ -23,7 +23,13 @@ ASSEMBLE = ("before_closing", "before_routing", "job_made_not_committed")
 WORK = ("leased", "encoded", "seg_stored", "all_stored", "publishing")
 DELIVER = ("taken", "seg_sent_not_recorded", "seg_recorded", "settled_not_committed")
 PHASES = (RECEIVE, ASSEMBLE, WORK, DELIVER)
-OUTSIDE_TRANSACTIONS = ("before_placing", "before_routing", "all_stored", "seg_sent_not_recorded")
+OUTSIDE_TRANSACTIONS = (
+    "written_not_synced",
+    "before_placing",
+    "before_routing",
+    "all_stored",
+    "seg_sent_not_recorded",
+)
 """Only there can another program lock the database."""
 
 
