@@ -134,10 +134,10 @@ class Spool:
 
     def sync_folders(self, folder: Path) -> None:
         """Make new names durable: those in `folder`, and it and those above it, which may be new too."""
-        _sync_folder(folder)
+        sync_folder(folder)
         while folder != self.folder:
             folder = folder.parent
-            _sync_folder(folder)
+            sync_folder(folder)
 
     def _sync_own_names(self) -> None:
         """Make the names of the spool and of the data folder above it durable: both may be new.
@@ -147,7 +147,7 @@ class Spool:
         data = self.folder.absolute().parent
         for folder in (self.folder, data, data.parent):
             if os.access(folder, os.R_OK):
-                _sync_folder(folder)
+                sync_folder(folder)
 
     def files(self) -> Iterator[Path]:
         """Every instance and result, in no order."""
@@ -178,7 +178,8 @@ def _opened(path: Path) -> FileIO:
     return path.open("xb", buffering=0)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable. Raises OSError."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -23,6 +23,7 @@ from datetime import datetime
 from pathlib import Path
 
 from dicomnode.receive.arrival import Arrival, Identity, Origin
+from dicomnode.spool import sync_folder
 
 SEGMENT_BYTES = 32 * 2**20
 MOST_SEGMENTS = 8
@@ -181,7 +182,7 @@ class Journal:
                 os.write(descriptor, ZEROS)
             os.fsync(descriptor)
             for folder in (self._folder, self._folder.parent, self._folder.parent.parent):
-                _sync_folder(folder)
+                sync_folder(folder)
         except OSError:
             os.close(descriptor)
             path.unlink()
@@ -278,11 +279,3 @@ def _decoded(particulars: bytes, file: bytes) -> Entry | None:
     )
     received_at = datetime.fromisoformat(told["received_at"])
     return Entry(arrival, Identity(**told["identity"]), told["sha256"], received_at)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
