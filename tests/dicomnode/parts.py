@@ -162,7 +162,7 @@ def kinds(database: Database) -> list[str]:
     return [event for event, _ in events(database)]
 
 
-def wait_until(condition: Callable[[], object], timeout_s: float = 5.0) -> None:
+def wait_until(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
     """Wait until `condition` holds; fails the test when it does not in time."""
     deadline = time.monotonic() + timeout_s
     while not condition():

@@ -141,7 +141,7 @@ def test_a_backup_while_the_node_receives_fits_together_and_the_work_goes_on_els
     sender = threading.Thread(target=send_until, args=(stopping, node, tmp_path / "sent", sent))
     sender.start()
     try:
-        wait_for(lambda: len(sent) > 5)
+        wait_for(lambda: len(events(node.database, "instance_received")) > 5)
         made = node.backup()
         at_backup = len(sent)
         wait_for(lambda: len(sent) > at_backup + 5)

@@ -129,6 +129,7 @@ def test_exactly_what_is_missing_is_fetched_and_the_study_is_complete(
     node.listener.start()
     study, instances = upload_study(orthanc, tmp_path, 9)
     forward(orthanc, instances[:4])
+    wait_until(lambda: len(events(node.database, "instance_received")) == 4)
     found = node.tick_until_closed(study)
     assert (found.state, found.completed_by, found.missing) == ("complete", "expected_count", None)
     assert (found.received_count, found.expected_count) == (9, 9)

@@ -148,7 +148,7 @@ def test_a_peer_with_a_certificate_of_our_authority_stores_and_others_are_refuse
     forged = as_client(place.authority, *foreign.sign("pacs.hospital"))
     with listening(place):
         assert storescu(place, file, *good) == 0
-        assert place.stored() == 1
+        wait_until(lambda: place.stored() == 1, WAIT_S)
         assert storescu(place, file, *expired) != 0
         wait_until(
             lambda: "TLS: certificate of the peer: certificate has expired" in place.rejections(), WAIT_S
