@@ -28,6 +28,7 @@ from dicomnode.show.stored_report import read_measurements
 from dicomnode.spool import Spool
 from dicomnode.study import read_instance, text
 from inference.volume import Volume
+from tests.dicomnode.encode.situations import saved, situation
 from tests.dicomnode.parts import CONFIG, image, write_config
 from tests.fuzz.network import conversations, objected, said
 from tests.fuzz.web import asked, requests
@@ -176,7 +177,16 @@ def corpus(target: str) -> list[bytes]:
         found_there = (path for path in Path(os.environ[MORE]).rglob("*") if path.is_file())
         files += sorted(found_there)[::EVERY_OF_MORE]
     contents = [path.read_bytes() for path in files]
-    return [content for content in contents if len(content) < 600_000]
+    made = 5 * results() if target == "returned" else []  # as often as all others together
+    return [*made, *(content for content in contents if len(content) < 600_000)]
+
+
+def results() -> list[bytes]:
+    """The segmentation and both reports of two lesions, as the node sends them."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        objects = saved(situation("straight-line", folder / "source"), folder)
+        return [path.read_bytes() for path in objects.values()]
 
 
 def tiny_image() -> bytes:
