@@ -18,7 +18,6 @@ from pynetdicom.association import Association
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
 from dicomnode.receive.arrival import Origin
-from dicomnode.receive.pdus import CutOff, PduReader
 from dicomnode.receive.proxied import NotIntroduced, TrustedProxies, introduced
 from dicomnode.receive.takeover import take_over
 from dicomnode.receive.turned_away import TurnedAway
@@ -26,6 +25,7 @@ from dicomnode.records.audit import Event
 from dicomnode.settings.network import ConnectionSettings
 from dicomnode.settings.node import PeerSettings
 from dicomnode.tls import Credentials, reason_of, shake_hands
+from dicomnode.wire.pdus import CutOff, PduReader
 
 Serve = Callable[[Association, PduReader], None]
 """Serves an established association, as long as what comes is plain."""

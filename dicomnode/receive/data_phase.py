@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from dicomnode.receive.command_set import C_ECHO_RQ, Request, read_request, response
-from dicomnode.receive.pdus import P_DATA_TF, PDV_HEADER_BYTES, CutOff, PduReader
+from dicomnode.wire.command_set import C_ECHO_RQ, Request, read_request, response
+from dicomnode.wire.pdus import P_DATA_TF, PDV_HEADER_BYTES, CutOff, PduReader
 
 IS_COMMAND = 0x01
 IS_LAST = 0x02

@@ -11,12 +11,12 @@ from pynetdicom.sop_class import Verification
 
 from dicomnode.receive.arrival import Arrival, Origin
 from dicomnode.receive.associations import FOR_EVERYBODY, origin_of
-from dicomnode.receive.command_set import C_ECHO_RQ, Request
 from dicomnode.receive.data_phase import Context, DataPhase
 from dicomnode.receive.file_meta import file_header
-from dicomnode.receive.pdus import PduReader
 from dicomnode.receive.storing import Storing, Taking
 from dicomnode.receive.visits import Visits
+from dicomnode.wire.command_set import C_ECHO_RQ, Request
+from dicomnode.wire.pdus import PduReader
 
 SMALLEST_PDU_BYTES = 1024
 """A peer that takes less than a whole answer in one PDU is left to pynetdicom."""

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dicomnode.receive.data_phase import Intrusion
-from dicomnode.receive.pdus import CutOff, Idle, PduReader
+from dicomnode.wire.pdus import CutOff, Idle, PduReader
 
 DATA_TRANSFER = "Sta6"
 """State of the DICOM upper layer in which data may come (PS3.8 section 9.2.1)."""

@@ -11,12 +11,12 @@ from functools import cache, partial
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from dicomnode.errors import TransientError
-from dicomnode.receive.command_set import Request
 from dicomnode.receive.data_phase import Context, DataPhase, Intrusion
-from dicomnode.receive.pdus import CutOff, Idle, PduReader
 from dicomnode.settings.audit import SyslogSettings
 from dicomnode.settings.network import ConnectionSettings, Limits
 from dicomnode.syslog.senders import StreamSender
+from dicomnode.wire.command_set import Request
+from dicomnode.wire.pdus import CutOff, Idle, PduReader
 from tests.dicomnode.raw_sender import (
     COMMAND,
     ECHO,
