@@ -160,9 +160,9 @@ MUTANTS = (
     Mutant(
         "lost_attempts_kept",
         "no file stays in the spool that nobody speaks of",
-        "dicomnode/work/worker.py",
-        "            self._clear(job, lease.fencing_token)\n",
-        "",
+        "dicomnode/work/result_files.py",
+        "            path.unlink(missing_ok=True)\n",
+        "            pass\n",
         f"{NODE}/test_worker.py::test_the_next_attempt_removes_what_a_killed_one_had_stored",
     ),
 )
