@@ -21,6 +21,7 @@ from dicomnode.models.comparing import Comparing
 from dicomnode.observe.alerts import Alerts
 from dicomnode.observe.peers import check_peer, forget_others, watched_peers
 from dicomnode.observe.trail import verify_daily
+from dicomnode.receive.recorder import Recorder
 from dicomnode.records.anchoring import anchor_of_the_day
 from dicomnode.records.anchors import private_key
 from dicomnode.records.audit import Audit
@@ -38,6 +39,8 @@ from inference.registry import Registry
 
 TICK_S = 0.25
 RECOVERY_S = 5.0
+TAKE_OVER_S = 5.0
+"""How often it looks for what receivers acknowledged that are gone; one that starts again looks by itself."""
 WATCH_S = 15.0
 ECHO_S = 60.0
 COMMITMENT_S = 0.5
@@ -75,6 +78,7 @@ class Housekeeping:
         self._prune_commitments = partial(
             prune_commitments, database, Audit("housekeeping"), settings.retention.commitments_days
         )
+        self._recorder = Recorder(Spool(settings.spool), database, Audit("receiver"))
         self._sweep = Sweep(Spool(settings.spool), database)
         self._peers = settings.peer
         signing_key = settings.audit.signing_key
@@ -142,6 +146,7 @@ class Housekeeping:
         return [
             *self._assembling,
             ("recover", self._recover_all, RECOVERY_S),
+            ("take over", self._recorder.recover, TAKE_OVER_S),
             ("purge", self._retention.purge_due, RETENTION_S),
             ("prune commitments", self._prune_commitments, RETENTION_S),
             ("sweep", self._sweep.sweep_when_due, RETENTION_S),

@@ -16,11 +16,13 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import cached_property
 from io import FileIO
 from pathlib import Path
 from typing import Literal
 
 from dicomnode.errors import PermanentError
+from dicomnode.mounts import mount_of, syncs_at_once
 
 HOST = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
 """This machine, in the names of files that are being written."""
@@ -104,7 +106,11 @@ class Spool:
 
     def place(self, path: Path, *parts: bytes | memoryview) -> None:
         """As `write`, but the file is on the disk only after `sync`."""
-        self._write(path, parts, durable=False)
+        self._write(path, parts, durable=not self._syncs_at_once)
+
+    @cached_property
+    def _syncs_at_once(self) -> bool:
+        return syncs_at_once(mount_of(self.folder))
 
     def sync(self) -> None:
         """Bring all that was written on the file system of the spool to the disk."""

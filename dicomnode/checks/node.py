@@ -12,6 +12,7 @@ from dicomnode.checks.clock import check_clock
 from dicomnode.checks.finding import Finding, note, ok, wrong
 from dicomnode.checks.peers import check_calls, check_peer
 from dicomnode.errors import ConfigurationError, TransientError
+from dicomnode.mounts import locks_reach_others, may_be_shared, mount_of
 from dicomnode.observe.machine import gpu_memory
 from dicomnode.records.db import Database, migrate, revision_of
 from dicomnode.records.standing import missing_live, state_here
@@ -28,6 +29,7 @@ def check_node(settings: Settings, listen_s: float = 0.0) -> Iterator[Finding]:
     finding, database = _open_database(settings)
     yield finding
     yield _check_disk(settings)
+    yield from _check_sharing(settings)
     if database is not None:
         yield from _check_durability(database)
         yield from _check_models(settings, database)
@@ -79,6 +81,21 @@ def _check_disk(settings: Settings) -> Finding:
     wanted = settings.listener.minimum_free_gb
     said = ok if free_gb >= wanted else wrong
     return said("disk", f"{free_gb:.0f} GB free, at least {wanted:g} GB wanted")
+
+
+def _check_sharing(settings: Settings) -> Iterator[Finding]:
+    """What a network file system must do so that several machines can share the spool."""
+    mount = mount_of(settings.spool)
+    if not may_be_shared(mount):
+        return
+    if locks_reach_others(mount):
+        yield ok("disk", f"{mount.kind}: other machines see its locks")
+        return
+    yield note(
+        "disk",
+        f"{mount.kind}: other machines do not see its locks, so what a receiver had acknowledged when its "
+        "machine died waits for that machine; mount it with locks (NFSv4, CephFS) if several share it",
+    )
 
 
 def _check_models(settings: Settings, database: Database) -> Iterator[Finding]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -24,11 +23,12 @@ from dicomnode.errors import TransientError
 from dicomnode.receive.arrival import Arrival, identify
 from dicomnode.receive.intake import Intake, Outcome
 from dicomnode.receive.journal import Entry, Journal, NoRoom, Place
+from dicomnode.receive.ownership import new_name
 from dicomnode.receive.recorder import ORDER, REPORT, Order, Recorder
 from dicomnode.records.audit import Audit
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.known import KnownInstances
-from dicomnode.spool import HOST, Spool, require_uids
+from dicomnode.spool import Spool, require_uids
 
 FLUSH_TIMEOUT_S = 30.0
 
@@ -127,7 +127,7 @@ class Acknowledging:
         """The journal, made at the first use; None where the disk has no room for one."""
         with self._changed:
             if self._journal is None:
-                folder = self._spool.journals / f"{HOST}-{os.getpid()}-{os.urandom(4).hex()}"
+                folder = self._spool.journals / new_name()
                 try:
                     self._journal = Journal(folder)
                 except OSError as error:

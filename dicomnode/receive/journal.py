@@ -8,7 +8,6 @@ what an earlier use left behind them.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -17,12 +16,12 @@ import struct
 import threading
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 from dicomnode.receive.arrival import Arrival, Identity, Origin
+from dicomnode.receive.ownership import make_own
 from dicomnode.spool import sync_folder
 
 SEGMENT_BYTES = 32 * 2**20
@@ -34,7 +33,6 @@ LEAST_FREE_SEGMENTS = 4
 HEAD = struct.Struct("<8s16sLLQ")
 """MAGIC, mark, CRC-32 and length of the particulars, length of the file."""
 MAGIC = b"dcmjrnl1"
-LOCK = "lock"
 ZEROS = bytes(2**20)
 
 
@@ -84,9 +82,7 @@ class Journal:
         self._written = self._synced = 0
         self._lock = threading.Condition()
         self._syncing = threading.Lock()
-        folder.mkdir(parents=True, mode=0o700)
-        self._owner = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o600)
-        fcntl.flock(self._owner, fcntl.LOCK_EX)
+        self._owner = make_own(folder)
 
     def takes(self, size_bytes: int) -> bool:
         """Whether a file of that size is not too large to be written twice."""
@@ -226,20 +222,6 @@ def entries(path: Path) -> Iterator[Entry]:
             yield entry
     finally:
         os.close(descriptor)
-
-
-def abandoned(folder: Path) -> Iterator[Path]:
-    """Journals in `folder` whose processes are gone; each is nobody else's until the next is asked for."""
-    for journal in sorted(folder.iterdir()) if folder.is_dir() else ():
-        with suppress(FileNotFoundError):
-            descriptor = os.open(journal / LOCK, os.O_RDWR)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                yield journal
-            except BlockingIOError:
-                continue
-            finally:
-                os.close(descriptor)
 
 
 def _encoded(entry: Entry) -> list[bytes]:

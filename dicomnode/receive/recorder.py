@@ -21,7 +21,8 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicomnode.receive.intake import Found, Intake, Stored, versions_of
-from dicomnode.receive.journal import Entry, Place, abandoned, entries, entry_at, segment_path
+from dicomnode.receive.journal import Entry, Place, entries, entry_at, segment_path
+from dicomnode.receive.ownership import abandoned
 from dicomnode.records.audit import Audit
 from dicomnode.records.db import Database
 from dicomnode.records.tables import ResultRow

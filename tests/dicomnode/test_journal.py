@@ -5,6 +5,7 @@ Not covered: a real loss of power; tests/crash/test_durability.py looks at the o
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import threading
@@ -19,16 +20,20 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 
 from dicomnode.errors import PermanentError
+from dicomnode.housekeeping import Housekeeping
+from dicomnode.mounts import Mount
 from dicomnode.receive.acknowledging import Acknowledging, recorder_in_a_thread
 from dicomnode.receive.arrival import identify
 from dicomnode.receive.intake import Intake, Outcome
 from dicomnode.receive.journal import Entry, Journal, NoRoom, Place, entries, segment_path
+from dicomnode.receive.ownership import new_name
 from dicomnode.receive.recorder import Recorder
 from dicomnode.records.audit import Audit
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.tables import InstanceRow
 from dicomnode.spool import Spool
-from tests.dicomnode.parts import arrival, image, kinds, wait_until
+from inference.registry import Registry
+from tests.dicomnode.parts import arrival, image, kinds, settings_in, wait_until
 
 WAIT_S = 60.0
 SEGMENT_BYTES = 2**20
@@ -165,6 +170,55 @@ def test_what_a_killed_process_had_acknowledged_is_recorded_at_the_next_start_on
         assert (row.sha256, row.received_at) == (one.sha256, one.received_at)
     assert list(spool.journals.iterdir()) == []
     assert (recorder.recover(), recorder.unrecorded()) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("mount", "recovered"),
+    [(Mount("nfs4"), 1), (Mount("nfs", frozenset({"nolock"})), 0), (Mount("fuse.sshfs"), 0)],
+)
+def test_the_journal_of_another_machine_is_recorded_where_locks_tell_that_it_is_gone(
+    spool: Spool, recorder: Recorder, mount: Mount, recovered: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dicomnode.receive.ownership.mount_of", lambda _: mount)
+    theirs = Journal(spool.journals / "elsewhere-1-00000000", SEGMENT_BYTES)
+    append(theirs, entry())
+    theirs.close(is_done=False)
+    ours = Journal(spool.journals / new_name(), SEGMENT_BYTES)
+    append(ours, entry())
+    ours.close(is_done=False)
+    assert recorder.recover() == 1 + recovered
+    assert recorder.unrecorded() == 1 - recovered
+
+
+def test_a_journal_that_is_removed_while_it_is_made_is_made_again(
+    spool: Spool, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = fcntl.flock
+
+    def after_somebody_looked(descriptor: int, how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", lock)
+        assert recorder.recover() == 0
+        lock(descriptor, how)
+
+    spool.prepare()
+    monkeypatch.setattr(fcntl, "flock", after_somebody_looked)
+    journal = Journal(spool.journals / new_name(), SEGMENT_BYTES)
+    append(journal, entry())
+    assert recorder.recover() == 0, "it is its own"
+    assert recorder.unrecorded() == 1
+
+
+def test_housekeeping_takes_over_what_a_receiver_left_that_nobody_starts_again(
+    tmp_path: Path, database: Database
+) -> None:
+    here = settings_in(tmp_path)
+    journal = Journal(Spool(here.spool).journals / "elsewhere-1-00000000", SEGMENT_BYTES)
+    append(journal, entry())
+    journal.close(is_done=False)
+    housekeeping = Housekeeping(here, database, Registry(here.models.folder, frozenset()))
+    ticks = {name: work for name, work, _ in housekeeping.ticks()}
+    ticks["take over"]()
+    assert kinds(database) == ["instance_received"]
 
 
 @pytest.fixture

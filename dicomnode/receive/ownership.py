@@ -1,0 +1,59 @@
+"""Whose a journal is: its receiving process holds a lock on it for as long as it lives."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import structlog
+
+from dicomnode.mounts import locks_reach_others, mount_of
+from dicomnode.spool import HOST
+
+LOCK = "lock"
+OURS = f"{HOST}-"
+"""What the names of the journals of this machine begin with."""
+
+log = structlog.get_logger()
+
+
+def new_name() -> str:
+    """A name for a journal of this process."""
+    return f"{OURS}{os.getpid()}-{os.urandom(4).hex()}"
+
+
+def make_own(folder: Path) -> int:
+    """Make the folder of a journal; closing the descriptor that is returned gives it up."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with suppress(FileNotFoundError):  # who looks for abandoned journals has just removed the folder
+            owner = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o600)
+            fcntl.flock(owner, fcntl.LOCK_EX)
+            if (folder / LOCK).exists():
+                return owner
+            os.close(owner)
+
+
+def abandoned(folder: Path) -> Iterator[Path]:
+    """Journals in `folder` whose processes are gone; each is nobody else's until the next is asked for.
+
+    Where locks do not reach other machines, theirs are left alone: whether they live cannot be known here.
+    """
+    others_too = locks_reach_others(mount_of(folder))
+    for journal in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if not (others_too or journal.name.startswith(OURS)):
+            log.warning("journal_of_another_machine_left_alone", journal=journal.name)
+            continue
+        with suppress(FileNotFoundError):
+            descriptor = os.open(journal / LOCK, os.O_RDWR)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if (journal / LOCK).exists():
+                    yield journal
+            except BlockingIOError:
+                continue
+            finally:
+                os.close(descriptor)
