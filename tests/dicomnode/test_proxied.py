@@ -1,6 +1,6 @@
 """Callers behind a TCP load balancer: who is believed about whom, on a real port.
 
-Not covered: a real load balancer, which tests/system/test_balancer.py has.
+Not covered: a real load balancer, which tests/system/test_machines.py has.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Two versions of the program on one database: what the older may work with, and that migrations say so.
 
-Two real versions side by side are in tests/system/test_two_versions.py.
+Two real versions side by side are in tests/system/test_machines.py.
 """
 
 from __future__ import annotations

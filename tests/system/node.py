@@ -206,8 +206,8 @@ first_delay_s = 0.3
     def processes_of(self, role: str) -> list[int]:
         """Process ids of all that run one role."""
         assert self.process is not None
-        roles = _children(self.process.pid)
-        return [pid for pid in (*roles, *chain.from_iterable(map(_children, roles))) if _plays(pid, role)]
+        roles = children_of(self.process.pid)
+        return [pid for pid in (*roles, *chain.from_iterable(map(children_of, roles))) if _plays(pid, role)]
 
     def studies(self, **values: Any) -> list[StudyRow]:
         return self._rows(StudyRow, **values)
@@ -257,7 +257,7 @@ first_delay_s = 0.3
         return wait_for(ended, f"study {study_instance_uid} has ended")
 
 
-def _children(pid: int) -> list[int]:
+def children_of(pid: int) -> list[int]:
     """The processes that the threads of a process started; none of one that ended."""
     try:
         listed = [(thread / "children").read_text() for thread in Path(f"/proc/{pid}/task").iterdir()]
