@@ -10,8 +10,9 @@ from pydicom import Dataset
 from pynetdicom.association import Association
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 
+from dicomnode.deliver.outgoing import UNCOMPRESSED
 from dicomnode.deliver.reactor import parked_reactor
-from dicomnode.deliver.sender import UNCOMPRESSED, associate
+from dicomnode.deliver.sender import associate
 from dicomnode.errors import TransientError
 from dicomnode.settings.node import PeerSettings
 from dicomnode.study import text

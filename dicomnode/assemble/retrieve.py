@@ -16,8 +16,9 @@ from pynetdicom.sop_class import (
 )
 
 from dicomnode.assemble.query import Reference
+from dicomnode.deliver.outgoing import UNCOMPRESSED, Offer
 from dicomnode.deliver.reactor import parked_reactor
-from dicomnode.deliver.sender import UNCOMPRESSED, Offer, associate
+from dicomnode.deliver.sender import associate
 from dicomnode.receive.syntaxes import TRANSFER_SYNTAXES
 from dicomnode.settings.node import PeerSettings
 

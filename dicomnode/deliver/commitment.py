@@ -29,6 +29,7 @@ from sqlalchemy.orm import Session
 from dicomnode.deliver.answers import Fate, PeerUnavailable
 from dicomnode.deliver.breaker import retry_delay_s
 from dicomnode.deliver.delivery import settle
+from dicomnode.deliver.outgoing import UNCOMPRESSED
 from dicomnode.deliver.reactor import parked_reactor
 from dicomnode.deliver.references import (
     Reference,
@@ -38,7 +39,7 @@ from dicomnode.deliver.references import (
     read_transaction_uid,
     reason_in_words,
 )
-from dicomnode.deliver.sender import UNCOMPRESSED, Response, associate, release
+from dicomnode.deliver.sender import Response, associate, release
 from dicomnode.deliver.watchdog import watchdog_of
 from dicomnode.errors import PermanentError, TransientError
 from dicomnode.records.audit import Audit, Event, Subject

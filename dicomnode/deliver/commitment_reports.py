@@ -18,9 +18,10 @@ from sqlalchemy import select
 
 from dicomnode.deliver.breaker import retry_delay_s
 from dicomnode.deliver.holdings import why_not_held
+from dicomnode.deliver.outgoing import UNCOMPRESSED
 from dicomnode.deliver.reactor import parked_reactor
 from dicomnode.deliver.references import Reference, Report, event_information, reason_in_words
-from dicomnode.deliver.sender import UNCOMPRESSED, associate, release
+from dicomnode.deliver.sender import associate, release
 from dicomnode.deliver.watchdog import watchdog_of
 from dicomnode.errors import TransientError
 from dicomnode.records.audit import Audit, Event, Subject

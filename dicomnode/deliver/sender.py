@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from ssl import SSLContext
 from typing import Any
 
-from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
-from pydicom.filereader import read_file_meta_info
 from pydicom.uid import (
-    UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -26,7 +25,10 @@ from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification
 
 from dicomnode.deliver.answers import LASTING_REJECTION, Fate, PeerUnavailable, fate_of
+from dicomnode.deliver.line import taken_line
+from dicomnode.deliver.outgoing import UNCOMPRESSED, NotAccepted, Offer, OutgoingFile, read_outgoing
 from dicomnode.deliver.reactor import parked_reactor
+from dicomnode.deliver.store_phase import NoAnswer, StorePhase
 from dicomnode.deliver.watchdog import Watchdog, watchdog_of
 from dicomnode.errors import ConfigurationError, TransientError
 from dicomnode.settings.node import PeerSettings
@@ -44,10 +46,6 @@ PROBED_SYNTAXES = tuple(
         RLELossless, JPEGLSLossless, JPEG2000Lossless,
     )
 )  # fmt: skip
-UNCOMPRESSED = (str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian))
-
-Offer = tuple[str, tuple[str, ...]]
-"""A SOP Class UID and the transfer syntaxes offered for it in one presentation context."""
 
 
 @dataclass(frozen=True)
@@ -162,54 +160,74 @@ def send(
     """
     # Verification keeps the association up when the peer takes none of our classes, so that it can say so.
     offers: set[Offer] = {(str(Verification), UNCOMPRESSED)}
-    readable = []
+    files = []
     for path in paths:
         try:
-            offers.add(_offer(path))
-            readable.append(path)
+            files.append(read_outgoing(path))
+            offers.add(files[-1].offer)
         except OSError as error:
             yield Response(path, Fate.TRY_LATER, f"the file cannot be read ({error.strerror})")
-        except (InvalidDicomError, AttributeError):
+        except InvalidDicomError:
             yield Response(path, Fate.REFUSED, "the file is not a DICOM file")
-    if not readable:
+    if not files:
         return
     association = associate(ae_title, peer, sorted(offers), response_timeout_s)
+    with _store_phase(association, response_timeout_s) as phase:
+        yield from _store_all(phase, files, association.accepted_contexts, response_timeout_s)
+
+
+@contextmanager
+def _store_phase(association: Association, response_timeout_s: float) -> Iterator[StorePhase]:
+    """What an association is there for, and then its end."""
+    phase = None
     try:
-        with parked_reactor(association):
-            for number, path in enumerate(readable):
-                response = _store(association, path, response_timeout_s)
-                yield response
-                if response.fate is Fate.NO_ANSWER:
-                    for rest in readable[number + 1 :]:
-                        yield Response(rest, Fate.NOT_SENT, "association ended before this object was sent")
-                    return
+        with taken_line(association, response_timeout_s) as (channel, reader):
+            phase = StorePhase(channel, reader, association.acceptor.maximum_length)
+            yield phase
     finally:
+        if phase is not None and phase.in_flight:
+            _break_off(association, phase)
         release(association)
 
 
-def _offer(path: Path) -> Offer:
-    """What a file needs: its own transfer syntax when compressed, else any that needs no decoding."""
-    meta = read_file_meta_info(path)
-    syntax = UID(meta.TransferSyntaxUID)
-    compressed = syntax.is_compressed and not syntax.is_deflated
-    return str(meta.MediaStorageSOPClassUID), (str(syntax),) if compressed else UNCOMPRESSED
+def _break_off(association: Association, phase: StorePhase) -> None:
+    """End an association on which an object is in flight, at once."""
+    if phase.is_over:
+        association.join(NEGOTIATION_LIMIT_S)  # until pynetdicom has found that out, too
+    else:
+        with watchdog_of(association).limit(NEGOTIATION_LIMIT_S):
+            association.abort()
 
 
-def _store(association: Association, path: Path, response_timeout_s: float) -> Response:
+def _store_all(
+    phase: StorePhase, files: Sequence[OutgoingFile], accepted: Sequence[Any], response_timeout_s: float
+) -> Iterator[Response]:
+    for number, file in enumerate(files):
+        response = _store(phase, file, accepted, response_timeout_s)
+        yield response
+        if response.fate is Fate.NO_ANSWER:
+            for rest in files[number + 1 :]:
+                yield Response(rest.path, Fate.NOT_SENT, "association ended before this object was sent")
+            return
+
+
+def _store(
+    phase: StorePhase, file: OutgoingFile, accepted: Sequence[Any], response_timeout_s: float
+) -> Response:
     try:
-        dataset = dcmread(path)
-        size_bytes = path.stat().st_size
+        context = file.context(accepted)
+        data_set, size_bytes = file.open_data_set(str(context.transfer_syntax[0]))
     except OSError as error:
-        return Response(path, Fate.TRY_LATER, f"the file cannot be read ({error.strerror})")
-    longest_s = 2 * response_timeout_s + size_bytes / LOWEST_RATE_BYTES_PER_S
-    try:
-        with watchdog_of(association).limit(longest_s):
-            answer = association.send_c_store(dataset)
-    except ValueError as error:
+        return Response(file.path, Fate.TRY_LATER, f"the file cannot be read ({error.strerror})")
+    except (NotAccepted, ValueError) as error:
         reason = f"the peer does not take it ({error}); `dicomnode probe` finds what it takes"
-        return Response(path, Fate.REFUSED, reason, from_peer=True)
-    except RuntimeError as error:
-        return Response(path, Fate.NO_ANSWER, f"association ended: {error}")
-    if not answer:
-        return Response(path, Fate.NO_ANSWER, "no response: timed out or aborted")
-    return Response(path, fate_of(answer.Status), f"{answer.Status:04X}", from_peer=True)
+        return Response(file.path, Fate.REFUSED, reason, from_peer=True)
+    deadline = time.monotonic() + 2 * response_timeout_s + size_bytes / LOWEST_RATE_BYTES_PER_S
+    try:
+        with data_set:
+            status = phase.store(
+                context.context_id, file.sop_class_uid, file.sop_instance_uid, data_set, size_bytes, deadline
+            )
+    except NoAnswer as error:
+        return Response(file.path, Fate.NO_ANSWER, str(error))
+    return Response(file.path, fate_of(status), f"{status:04X}", from_peer=True)

@@ -12,10 +12,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from dicomnode.wire.command_set import C_ECHO_RQ, Request, read_request, response
-from dicomnode.wire.pdus import P_DATA_TF, PDV_HEADER_BYTES, CutOff, PduReader
+from dicomnode.wire.pdus import IS_COMMAND, IS_LAST, P_DATA_TF, CutOff, PduReader, p_data_header, values_in
 
-IS_COMMAND = 0x01
-IS_LAST = 0x02
 SUCCESS = 0x0000
 
 
@@ -96,14 +94,10 @@ class DataPhase:
     def _take(self, content: memoryview) -> int:
         """Take the presentation data values of one P-DATA-TF; returns up to where they were understood."""
         at = 0
-        while at + PDV_HEADER_BYTES <= len(content):
-            end = at + 4 + int.from_bytes(content[at : at + 4], "big")
-            context_id, control = content[at + 4], content[at + 5]
-            if not at + PDV_HEADER_BYTES <= end <= len(content):
+        for value in values_in(content):
+            if not self._take_value(value.context_id, value.control, value.fragment):
                 break
-            if not self._take_value(context_id, control, content[at + PDV_HEADER_BYTES : end]):
-                break
-            at = end
+            at = value.end
         if at < len(content) and self._open is not None:
             raise Intrusion("no presentation data value")
         return at
@@ -141,7 +135,6 @@ class DataPhase:
 
     def _answer(self, context_id: int, request: Request, status: int) -> None:
         command_set = response(request, status)
-        value = (len(command_set) + 2).to_bytes(4, "big") + bytes((context_id, IS_COMMAND | IS_LAST))
-        length = (len(value) + len(command_set)).to_bytes(4, "big")
-        self._send(bytes((P_DATA_TF, 0)) + length + value + command_set)
+        header = p_data_header(context_id, IS_COMMAND | IS_LAST, len(command_set))
+        self._send(header + command_set)
         self._answered(request, status)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import struct
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from socket import socket
+from typing import NamedTuple
 
 from dicomnode.settings.network import ConnectionSettings, Limits
 
 HEADER_BYTES = 6
 PDV_HEADER_BYTES = 6
 P_DATA_TF = 0x04
+IS_COMMAND = 0x01
+IS_LAST = 0x02
 LONGEST_NEGOTIATION_BYTES = 1048576
 """An A-ASSOCIATE-RQ with 128 contexts is far below this."""
 CHUNK_BYTES = 65536
@@ -32,15 +37,44 @@ class Pdu:
     content: memoryview
 
 
+class Value(NamedTuple):
+    """A presentation data value, and where in the content of its PDU it ends."""
+
+    context_id: int
+    control: int
+    fragment: memoryview
+    end: int
+
+
+def values_in(content: memoryview) -> Iterator[Value]:
+    """The presentation data values of a P-DATA-TF (PS3.8 section 9.3.5), up to what is none."""
+    at = 0
+    while at + PDV_HEADER_BYTES <= len(content):
+        end = at + 4 + int.from_bytes(content[at : at + 4], "big")
+        if not at + PDV_HEADER_BYTES <= end <= len(content):
+            return
+        yield Value(content[at + 4], content[at + 5], content[at + PDV_HEADER_BYTES : end], end)
+        at = end
+
+
+def p_data_header(context_id: int, control: int, fragment_bytes: int) -> bytes:
+    """What goes before a fragment that has a PDU of its own."""
+    value_bytes = fragment_bytes + 2
+    return _P_DATA_HEADER.pack(P_DATA_TF, value_bytes + 4, value_bytes, context_id, control)
+
+
+_P_DATA_HEADER = struct.Struct(">BxLLBB")
+
+
 class PduReader:
     """Reads from one connection within its limits: for pynetdicom by `receive`, else by `next_pdu`."""
 
-    def __init__(self, channel: socket, rules: ConnectionSettings) -> None:
+    def __init__(self, channel: socket, rules: ConnectionSettings, *, is_first: bool = True) -> None:
         self._channel = channel
         self._rules = rules
         self._limits: Limits | None = None
         self._deadline = time.monotonic() + rules.association_timeout_s
-        self.is_first = True
+        self.is_first = is_first
         """Whether the first PDU, the A-ASSOCIATE-RQ, is still to come."""
         self._pdu_type: int | None = None
         """Of the PDU whose header was read and whose rest was not."""

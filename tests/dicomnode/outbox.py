@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from pydicom.filereader import read_file_meta_info
 from pydicom.uid import CTImageStorage
 from sqlalchemy import select
 
@@ -62,12 +63,17 @@ class Outbox:
         size_bytes: int = 32,
     ) -> Path:
         dataset = image(SOPInstanceUID=uid, SOPClassUID=sop_class, PixelData=bytes(size_bytes))
-        path = save(dataset, self.folder / f"{uid}.dcm")
-        now = utc_now()
+        return self.add_file(save(dataset, self.folder / f"{uid}.dcm"), destination)
+
+    def add_file(self, path: Path, destination: str = "PACS") -> Path:
+        """A result that is there already."""
+        meta = read_file_meta_info(path)
+        uid, now = str(meta.MediaStorageSOPInstanceUID), utc_now()
         with self.database.transaction() as session:
             session.add(
                 ResultRow(
-                    sop_instance_uid=uid, job_id=1, kind="seg", sop_class_uid=sop_class,
+                    sop_instance_uid=uid, job_id=1, kind="seg",
+                    sop_class_uid=str(meta.MediaStorageSOPClassUID),
                     study_instance_uid="1.2.3", series_instance_uid="1.9", instance_number=1, sha256="s",
                     path=str(path), created_at=now,
                 )

@@ -15,8 +15,9 @@ from pynetdicom import AE, evt
 from pynetdicom.sop_class import CTImageStorage
 
 from dicomnode.deliver.answers import Fate
+from dicomnode.deliver.outgoing import UNCOMPRESSED
 from dicomnode.deliver.reactor import parked_reactor
-from dicomnode.deliver.sender import UNCOMPRESSED, associate, send
+from dicomnode.deliver.sender import associate, send
 from dicomnode.series_writer import SeriesIdentity, write_series
 from dicomnode.settings.node import PeerSettings
 from inference.volume import Volume

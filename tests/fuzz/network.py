@@ -5,11 +5,14 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
+import time
 from contextlib import suppress
 from functools import cache, partial
+from io import BytesIO
 
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
+from dicomnode.deliver.store_phase import NoAnswer, StorePhase
 from dicomnode.errors import TransientError
 from dicomnode.receive.data_phase import Context, DataPhase, Intrusion
 from dicomnode.settings.audit import SyslogSettings
@@ -22,6 +25,7 @@ from tests.dicomnode.raw_sender import (
     ECHO,
     IMAGE,
     RELEASE_RQ,
+    command_set,
     echo_request,
     p_data,
     pdu,
@@ -35,6 +39,7 @@ RULES = ConnectionSettings()
 LIMITS = Limits(
     maximum_associations=1, maximum_pdu_bytes=131072, maximum_object_bytes=1_000_000, idle_timeout_s=5.0
 )
+DEADLINE_S = 30.0
 LONGEST_SAID_BYTES = 100_000
 """Must fit into the buffer of a socket: nobody writes while the other reads."""
 
@@ -91,6 +96,30 @@ def said(content: bytes) -> str:
             phase.run()
     assert all(parcel.ends == 1 for parcel in parcels), "an object that neither came nor was dropped"
     return "taken" if answers else "refused"
+
+
+def answers() -> list[bytes]:
+    """What a good peer says to a C-STORE-RQ whose message id is 1."""
+    response = command_set((0x0100, b"\1\x80"), (0x0120, b"\1\0"), (0x0800, b"\1\1"), (0x0900, b"\0\0"))
+    whole = p_data(values(IMAGE, COMMAND, response))
+    cut = b"".join(p_data([value]) for value in values(IMAGE, COMMAND, response, (9, 30)))
+    return [whole, cut, p_data(values(IMAGE, COMMAND, response, (20,))), pdu(RELEASE_RQ)]
+
+
+def answered(content: bytes) -> str:
+    """What a peer says to an object of ours, until it is a response or ends the association."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(content[:LONGEST_SAID_BYTES])
+        theirs.shutdown(socket.SHUT_WR)
+        phase = StorePhase(ours, PduReader(ours, RULES, is_first=False), 0)
+        try:
+            phase.store(
+                IMAGE, str(CTImageStorage), "1.2.3", BytesIO(b"1234"), 4, time.monotonic() + DEADLINE_S
+            )
+        except NoAnswer:
+            return "refused"
+    return "taken"
 
 
 def objected(content: bytes) -> str:

@@ -30,7 +30,7 @@ from dicomnode.study import read_instance, text
 from inference.volume import Volume
 from tests.dicomnode.encode.situations import saved, situation
 from tests.dicomnode.parts import CONFIG, image, write_config
-from tests.fuzz.network import conversations, objected, said
+from tests.fuzz.network import answered, answers, conversations, objected, said
 from tests.fuzz.web import asked, requests
 
 ORIGIN = Origin("PACS", "127.0.0.1", "LESIONNODE")
@@ -136,17 +136,19 @@ TARGETS: dict[str, Target] = {
     "returned": returned,
     "configured": configured,
     "associated": said,
+    "answered": answered,
     "syslog": objected,
     "web": asked,
 }
 SHARES = {
-    "received": 0.4, "opened": 0.3, "returned": 0.08, "configured": 0.08, "associated": 0.04, "syslog": 0.02,
-    "web": 0.06,
+    "received": 0.4, "opened": 0.3, "returned": 0.08, "configured": 0.08, "associated": 0.03,
+    "answered": 0.01, "syslog": 0.02, "web": 0.06,
 }  # fmt: skip
 """Which part of the cases each target gets; what is left is for the socket of a whole receiver."""
 
 WORDS: dict[str, Callable[[], list[bytes]]] = {
     "associated": conversations,
+    "answered": answers,
     "syslog": lambda: [
         b"",
         b"6 <85>1\n",
