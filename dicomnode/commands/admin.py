@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from dicomnode.commands.options import (
     DEFAULT_CONFIG,
@@ -19,6 +18,7 @@ from dicomnode.commands.options import (
     local_time,
     open_node,
     print_json,
+    table_of,
 )
 from dicomnode.commands.run import usable_models
 from dicomnode.deliver.breaker import probe_now
@@ -85,7 +85,7 @@ def jobs(
     if as_json:
         print_json([job_record(job, deliveries) for job, deliveries in found])
         return
-    table = Table("Job", "State", "Model", "Created", "Attempt", "Deliveries", "Error")
+    table = table_of("Job", "State", "Model", "Created", "Attempt", "Deliveries", "Error")
     for job, deliveries in found:
         table.add_row(
             str(job.id),
@@ -148,7 +148,7 @@ def _compare(config: Path, job_id: int) -> None:
         admin_audit().record(
             session, Event.JOB_CHECKED, Subject.of_job(second.job), same=second.same, other=other
         )
-    table = Table("Object", "SOP Instance UID", "Then", "Now", title=f"Job {job_id}, run again")
+    table = table_of("Object", "SOP Instance UID", "Then", "Now", title=f"Job {job_id}, run again")
     for compared in second.objects:
         now = "the same" if compared.same else (compared.sha256_now or "not made")[:12]
         table.add_row(compared.kind, compared.sop_instance_uid, compared.sha256_then[:12], now)

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from dicomnode.commands.options import (
     DEFAULT_CONFIG,
@@ -21,6 +20,7 @@ from dicomnode.commands.options import (
     local_time,
     open_node,
     print_json,
+    table_of,
 )
 from dicomnode.records.anchoring import anchor_of_the_day
 from dicomnode.records.anchors import private_key, public_key
@@ -130,7 +130,7 @@ def audit_list(
     if as_json:
         print_json([event_record(row) for row in rows])
         return
-    table = Table("Event", "Time", "Who", "Study", "What")
+    table = table_of("Event", "Time", "Who", "Study", "What")
     for row in rows:
         table.add_row(
             str(row.id), local_time(row.at), safe(row.actor), row.study_instance_uid or "", _sentence(row)
@@ -234,7 +234,7 @@ def _print_check(check: ChainCheck) -> None:
 
 
 def _print_hits(hits: list[Hit]) -> None:
-    table = Table("What", "Study", "State", "Last instance", "Job", title="This names several things")
+    table = table_of("What", "Study", "State", "Last instance", "Job", title="This names several things")
     for hit in hits:
         study = hit.study
         table.add_row(
@@ -250,7 +250,7 @@ def _print_hits(hits: list[Hit]) -> None:
 
 def _print_story(hit: Hit, rows: list[AuditRow]) -> None:
     study = hit.subject.study_instance_uid
-    table = Table("Time", "Who", "Job", "What", title=f"Study {study}" if study else "Not of any study")
+    table = table_of("Time", "Who", "Job", "What", title=f"Study {study}" if study else "Not of any study")
     for line in tell(rows):
         times = f" ({line.count} times)" if line.count > 1 else ""
         table.add_row(
@@ -263,7 +263,7 @@ def _print_timings(jobs: list[JobTiming]) -> None:
     if not jobs:
         console.print("no job was made yet")
     for job in jobs:
-        table = Table("Step", "Seconds", title=f"Job {job.job_id}")
+        table = table_of("Step", "Seconds", title=f"Job {job.job_id}")
         for step, seconds in job.steps().items():
             table.add_row(step, f"{seconds:.3f}")
         console.print(table)

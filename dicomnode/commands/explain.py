@@ -18,6 +18,7 @@ from dicomnode.commands.options import (
     console,
     open_database,
     print_json,
+    table_of,
 )
 from dicomnode.config import load_settings
 from dicomnode.errors import PermanentError
@@ -103,7 +104,7 @@ def _name(explanation: Explanation, show_descriptions: bool) -> str:
 
 
 def _table(explained: _Explained) -> Table:
-    table = Table("Series", "Modality", "Images", "Route", "Why", title=explained.title)
+    table = table_of("Series", "Modality", "Images", "Route", "Why", title=explained.title)
     for explanation in explained.series:
         table.add_row(
             escape(_name(explanation, explained.show_descriptions)),

@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.status import Status
 from rich.table import Table
 
-from dicomnode.commands.options import DEFAULT_CONFIG, ConfigOption, JsonOption, console, print_json
+from dicomnode.commands.options import DEFAULT_CONFIG, ConfigOption, JsonOption, console, print_json, table_of
 from dicomnode.commands.run import usable_models
 from dicomnode.config import load_settings
 from dicomnode.errors import NodeError, PermanentError
@@ -118,7 +118,7 @@ def _print_verdicts(folder: Path, verdicts: list[Verdict]) -> None:
     if not verdicts:
         console.print(f"no segmentation or report in {escape(str(folder))}")
         return
-    table = Table("File", "Validator", "Verdict", title=f"Validators on {folder}")
+    table = table_of("File", "Validator", "Verdict", title=f"Validators on {folder}")
     for verdict in verdicts:
         text = "\n".join((verdict.state, *verdict.complaints))
         table.add_row(escape(str(verdict.path.relative_to(folder))), verdict.validator, escape(text))
@@ -201,7 +201,7 @@ def _print_summaries(summaries: list[dict[str, Any]]) -> None:
 
 def lesion_table(lesions: list[dict[str, Any]]) -> Table:
     """Lesions with their main numbers, for a terminal."""
-    table = Table("No", "Finding", "Long axis", "Short axis", "Volume", "Images", "Centre LPS (mm)")
+    table = table_of("No", "Finding", "Long axis", "Short axis", "Volume", "Images", "Centre LPS (mm)")
     for lesion in lesions:
         first, last = lesion["slice_range"]
         centre = lesion["centroid_lps_mm"]

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 from sqlalchemy.orm import Session
 
 from dicomnode.commands.options import (
     DEFAULT_CONFIG,
     ConfigOption,
     JsonOption,
+    admin_audit,
     console,
     open_node,
     print_json,
+    table_of,
 )
 from dicomnode.models.agreement import Agreement, agreement
 from dicomnode.models.life import Life
-from dicomnode.records.audit import Audit
 from dicomnode.records.model_tables import ModelRow
 from dicomnode.records.standing import limit, missing_live, state_here
 from dicomnode.settings.node import Settings
@@ -49,7 +48,7 @@ def models_list(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = Fal
     if as_json:
         print_json(rows)
         return
-    table = Table("Name", "Version", "Modality", "State", "Digest", "Title")
+    table = table_of("Name", "Version", "Modality", "State", "Digest", "Title")
     for row in rows:
         table.add_row(
             row["name"], row["version"], row["modality"], row["state"], row["digest"][:12], row["title"]
@@ -147,7 +146,7 @@ def models_compare(
 
 
 def _print_worst(found: Agreement) -> None:
-    table = Table("Study", "Dice", "Live", "Candidate", "Lesions of both / live only / candidate only")
+    table = table_of("Study", "Dice", "Live", "Candidate", "Lesions of both / live only / candidate only")
     table.title = "Where they disagree most"
     for row in found.worst:
         volumes = (row.live_volume_mm3, row.candidate_volume_mm3)
@@ -172,7 +171,7 @@ def _change(
 
 def _life(settings: Settings) -> Life:
     registry = find_bundles(settings.models.folder, settings.models.trusted_digests)
-    return Life(settings, registry, Audit(f"admin {getpass.getuser()}"))
+    return Life(settings, registry, admin_audit())
 
 
 def _tell(row: ModelRow) -> None:

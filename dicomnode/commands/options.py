@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
+import sys
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.table import Column, Table
 from sqlalchemy.exc import OperationalError
 
+from dicomnode.commands.person import account
 from dicomnode.config import load_settings
 from dicomnode.errors import ConfigurationError, TransientError
 from dicomnode.records.audit import Audit
@@ -29,7 +31,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts
 
 DEFAULT_CONFIG = Path("config/node.toml")
 
-console = Console(highlight=False)
+FULL_WIDTH = 10_000
+console = Console(highlight=False, width=None if sys.stdout.isatty() else FULL_WIDTH)
+"""What other programs and files get is one line for each line, however long."""
 
 
 def open_database(settings: Settings) -> Database:
@@ -73,9 +77,14 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, default=str))
 
 
+def table_of(*headings: str, title: str | None = None) -> Table:
+    """A table that folds what does not fit and cuts nothing: UIDs are there to be copied."""
+    return Table(*(Column(heading, overflow="fold") for heading in headings), title=title)
+
+
 def admin_audit() -> Audit:
     """Records what the person who typed a command does."""
-    return Audit(f"admin {getpass.getuser()}")
+    return Audit(f"admin {account()}")
 
 
 def local_time(at: datetime) -> str:

@@ -10,10 +10,9 @@ from pydicom.uid import UID
 from pynetdicom.sop_class import StorageCommitmentPushModel
 from rich.markup import escape
 from rich.progress import track
-from rich.table import Table
 
 from dicomnode.commands.files import FolderArgument
-from dicomnode.commands.options import DEFAULT_CONFIG, ConfigOption, JsonOption, console, print_json
+from dicomnode.commands.options import DEFAULT_CONFIG, ConfigOption, JsonOption, console, print_json, table_of
 from dicomnode.config import load_settings
 from dicomnode.deliver import sender
 from dicomnode.deliver.answers import Fate
@@ -105,7 +104,7 @@ def probe(
 
 
 def _print_probe(peer: PeerSettings, accepted: dict[str, tuple[str, ...]]) -> None:
-    table = Table("Form", "SOP class", "Accepted in", title=f"What {peer.name} ({peer.ae_title}) accepts")
+    table = table_of("Form", "SOP class", "Accepted in", title=f"What {peer.name} ({peer.ae_title}) accepts")
     for form, needed in NEEDS.items():
         for uid in needed:
             name = SOP_CLASS_NAMES.get(uid) or UID(uid).name

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from dicomnode.commands.options import (
     DEFAULT_CONFIG,
@@ -15,6 +14,7 @@ from dicomnode.commands.options import (
     console,
     open_node,
     print_json,
+    table_of,
 )
 from dicomnode.errors import PermanentError
 from dicomnode.retention import Purgeable, Retention
@@ -44,7 +44,7 @@ def purge(
     if as_json:
         print_json([_record(found, sizes) for found in gone])
         return
-    table = Table("Study", "Images", "Results", "MB")
+    table = table_of("Study", "Images", "Results", "MB")
     for found in gone:
         size = f"{sizes[found.study_instance_uid] / 1e6:.1f}"
         table.add_row(found.study_instance_uid, str(len(found.inputs)), str(len(found.results)), size)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 from sqlalchemy import select
 
 from dicomnode.commands.options import (
@@ -18,6 +17,7 @@ from dicomnode.commands.options import (
     local_time,
     open_node,
     print_json,
+    table_of,
 )
 from dicomnode.errors import PermanentError
 from dicomnode.logs import configure_logging
@@ -115,7 +115,7 @@ def users_list(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = Fals
     if as_json:
         print_json(rows)
         return
-    table = Table("Name", "Role", "Login", "Added")
+    table = table_of("Name", "Role", "Login", "Added")
     for row in rows:
         table.add_row(*row.values())
     console.print(table)

@@ -7,15 +7,19 @@ Most run in-process through typer's runner with `main`'s own translation of erro
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from datetime import timedelta
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from dicomnode.__main__ import app, main
+from dicomnode.commands.options import table_of
 from dicomnode.config import load_settings
 from dicomnode.errors import PermanentError
 from dicomnode.receive.intake import Intake
@@ -351,3 +355,19 @@ def test_check_finds_what_is_wrong_and_says_so(reachable: tuple[Peer, Command]) 
     assert "route lesions: no usable model is called 'threshold'" in told
     write_bundle(command.config.parent / "models" / "threshold")
     assert not any(line.startswith("wrong") for line in command("check").splitlines())
+
+
+def test_a_pipe_gets_whole_lines_and_a_terminal_folded_ones(tmp_path: Path) -> None:
+    name = "a-model-whose-name-is-longer-than-most"
+    config = write_config(tmp_path, f'[models]\nfolder = "{tmp_path}/models"\n')
+    write_bundle(tmp_path / "models" / name, name=name)
+    listed = [sys.executable, "-m", "dicomnode", "models", "list", "--config", str(config)]
+    piped = subprocess.run(listed, capture_output=True, text=True, check=True, timeout=120).stdout
+    assert any(name in line and "Threshold phantom model" in line for line in piped.splitlines()), piped
+    shown = StringIO()
+    table = table_of("Name", "Digest")
+    table.add_row(name, "1" * 64)
+    Console(file=shown, width=40).print(table)
+    letters = re.sub(r"[^a-z1-]", "", shown.getvalue())
+    assert max(map(len, shown.getvalue().splitlines())) <= 40
+    assert letters.count("1") == 64, "nothing is cut"
