@@ -111,7 +111,7 @@ def _top_level(content: Content, at: int, end: int, explicit: bool, allowed: ran
         tag, vr, start, length = header_at(content, at)
         if not least <= tag < most:
             raise Unsure
-        if tag in PIXEL_TAGS:
+        if tag >= PIXEL_TAGS[0] and tag in PIXEL_TAGS:
             break
         at = start + length if length != UNDEFINED else _after_items(content, tag, vr, start, end, 0)
         found[tag] = vr, start, at - start

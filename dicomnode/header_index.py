@@ -6,7 +6,7 @@ decodes from the same bytes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
 
@@ -21,7 +21,8 @@ from pydicom.uid import (
     PrivateTransferSyntaxes,
 )
 
-from dicomnode.elements import Content, Element, Found, PixelPlace, find_elements, pixel_place
+from dicomnode.elements import Content, Element, Found, PixelPlace, pixel_place
+from dicomnode.layouts import locate_elements
 from dicomnode.plain_values import TEXT_VRS, plain_text, tag_and_vr
 
 NOT_INDEXED = (ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)
@@ -50,20 +51,28 @@ class HeaderIndex:
 
     def without_pixels(self) -> HeaderIndex:
         """The same without the bytes behind the header."""
-        return replace(self, content=bytes(self.content[: self.found.end]))
+        return HeaderIndex(bytes(self.content[: self.found.end]), self.found, self.explicit)
 
     def get(self, keyword: str) -> Any:
         """The value of an attribute, None where it is absent; raises what pydicom raises for a broken one."""
         tag, dictionary_vr = tag_and_vr(keyword)
-        element = self.elements.get(tag)
-        if element is None:
+        found = self.encoded(tag)
+        if found is None:
             return None
-        vr, start, length = element
+        vr, value = found
         if (vr or dictionary_vr) in TEXT_VRS:
-            word = plain_text(bytes(self.content[start : start + length]))
+            word = plain_text(value)
             if word is not None:
                 return word
         return self.dataset.get(keyword)
+
+    def encoded(self, tag: int) -> tuple[str | None, bytes] | None:
+        """VR, where the encoding names it, and the bytes of a value; None where it is absent."""
+        element = self.found.elements.get(tag)
+        if element is None:
+            return None
+        vr, start, length = element
+        return vr, bytes(self.content[start : start + length])
 
     def get_item(self, key: str | BaseTag) -> Any:
         """The element of an attribute, not decoded; None where it is absent."""
@@ -100,7 +109,7 @@ def index_header(
     if transfer_syntax_uid in NOT_INDEXED or transfer_syntax_uid in PrivateTransferSyntaxes:
         return None
     explicit = transfer_syntax_uid != ImplicitVRLittleEndian
-    found = find_elements(content, start, explicit=explicit, whole=whole)
+    found = locate_elements(content, start, explicit=explicit, whole=whole)
     return None if found is None else HeaderIndex(content, found, explicit)
 
 

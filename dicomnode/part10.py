@@ -7,10 +7,11 @@ that others sent is read through here.
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
@@ -146,13 +147,17 @@ def index_part10(source: Path | bytes) -> IndexedHeader | None:
     """The header by way of an index of its first bytes; None where pydicom must parse it."""
     if isinstance(source, bytes):
         return _header_of(source, whole=True)
-    with source.open("rb") as file:
-        content = file.read(USUAL_HEADER_BYTES)
-        header = _header_of(content, whole=len(content) < USUAL_HEADER_BYTES)
-        if header is not None or len(content) < USUAL_HEADER_BYTES:
-            return header
-        content += file.read(LARGE_HEADER_BYTES - USUAL_HEADER_BYTES)
-        return _header_of(content, whole=len(content) < LARGE_HEADER_BYTES)
+    file = os.open(source, os.O_RDONLY)
+    try:
+        size_bytes = os.fstat(file).st_size
+        for most_bytes in (USUAL_HEADER_BYTES, LARGE_HEADER_BYTES):
+            content = os.pread(file, most_bytes, 0)
+            header = _header_of(content, whole=len(content) == size_bytes)
+            if header is not None or len(content) < most_bytes:
+                return header
+        return None
+    finally:
+        os.close(file)
 
 
 def _header_of(content: bytes, whole: bool) -> IndexedHeader | None:
@@ -168,7 +173,7 @@ def _header_of(content: bytes, whole: bool) -> IndexedHeader | None:
         return None
     kept = header.without_pixels()
     pixels = header.pixels if syntax in NATIVE_LITTLE_ENDIAN else None
-    return IndexedHeader(content[:128], replace(meta, content=kept.content), kept, pixels)
+    return IndexedHeader(content[:128], HeaderIndex(kept.content, meta.found, explicit=True), kept, pixels)
 
 
 def parse_part10(file: BinaryIO, size_bytes: int, *, pixels: bool) -> FileDataset:

@@ -6,13 +6,16 @@ The same value as pydicom's, or None: then pydicom must decode it.
 from __future__ import annotations
 
 import struct
-from functools import cache
+from functools import cache, lru_cache
 
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.tag import BaseTag
 
 TEXT_VRS = ("CS", "UI", "LO", "SH")
 DECIMAL_CHARACTERS = b"+-.0123456789eE\\ "
+LONGEST_KEPT_BYTES = 128
+"""Six direction cosines of sixteen characters have 101."""
+MOST_KEPT_NUMBERS = 2048
 
 
 def plain_text(value: bytes) -> str | None:
@@ -30,7 +33,14 @@ def plain_word(vr: str, value: bytes) -> str | None:
 
 
 def plain_numbers(vr: str, value: bytes) -> tuple[float, ...] | None:
-    """The values of a decimal string (DS), or of unsigned numbers of 16 bits (US) in little endian."""
+    """The values of a decimal string (DS), or of unsigned numbers of 16 bits (US) in little endian.
+
+    The slices of a series share most of them, so the latest short ones are kept.
+    """
+    return _kept_numbers(vr, value) if len(value) <= LONGEST_KEPT_BYTES else _numbers(vr, value)
+
+
+def _numbers(vr: str, value: bytes) -> tuple[float, ...] | None:
     if vr == "DS" and not value.translate(None, DECIMAL_CHARACTERS):
         try:
             return tuple(map(float, value.split(b"\\")))
@@ -39,6 +49,9 @@ def plain_numbers(vr: str, value: bytes) -> tuple[float, ...] | None:
     if vr == "US" and value and len(value) % 2 == 0:
         return tuple(map(float, struct.unpack(f"<{len(value) // 2}H", value)))
     return None
+
+
+_kept_numbers = lru_cache(MOST_KEPT_NUMBERS)(_numbers)
 
 
 @cache

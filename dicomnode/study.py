@@ -185,7 +185,8 @@ def read_instance(path: Path, sha256: str | None = None) -> Instance:
     """
     header = read_header(path)
     for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
-        if not text(header.values, keyword) or "\\" in text(header.values, keyword):
+        uid = text(header.values, keyword)
+        if not uid or "\\" in uid:
             raise InvalidDicomError(f"the file has no single {keyword}")
     return Instance(path, header, sha256 or hashlib.sha256(path.read_bytes()).hexdigest())
 

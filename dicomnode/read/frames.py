@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from pydicom import Dataset
 from pydicom.dataelem import RawDataElement
 from pydicom.sequence import Sequence as DicomSequence
+from pydicom.tag import BaseTag
 
 from dicomnode.errors import UnreadableSeries
 from dicomnode.header_index import HeaderIndex
@@ -71,32 +70,27 @@ class FrameHeader:
         """The first value that is not empty, or None; raises UnreadableSeries for a broken one."""
         tag, dictionary_vr = tag_and_vr(keyword)
         for layer in self.layers:
-            element = layer.get_item(tag)
-            if element is None:
+            found = _encoded(layer, tag)
+            if found is None:
                 continue
-            value = None
-            if isinstance(element, RawDataElement):
-                value = plain_word(element.VR or dictionary_vr, element.value or b"")
+            vr, encoded = found
+            value: Any = None if encoded is None else plain_word(vr or dictionary_vr, encoded)
             if value is None:
                 value = read_value(layer, keyword, lambda: self.name)
             if value is not None and value != "" and value != []:
                 return value
         return None
 
-    def numbers(self, keyword: str, count: int) -> npt.NDArray[np.float64] | None:
+    def numbers(self, keyword: str, count: int) -> tuple[float, ...] | None:
         """A value of `count` finite numbers, or None when absent; raises UnreadableSeries for another."""
         known = self._known_numbers
         if (keyword, count) not in known:
             known[keyword, count] = self._read_numbers(keyword, count)
-        found = known[keyword, count]
-        return None if found is None else np.array(found)
+        return known[keyword, count]
 
     def number(self, keyword: str) -> float | None:
         """A single finite number, or None when absent."""
-        known = self._known_numbers
-        if (keyword, 1) not in known:
-            known[keyword, 1] = self._read_numbers(keyword, 1)
-        found = known[keyword, 1]
+        found = self.numbers(keyword, 1)
         return None if found is None else found[0]
 
     def _read_numbers(self, keyword: str, count: int) -> tuple[float, ...] | None:
@@ -122,12 +116,25 @@ class FrameHeader:
         """Where the first layer that has the attribute has it as plain numbers."""
         tag, dictionary_vr = tag_and_vr(keyword)
         for layer in self.layers:
-            element = layer.get_item(tag)
-            if element is not None:
-                if not isinstance(element, RawDataElement) or not element.is_little_endian:
-                    return None
-                return plain_numbers(element.VR or dictionary_vr, element.value or b"")
+            found = _encoded(layer, tag)
+            if found is not None:
+                vr, encoded = found
+                return None if encoded is None else plain_numbers(vr or dictionary_vr, encoded)
         return None
+
+
+def _encoded(layer: Dataset | HeaderIndex, tag: BaseTag) -> tuple[str | None, bytes | None] | None:
+    """VR, where the encoding names it, and the bytes of a value in little endian; None where it is absent.
+
+    Without bytes where pydicom has decoded them already, or must.
+    """
+    if isinstance(layer, HeaderIndex):
+        return layer.encoded(tag)
+    element = layer.get_item(tag)
+    if element is None:
+        return None
+    raw = isinstance(element, RawDataElement) and element.is_little_endian
+    return element.VR, (element.value or b"") if raw else None
 
 
 def read_value(dataset: Dataset | HeaderIndex, keyword: str, name: Callable[[], str]) -> Any:
@@ -192,7 +199,7 @@ def frame_of(headers: Sequence[FrameHeader], frame_number: int | None) -> FrameH
 
 
 def _frames_of(instance: Instance) -> Iterator[FrameHeader]:
-    if not any(instance.values.get_item(keyword) for keyword in SAYING_MULTI_FRAME):
+    if not any(_encoded(instance.values, tag_and_vr(keyword)[0]) for keyword in SAYING_MULTI_FRAME):
         yield FrameHeader(SourceFrame(instance), (instance.values,))
         return
     header, name = instance.header, name_instance(instance)

@@ -7,8 +7,11 @@ All positions and directions are LPS, in millimetres.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,24 +39,31 @@ GREATEST_TILT_DEGREES = 45.0
 """No gantry tilts by more than 30 degrees; positions that move sideways faster are not one stack."""
 
 
-@dataclass(frozen=True, eq=False)
-class Plane:
-    """One slice in the patient. `along_row` points to the next column, `along_column` to the next row."""
+@dataclass(frozen=True)
+class Directions:
+    """`along_row` points to the next column, `along_column` to the next row: perpendicular unit vectors."""
 
-    header: FrameHeader
-    position_mm: Vector
-    along_row: Vector
-    along_column: Vector
-    spacing_mm: Vector
-    """(between rows, between columns)."""
-    shape: tuple[int, int]
-    """(rows, columns)."""
+    along_row: tuple[float, ...]
+    along_column: tuple[float, ...]
 
     @property
     def normal(self) -> Vector:
         """Unit vector across the slice, right-handed with row and column direction."""
         across = np.cross(self.along_row, self.along_column)
         return across / np.linalg.norm(across)
+
+
+@dataclass(frozen=True, eq=False)
+class Plane:
+    """One slice in the patient."""
+
+    header: FrameHeader
+    position_mm: tuple[float, ...]
+    directions: Directions
+    spacing_mm: tuple[float, ...]
+    """(between rows, between columns)."""
+    shape: tuple[int, int]
+    """(rows, columns)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,38 +93,43 @@ def place(header: FrameHeader) -> Plane:
             f"{header.name} has no {missing}{frame_of_reference}: its place in the patient is not known; "
             "only images with a position can be processed"
         )
-    if spacing is None or (spacing <= 0).any():
+    if spacing is None or min(spacing) <= 0:
         raise UnreadableSeries(
             f"{header.name} has no {'' if spacing is None else 'positive '}PixelSpacing: nothing can be "
             "measured in millimetres; send the calibrated original"
         )
-    along_row, along_column = _directions(header, orientation)
-    return Plane(header, position, along_row, along_column, spacing, (int(rows or 0), int(columns or 0)))
-
-
-def _directions(header: FrameHeader, orientation: Vector) -> tuple[Vector, Vector]:
-    row, column = orientation[:3], orientation[3:]
-    lengths = np.linalg.norm(row), np.linalg.norm(column)
-    crooked = abs(lengths[0] - 1) > ORIENTATION_TOLERANCE or abs(lengths[1] - 1) > ORIENTATION_TOLERANCE
-    if crooked or abs(row @ column) > ORIENTATION_TOLERANCE:
+    directions = _directions(orientation)
+    if directions is None:
         raise UnreadableSeries(
             f"{header.name}: ImageOrientationPatient is not two perpendicular unit vectors; "
             "the header must be corrected at its source"
         )
-    return row / lengths[0], column / lengths[1]
+    return Plane(header, position, directions, spacing, (int(rows or 0), int(columns or 0)))
+
+
+@lru_cache(maxsize=64)
+def _directions(orientation: tuple[float, ...]) -> Directions | None:
+    """None where these are not two perpendicular unit vectors. The slices of a series share them."""
+    row, column = np.array(orientation[:3]), np.array(orientation[3:])
+    lengths = np.linalg.norm(row), np.linalg.norm(column)
+    crooked = abs(lengths[0] - 1) > ORIENTATION_TOLERANCE or abs(lengths[1] - 1) > ORIENTATION_TOLERANCE
+    if crooked or abs(row @ column) > ORIENTATION_TOLERANCE:
+        return None
+    return Directions(tuple((row / lengths[0]).tolist()), tuple((column / lengths[1]).tolist()))
 
 
 def arrange(planes: Sequence[Plane]) -> Stack:
     """Sort the slices along their normal; raises UnreadableSeries when they are not one stack."""
     _check_same(planes)
-    normal = planes[0].normal
-    ordered = sorted(planes, key=lambda plane: float(plane.position_mm @ normal))
+    normal = planes[0].directions.normal
+    heights = np.array([plane.position_mm for plane in planes]) @ normal
+    ordered = [planes[index] for index in np.argsort(heights, kind="stable")]
     first = ordered[0]
     steps = Steps(_single_step(first)) if len(ordered) == 1 else _steps(ordered, normal)
     affine = np.eye(4)
     affine[:3, 0] = steps.step_mm
-    affine[:3, 1] = first.along_column * first.spacing_mm[0]
-    affine[:3, 2] = first.along_row * first.spacing_mm[1]
+    affine[:3, 1] = np.array(first.directions.along_column) * first.spacing_mm[0]
+    affine[:3, 2] = np.array(first.directions.along_row) * first.spacing_mm[1]
     affine[:3, 3] = first.position_mm
     return Stack(tuple(ordered), affine, steps.places, steps.unevenness)
 
@@ -122,40 +137,48 @@ def arrange(planes: Sequence[Plane]) -> Stack:
 def _check_same(planes: Sequence[Plane]) -> None:
     """Raise UnreadableSeries unless all slices have one size, orientation, spacing and frame of reference."""
     remedy = "a localizer or another stack is mixed in; send every stack as a series of its own"
-    for what, same in (
-        ("frames of reference", _same_frame_of_reference),
-        ("orientations", _same_orientation),
-        ("image sizes", lambda a, b: a.shape == b.shape),
-        ("pixel spacings", _same_spacing),
-    ):
-        kinds = _kinds(planes, same)
+    for what, value, same in COMPARED:
+        kinds = _kinds(planes, value, same)
         if len(kinds) > 1:
             groups = " / ".join(name_all([plane.header.name for plane in kind]) for kind in kinds[:3])
             raise UnreadableSeries(f"{len(kinds)} {what} in one series ({groups}): {remedy}")
 
 
-def _kinds(planes: Sequence[Plane], same: Callable[[Plane, Plane], bool]) -> list[list[Plane]]:
+def _kinds(
+    planes: Sequence[Plane], value: Callable[[Plane], Hashable], same: Callable[[Any, Any], bool]
+) -> list[list[Plane]]:
+    """Planes by their value. Each value is compared once, as nearly all slices have the very same."""
     kinds: list[list[Plane]] = []
+    kind_of: dict[Hashable, list[Plane]] = {}
     for plane in planes:
-        kind = next((kind for kind in kinds if same(kind[0], plane)), None)
+        own = value(plane)
+        kind = kind_of.get(own)
         if kind is None:
-            kinds.append([plane])
-        else:
-            kind.append(plane)
+            kind = next((kind for kind in kinds if same(value(kind[0]), own)), None)
+            if kind is None:
+                kind = []
+                kinds.append(kind)
+            kind_of[own] = kind
+        kind.append(plane)
     return kinds
 
 
-def _same_frame_of_reference(a: Plane, b: Plane) -> bool:
-    return str(a.header.get("FrameOfReferenceUID")) == str(b.header.get("FrameOfReferenceUID"))
+def _same_orientation(a: Directions, b: Directions) -> bool:
+    difference = np.subtract([a.along_row, a.along_column], [b.along_row, b.along_column])
+    return bool(np.abs(difference).max() <= ORIENTATION_TOLERANCE)
 
 
-def _same_orientation(a: Plane, b: Plane) -> bool:
-    difference = np.abs(np.concatenate([a.along_row - b.along_row, a.along_column - b.along_column]))
-    return bool(difference.max() <= ORIENTATION_TOLERANCE)
+def _same_spacing(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    return all(abs(x - y) <= SPACING_TOLERANCE * x for x, y in zip(a, b, strict=True))
 
 
-def _same_spacing(a: Plane, b: Plane) -> bool:
-    return bool((np.abs(a.spacing_mm - b.spacing_mm) <= SPACING_TOLERANCE * a.spacing_mm).all())
+COMPARED: tuple[tuple[str, Callable[[Plane], Hashable], Callable[[Any, Any], bool]], ...] = (
+    ("frames of reference", lambda plane: str(plane.header.get("FrameOfReferenceUID")), operator.eq),
+    ("orientations", lambda plane: plane.directions, _same_orientation),
+    ("image sizes", lambda plane: plane.shape, operator.eq),
+    ("pixel spacings", lambda plane: plane.spacing_mm, _same_spacing),
+)
+"""What all slices of a stack share: its name, where it is found, and when two of them are the same."""
 
 
 def _single_step(plane: Plane) -> Vector:
@@ -163,8 +186,8 @@ def _single_step(plane: Plane) -> Vector:
     for keyword in ("SpacingBetweenSlices", "SliceThickness"):
         value = plane.header.number(keyword)
         if value is not None and value > SAME_PLACE_MM:
-            return plane.normal * value
-    return plane.normal
+            return plane.directions.normal * value
+    return plane.directions.normal
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +201,7 @@ class Steps:
 
 def _steps(ordered: Sequence[Plane], normal: Vector) -> Steps:
     """(last - first) / (n - 1) where every slice lies near first + i * step; else the usual distance."""
-    positions = np.stack([plane.position_mm for plane in ordered])
+    positions = np.array([plane.position_mm for plane in ordered])
     heights = (positions - positions[0]) @ normal  # 0 for the first, to the last bit
     _check_distinct(ordered, positions, heights)
     step: Vector = (positions[-1] - positions[0]) / (len(ordered) - 1)
@@ -196,7 +219,7 @@ def _steps(ordered: Sequence[Plane], normal: Vector) -> Steps:
 def _check_one_line(ordered: Sequence[Plane], beside_mm: Vector) -> None:
     sideways = np.linalg.norm(beside_mm, axis=1)
     worst = int(np.argmax(sideways))
-    if sideways[worst] > SIDEWAYS_TOLERANCE * ordered[0].spacing_mm.min():
+    if sideways[worst] > SIDEWAYS_TOLERANCE * min(ordered[0].spacing_mm):
         raise UnreadableSeries(
             f"{ordered[worst].header.name} lies {sideways[worst]:.2f} mm beside the line of the "
             "others: they are not one stack; send slices that lie in one line"

@@ -71,12 +71,15 @@ def read_native(
 
 def _read_all(frames: Sequence[NativeFrame], voxels: Voxels, fill: Any) -> Voxels | None:
     """`voxels`, filled by a few threads; None where one frame could not be."""
+    count = -(-len(frames) // READERS)
 
-    def fill_part(first: int) -> bool:
-        return all(map(fill, frames[first::READERS], voxels[first::READERS]))
+    def fill_run(first: int) -> bool:
+        """Neighbours, whose fresh memory comes in large pages: no two threads wait for the same one."""
+        run = slice(first, first + count)
+        return all(map(fill, frames[run], voxels[run]))
 
     with ThreadPoolExecutor(READERS) as pool:
-        return voxels if all(list(pool.map(fill_part, range(READERS)))) else None
+        return voxels if all(list(pool.map(fill_run, range(0, len(frames), count)))) else None
 
 
 def _native_frame(header: FrameHeader, shape: tuple[int, int, int], hounsfield: bool) -> NativeFrame | None:

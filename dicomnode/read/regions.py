@@ -58,7 +58,7 @@ def pixel_spacing_mm(header: FrameHeader, regions: Sequence[Region]) -> Spacing 
     """The spacing that all tissue regions share, else Pixel Spacing where no region is declared at all."""
     if not regions:
         plain = None if header.get("SequenceOfUltrasoundRegions") else header.numbers("PixelSpacing", 2)
-        return None if plain is None or (plain <= 0).any() else (float(plain[0]), float(plain[1]))
+        return None if plain is None or min(plain) <= 0 else (plain[0], plain[1])
     spacings = [region.spacing_mm for region in regions if region.shows_tissue]
     first = spacings[0] if spacings else None
     if first is None or any(other is None or not _same(first, other) for other in spacings):

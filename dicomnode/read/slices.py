@@ -33,6 +33,6 @@ def read_slice(instance: Instance, frame_number: int | None = None) -> Slice:
     spacing = header.numbers("PixelSpacing", 2)
     return Slice(
         read_voxels([header])[0],
-        None if spacing is None else (float(spacing[0]), float(spacing[1])),
+        None if spacing is None else (spacing[0], spacing[1]),
         intensity_unit([header]),
     )

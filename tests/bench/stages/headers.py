@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -52,10 +53,8 @@ Facts = tuple[tuple[str, ...], tuple[float, ...]]
 def of_instance(instance: Instance) -> Facts:
     """As the node asks for them."""
     header = FrameHeader(SourceFrame(instance), (instance.values,))
-    numbers = (header.numbers(keyword, count) for keyword, count in NUMBERS.items())
-    return tuple(text(instance.values, keyword) for keyword in WORDS), tuple(
-        np.concatenate([*numbers]).tolist()
-    )
+    numbers = (header.numbers(keyword, count) or () for keyword, count in NUMBERS.items())
+    return tuple(text(instance.values, keyword) for keyword in WORDS), tuple(chain.from_iterable(numbers))
 
 
 def node(path: Path) -> Facts:
