@@ -12,9 +12,10 @@ from torch.nn.utils.memory_format import (
     convert_conv3d_weight_memory_format,
 )
 
-from inference.bundle import ModelBundle
+from inference.bundle import ModelBundle, Preprocessing
 from inference.errors import BundleError, OutOfMemory
 from inference.networks.build import build_network
+from inference.networks.onednn import merged
 from inference.preprocess import ModelInput, stack_context
 from inference.sweep import Outlook, Sweep, outlook_of
 
@@ -45,9 +46,7 @@ class Model:
         self.bundle = bundle
         self.device = device or best_device()
         if network is None:
-            network = build_network(bundle.network_def, trusted=bundle.trusted)
-            _load_weights(network, bundle)
-            network = in_channels_last(network, bundle.card.preprocessing.spatial_dims)
+            network = fitted(load_network(bundle), bundle.card.preprocessing, self.device)
         self.network = network.eval().to(self.device)
 
     def look(self) -> Outlook:
@@ -105,8 +104,17 @@ class Model:
         return scaled.sigmoid() if card.labels_overlap else scaled.softmax(dim=1)
 
 
-def in_channels_last(network: torch.nn.Module, spatial_dims: int) -> torch.nn.Module:
-    """`network` with the channels of a voxel side by side, in weights and maps: its fastest layout."""
+def fitted(network: torch.nn.Module, how: Preprocessing, device: torch.device) -> torch.nn.Module:
+    """`network` in its fastest form on `device`, in eval mode: the same answers but for rounding."""
+    network = _in_channels_last(network.eval().to(device), how.spatial_dims)
+    if device.type != "cpu":
+        return network
+    example = torch.randn(1, how.channels, *how.window_size, generator=torch.Generator().manual_seed(0))
+    return merged(network, example)
+
+
+def _in_channels_last(network: torch.nn.Module, spatial_dims: int) -> torch.nn.Module:
+    """`network` with the channels of a voxel side by side, in weights and maps."""
     if spatial_dims == 2:
         return convert_conv2d_weight_memory_format(network, torch.channels_last)
     return convert_conv3d_weight_memory_format(network, torch.channels_last_3d)
@@ -119,13 +127,16 @@ def mirrored_axes(names: Sequence[str]) -> Iterator[list[int]]:
         yield from map(list, combinations(axes, count))
 
 
-def _load_weights(network: torch.nn.Module, bundle: ModelBundle) -> None:
+def load_network(bundle: ModelBundle) -> torch.nn.Module:
+    """The network of a bundle with its weights; raises BundleError when they do not fit."""
+    network = build_network(bundle.network_def, trusted=bundle.trusted)
     try:
         network.load_state_dict(_read_weights(bundle))
     except (RuntimeError, AttributeError, TypeError) as error:
         raise BundleError(
             f"{bundle.weights_path} does not fit the network of the bundle: export the model again ({error})"
         ) from error
+    return network
 
 
 def _read_weights(bundle: ModelBundle) -> dict[str, torch.Tensor]:

@@ -17,7 +17,7 @@ from monai.inferers.utils import sliding_window_inference
 
 from inference.bundle import Preprocessing, read_bundle
 from inference.engine import Model as LoadedModel
-from inference.engine import best_device, in_channels_last
+from inference.engine import best_device, fitted
 from inference.networks.build import build_network
 from inference.preprocess import stack_context
 from inference.sweep import Sweep, outlook_of
@@ -87,7 +87,7 @@ class Counted:
 
 def in_blocks(subject: Subject, dtype: torch.dtype) -> tuple[Counted, Step]:
     """What the node does. On a GPU always under autocast, as in `inference.engine`."""
-    network = in_channels_last(copy.deepcopy(subject.network), subject.how.spatial_dims)
+    network = fitted(copy.deepcopy(subject.network), subject.how, subject.device)
     outlook = outlook_of(network, subject.how)
     network = network.to(dtype)
 
@@ -163,12 +163,12 @@ def contender(name: str, subject: Subject, expected: torch.Tensor) -> Contender:
         @torch.inference_mode()
         def run() -> Reading:
             counted.voxels = 0
-            started = time.perf_counter()
+            started, cpu_started = time.perf_counter(), time.process_time()
             labels = work(subject.image).argmax(dim=1).cpu()
-            seconds = time.perf_counter() - started
+            seconds, cpu_s = time.perf_counter() - started, time.process_time() - cpu_started
             tflop = counted.voxels * flops_per_voxel / 1e12
             disagreement = 100.0 * float((labels != expected.cpu()).double().mean())
-            figures = {DISAGREEMENT: disagreement, "TFLOP": tflop}
+            figures = {DISAGREEMENT: disagreement, "TFLOP": tflop, "CPU (s)": cpu_s}
             return Reading(seconds, figures | _roofline(subject, tflop / seconds))
 
         yield run

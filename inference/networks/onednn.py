@@ -1,0 +1,146 @@
+"""A network for the CPU: convolution, norm and activation in one call of oneDNN, with the same answers.
+
+By itself torch sends a convolution of a 3-D map with few rows past oneDNN, to one of its own that copies the
+map 27 times and takes up to three times as long. The functions called here are those that torch.compile
+uses; they need no compiler.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+TOLERANCE = 1e-3
+"""Of the largest logit: how far merged layers may be from the network. They are usually within 1e-6."""
+
+
+class Merged(nn.Module):
+    """A convolution with what follows it."""
+
+    def __init__(self, convolution: _ConvNd) -> None:
+        super().__init__()
+        self.convolution = convolution
+        self.slope: float | None = None
+        """What an activation multiplies negative values by; None without one."""
+
+    def take_norm(self, norm: _BatchNorm) -> None:
+        """Make a norm that follows part of the weights."""
+        transposed = isinstance(self.convolution, _ConvTransposeNd)
+        self.convolution = fuse_conv_bn_eval(self.convolution, norm, transpose=transposed)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """The map (n, channel, ...) of `image` (n, channel, ...)."""
+        layer = self.convolution
+        # oneDNN's ReLU makes 0 of what is not a number, and hides how far a network looks
+        fused = ("leaky_relu", [self.slope]) if self.slope else ("none", [])
+        given = (image, layer.weight, layer.bias, layer.padding)
+        size = (layer.stride, layer.dilation, layer.groups)
+        result: torch.Tensor
+        if isinstance(layer, _ConvTransposeNd):
+            transposed = torch.ops.mkldnn._convolution_transpose_pointwise
+            result = transposed(*given, layer.output_padding, *size, *fused, "")
+        else:
+            result = torch.ops.mkldnn._convolution_pointwise(*given, *size, *fused, "")
+        return functional.relu_(result) if self.slope == 0.0 else result
+
+
+class _Place(NamedTuple):
+    """Where a module is kept."""
+
+    parent: nn.Module
+    name: str
+    module: nn.Module
+
+
+@torch.inference_mode()
+def merged(network: nn.Module, example: torch.Tensor) -> nn.Module:
+    """A copy of `network` (in eval mode, on the CPU) with merged layers; itself where that cannot be.
+
+    Both are tried on `example` (n, channel, ...), so a network that uses its layers in a way that is not
+    foreseen here stays as it is.
+    """
+    if not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
+        return network
+    fast = copy.deepcopy(network)
+    _merge_below(fast)
+    expected = network(example)
+    try:
+        found = fast(example)
+    except (RuntimeError, TypeError, AttributeError):  # a layer that oneDNN or the network refuses
+        return network
+    far = float((found - expected).abs().max()) > TOLERANCE * float(expected.abs().max())
+    return network if far else fast
+
+
+def _merge_below(parent: nn.Module) -> None:
+    if _is_chain(parent):
+        _merge_chain(list(_in_order(parent)))
+        return
+    for name, module in list(parent.named_children()):
+        _merge_chain([_Place(parent, name, module)])
+
+
+def _is_chain(module: nn.Module) -> bool:
+    """Whether it does nothing but call its children one after the other."""
+    return type(module).forward is nn.Sequential.forward
+
+
+def _in_order(chain: nn.Module) -> Iterator[_Place]:
+    """The modules that are called, in order, with chains in a chain opened."""
+    for name, module in chain.named_children():
+        if _is_chain(module):
+            yield from _in_order(module)
+        else:
+            yield _Place(chain, name, module)
+
+
+def _merge_chain(places: list[_Place]) -> None:
+    """Merge what follows a convolution into it, and leave nothing in its place."""
+    last: Merged | None = None
+    for parent, name, module in places:
+        slope = _slope(module)
+        if _can_merge(module):
+            last = Merged(module)  # type: ignore[arg-type]  # mypy does not see the classes through type()
+            setattr(parent, name, last)
+        elif last is not None and isinstance(module, _BatchNorm) and module.running_var is not None:
+            last.take_norm(module)
+            setattr(parent, name, nn.Identity())
+        elif last is not None and slope is not None:
+            last.slope = slope
+            setattr(parent, name, nn.Identity())
+            last = None
+        elif not isinstance(module, nn.Identity | _DropoutNd):
+            last = None
+            _merge_below(module)
+
+
+def _can_merge(module: nn.Module) -> bool:
+    """Whether oneDNN's call means the same: plain zeros around the image, amounts in numbers."""
+    return (
+        type(module) in CONVOLUTIONS
+        and isinstance(module, _ConvNd)
+        and module.padding_mode == "zeros"
+        and not isinstance(module.padding, str)
+        and not (isinstance(module, _ConvTransposeNd) and module.groups > 1)
+    )
+
+
+def _slope(activation: nn.Module) -> float | None:
+    """What it multiplies negative values by, and it changes no others; None for anything else."""
+    if isinstance(activation, nn.ReLU):
+        return 0.0
+    if isinstance(activation, nn.LeakyReLU):
+        return activation.negative_slope
+    if isinstance(activation, nn.PReLU) and activation.num_parameters == 1:
+        return float(activation.weight)
+    return None

@@ -1,0 +1,121 @@
+"""Layers merged for oneDNN against the layers as they are. Weights are random unless a bundle has them.
+
+Nothing here judges a time. Half precision is not covered.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from inference.bundle import read_bundle
+from inference.engine import Model, load_network
+from inference.networks.onednn import Merged, merged
+from inference.view import view_of
+from tests.inference.test_blocks import EXACT, LOOKS_EVERYWHERE, UNET, built
+
+MODELS = Path(__file__).parents[2] / "config" / "models"
+NETWORKS = EXACT | LOOKS_EVERYWHERE
+WINDOW = {2: (64, 64), 3: (32, 32, 32)}
+CPU = torch.device("cpu")
+needs_onednn = pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available(),  # type: ignore[no-untyped-call]
+    reason="this torch was built without oneDNN",
+)
+
+
+def convolutions_left(network: nn.Module) -> int:
+    """Convolutions outside merged layers."""
+    inside = sum(isinstance(module, Merged) for module in network.modules())
+    kinds = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+    return sum(isinstance(module, kinds) for module in network.modules()) - inside
+
+
+def norms(network: nn.Module) -> int:
+    return sum(isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d) for module in network.modules())
+
+
+@needs_onednn
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+@torch.inference_mode()
+def test_merged_layers_say_what_the_network_says(name: str, spatial_dims: int) -> None:
+    network = built(NETWORKS[name], spatial_dims)
+    image = torch.randn(2, 1, *WINDOW[spatial_dims])
+    fast = merged(network, image)
+    assert fast is not network
+    assert convolutions_left(fast) == 0
+    other = torch.randn(1, 1, *WINDOW[spatial_dims])
+    torch.testing.assert_close(fast(other), network(other), atol=1e-4, rtol=1e-4)
+
+
+@needs_onednn
+def test_norms_and_activations_become_part_of_the_convolutions() -> None:
+    network = built(UNET, 3)
+    fast = merged(network, torch.randn(1, 1, *WINDOW[3]))
+    assert norms(network) > 0
+    assert norms(fast) == 0
+    assert not any(isinstance(module, nn.PReLU) for module in fast.modules())
+
+
+@needs_onednn
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.LeakyReLU, nn.PReLU])
+def test_what_is_not_a_number_still_spoils_what_sees_it(activation: type[nn.Module]) -> None:
+    layers = [nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), activation(), nn.Conv2d(4, 2, 5, padding=2)]
+    network = nn.Sequential(*layers).eval()
+    fast = merged(network, torch.randn(1, 1, 32, 32))
+    assert convolutions_left(fast) == 0
+    assert view_of(fast, 1, (32, 32)) == view_of(network, 1, (32, 32))
+
+
+class Odd(nn.Module):
+    """Reads what lies between its layers, which merging would change."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        before: torch.Tensor = self.layers[0](image)
+        after: torch.Tensor = self.layers(image)
+        return before + after
+
+
+@needs_onednn
+def test_a_network_that_merging_would_change_stays_as_it_is() -> None:
+    network = Odd().eval()
+    network.layers[1].running_var.fill_(4.0)  # type: ignore[operator]
+    assert merged(network, torch.randn(1, 1, 32, 32)) is network
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(1, 2, 3, padding="same"),
+        nn.Conv2d(1, 2, 3, padding=1, padding_mode="reflect"),
+        nn.utils.parametrizations.weight_norm(nn.Conv2d(1, 2, 3)),
+    ],
+)
+@torch.inference_mode()
+def test_a_convolution_of_another_kind_is_left_alone(layer: nn.Module) -> None:
+    network = nn.Sequential(layer, nn.ReLU()).eval()
+    image = torch.randn(1, 1, 32, 32)
+    fast: Any = merged(network, image)
+    assert not isinstance(fast[0], Merged)
+    torch.testing.assert_close(fast(image), network(image))
+
+
+@pytest.mark.parametrize("folder", sorted(MODELS.iterdir()), ids=lambda folder: folder.name)
+@torch.inference_mode()
+def test_shipped_models_decide_as_they_did(folder: Path) -> None:
+    bundle = read_bundle(folder)
+    how = bundle.card.preprocessing
+    image = torch.randn(1, how.channels, *how.window_size).cumsum(dim=-1) / 4  # neighbours are alike
+    fast, plain = Model(bundle, CPU).network, load_network(bundle).eval()
+    assert fast is not plain
+    torch.testing.assert_close(fast(image), plain(image), atol=1e-3, rtol=1e-3)
+    assert (fast(image).argmax(dim=1) != plain(image).argmax(dim=1)).float().mean() < 1e-5
