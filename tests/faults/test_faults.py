@@ -19,6 +19,8 @@ from tests.faults.mounting import mount_small, unmount
 from tests.faults.rounds import Trouble, TroubledLane
 
 LATER = ("job_made_not_committed", "seg_stored", "taken")
+NEED_ROOM = {"before_placing", "seg_stored"}
+"""What makes a file meets a full disk; what only writes rows may find room in the database's files."""
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,8 @@ def test_a_node_whose_disk_is_full_or_fails_tells_its_senders_and_loses_nothing(
         points = tuple(map(point_called, (first, *LATER)))
         outcome = lane.disturb(Trouble(fault, points))
         assert outcome.complaints == ()
-        assert set(outcome.noticed) == {point.name for point in points}
+        met = NEED_ROOM if fault is full else {point.name for point in points}
+        assert met <= set(outcome.noticed) <= {point.name for point in points}
         if fault is failing:  # the journal has room of its own
             assert set(outcome.answers) > {"Success"}, "the sender was told"
 
