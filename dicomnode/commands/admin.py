@@ -62,10 +62,7 @@ def status(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -
         console.print(f"[red]{count} complete[/] not routed yet: {escape(reason)}")
     for row in troubled:
         next_try = f"{row['next_try_at']:%Y-%m-%d %H:%M:%S} UTC" if row["next_try_at"] else "at once"
-        console.print(
-            f"[red]{escape(row['destination'])}[/] is {row['state'].replace('_', ' ')} after "
-            f"{row['failures']} failure(s): {escape(row['reason'] or '')}; next try {next_try}"
-        )
+        console.print(f"[red]{escape(row['told'])}[/]; next try {next_try}")
     for lag in receivers:
         last = f"last sent {local_time(lag.sent_at)}" if lag.sent_at else "nothing sent yet"
         behind = f"{lag.events} event(s), {lag.oldest_s:.0f} s behind" if lag.events else "has everything"

@@ -14,6 +14,7 @@ from dicomnode.observe.figures import Figures, Queue
 from dicomnode.observe.machine import free_bytes
 from dicomnode.observe.trail import latest_check
 from dicomnode.records.audit import Event
+from dicomnode.records.queries import outage
 from dicomnode.records.states import DeliveryState
 from dicomnode.records.tables import AuditRow, DestinationRow
 from dicomnode.records.watch_tables import AlertRow, PeerCheckRow
@@ -119,11 +120,7 @@ def _lost_destinations(session: Session, settings: Settings) -> Iterator[Trouble
     lost = select(DestinationRow).where(DestinationRow.lost_at.is_not(None)).order_by(DestinationRow.name)
     for row in session.scalars(lost):
         if row.name in settings.peers:
-            yield Trouble(
-                Kind.DESTINATION_LOST,
-                row.name,
-                f"results do not get to {row.name}, since {row.lost_at:%Y-%m-%d %H:%M} UTC: {row.reason}",
-            )
+            yield Trouble(Kind.DESTINATION_LOST, row.name, outage(row))
 
 
 def _dying_workers(session: Session, now: datetime) -> Iterator[Trouble]:

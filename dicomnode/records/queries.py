@@ -39,6 +39,15 @@ def held_studies(session: Session) -> dict[str, int]:
     return {str(reason): count for reason, count in held}
 
 
+def outage(row: DestinationRow) -> str:
+    """What is the matter with a destination that failed last time, in an administrator's words."""
+    failures = f"{row.failures} failed attempt{'' if row.failures == 1 else 's'}"
+    if row.lost_at is None:
+        return f"sending to {row.name} pauses after {failures}: {row.reason}"
+    since = f"{row.lost_at:%Y-%m-%d %H:%M} UTC"
+    return f"{row.name} counts as lost since {since}, results wait ({failures}): {row.reason}"
+
+
 def troubled_destinations(session: Session) -> list[dict[str, Any]]:
     """Destinations whose breaker is not closed, or that failed last time."""
     rows = session.scalars(
@@ -52,6 +61,7 @@ def troubled_destinations(session: Session) -> list[dict[str, Any]]:
             "lost_at": row.lost_at,
             "next_try_at": row.not_before,
             "reason": row.reason,
+            "told": outage(row),
         }
         for row in rows
     ]

@@ -140,7 +140,7 @@ SENTENCES: dict[Event, Callable[[Detail], str]] = {
     Event.DATABASE_MOVED: lambda d: f"records moved to {d['target']}: {d['event_count']} events unbroken",
     Event.ALERT_ENDED: lambda d: f"alert ended ({d['kind']}): {d['text']}",
     Event.DESTINATION_LOST: lambda d: (
-        f"destination {d['destination']} is lost, {d['waiting_count']} object(s) wait: {d['reason']}"
+        f"destination {d['destination']} counts as lost, {d['waiting_count']} result(s) wait: {d['reason']}"
     ),
     Event.CLOCK_SET_BACK: lambda d: (
         "the clock was set back; times too far ahead were pulled back to now: "

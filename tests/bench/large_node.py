@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from itertools import islice
 from types import SimpleNamespace
-from typing import Any
-
-from sqlalchemy import insert
 
 from dicomnode.records.chain import GENESIS, seal
 from dicomnode.records.db import Database
@@ -21,47 +17,29 @@ from dicomnode.records.tables import (
     ResultRow,
     StudyRow,
 )
+from tests.bench.bulk import Record, fill_tables
 
 END = datetime(2026, 11, 1, tzinfo=UTC)
 BETWEEN_STUDIES = timedelta(minutes=5)
 EVENTS_PER_STUDY = 20
 FAILED_EVERY, DEAD_EVERY, PARKED_EVERY = 1000, 500, 5000
 KINDS = ("seg", "sr_measurements", "sr_volumes")
-CHUNK = 20_000
-
-Record = dict[str, Any]
 
 
 def fill(database: Database, study_count: int) -> None:
     """Fill an empty, migrated database; 20 events for every study. Nothing here need survive a crash."""
-    if database.engine.dialect.name == "sqlite":
-        _hurry(database)
-    for table, records in (
-        (StudyRow, studies(study_count)),
-        (InstanceRow, instances(study_count)),
-        (DecisionRow, decisions(study_count)),
-        (JobRow, jobs(study_count)),
-        (ResultRow, results(study_count)),
-        (DeliveryRow, deliveries(study_count)),
-        (AuditRow, events(study_count)),
-    ):
-        _insert(database, table, records)
-    with database.engine.begin() as connection:
-        connection.exec_driver_sql("ANALYZE")
-
-
-def _hurry(database: Database) -> None:
-    connection = database.engine.raw_connection()
-    for pragma in ("synchronous=OFF", "foreign_keys=OFF"):
-        connection.cursor().execute(f"PRAGMA {pragma}")
-    connection.close()
-
-
-def _insert(database: Database, table: Any, records: Iterable[Record]) -> None:
-    remaining = iter(records)
-    while chunk := list(islice(remaining, CHUNK)):
-        with database.engine.begin() as connection:
-            connection.execute(insert(table), chunk)
+    fill_tables(
+        database.engine,
+        (
+            (StudyRow, studies(study_count)),
+            (InstanceRow, instances(study_count)),
+            (DecisionRow, decisions(study_count)),
+            (JobRow, jobs(study_count)),
+            (ResultRow, results(study_count)),
+            (DeliveryRow, deliveries(study_count)),
+            (AuditRow, events(study_count)),
+        ),
+    )
 
 
 def study_uid(number: int) -> str:

@@ -10,7 +10,7 @@ import json
 import re
 import subprocess
 import sys
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from dicomnode.__main__ import app, main
 from dicomnode.commands.options import table_of
 from dicomnode.config import load_settings
 from dicomnode.errors import PermanentError
+from dicomnode.observe.figures import read_figures
+from dicomnode.observe.troubles import Kind, find_troubles
 from dicomnode.receive.intake import Intake
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database, migrate, utc_now
@@ -159,12 +161,30 @@ def test_a_lost_destination_is_named_in_the_status_and_can_be_tried_at_once(comm
     command("status")
     database = Database(load_settings(command.config).database_url)
     with database.transaction() as session:
-        later = utc_now() + timedelta(hours=1)
-        session.add(DestinationRow(name="PACS", state="open", failures=4, reason="[away]", not_before=later))
+        later, since = utc_now() + timedelta(hours=1), datetime(2026, 3, 1, 9, 30, tzinfo=UTC)
+        session.add_all(
+            [
+                DestinationRow(
+                    name="PACS", state="open", failures=4, reason="[away]", not_before=later, lost_at=since
+                ),
+                DestinationRow(
+                    name="OTHER", state="closed", failures=1, reason="no answer", not_before=later
+                ),
+            ]
+        )
+    with database.snapshot() as session:
+        figures = read_figures(session, frozenset())
+        troubles = find_troubles(session, load_settings(command.config), figures, utc_now())
+    (alert,) = (trouble for trouble in troubles if trouble.kind is Kind.DESTINATION_LOST)
     database.engine.dispose()
     told = command("status")
-    assert "destinations: 1 open" in told
-    assert "PACS is open after 4 failure(s): [away]; next try" in told
+    assert "destinations: 1 closed, 1 open" in told
+    assert (
+        alert.text
+        == "PACS counts as lost since 2026-03-01 09:30 UTC, results wait (4 failed attempts): [away]"
+    )
+    assert f"{alert.text}; next try {later:%Y-%m-%d %H:%M:%S} UTC" in told
+    assert "sending to OTHER pauses after 1 failed attempt: no answer; next try" in told
     assert "queued again: a destination" in command("replay", "--destination", "PACS")
     assert "next try at once" in command("status")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from dicomnode.route.dispatch import Dispatch, replay_study
 from dicomnode.selftest.bundles import write_bundle
 from dicomnode.series_writer import SeriesIdentity, write_series
 from dicomnode.settings.node import ModelSettings, Settings
-from dicomnode.spool import Spool
+from dicomnode.spool import HOST, Spool
 from dicomnode.work.check_again import SecondRun, run_again
 from dicomnode.work.engine import LocalEngine
 from dicomnode.work.jobs import JobQueue
@@ -123,6 +124,8 @@ def test_a_study_becomes_a_job_and_the_job_becomes_results(node: Node, logs: lis
     assert all(Path(row.path).is_file() and row.instance_number == 1 for row in results)
     assert len(node.rows(DeliveryRow)) == 3
     assert events(node.database, "job_succeeded")[0][1]["lesion_count"] == 3
+    ((_, started),) = events(node.database, "job_started")
+    assert started["worker"] == f"cpu pid {os.getpid()} on {HOST}", "the device, and which process on it"
     assert not node.work()
 
     told = json.dumps(events(node.database)) + str(logs)

@@ -13,12 +13,15 @@ from pydicom import Dataset, dcmread
 from sqlalchemy import select
 
 from dicomnode.assemble.assembly import Assembly
+from dicomnode.config import load_settings
 from dicomnode.deliver.answers import Fate
 from dicomnode.deliver.delivery import settle
 from dicomnode.deliver.sender import Response
 from dicomnode.receive.arrival import Origin
 from dicomnode.receive.intake import Intake
 from dicomnode.records.audit import Audit
+from dicomnode.records.db import Database
+from dicomnode.records.moving import move_records
 from dicomnode.records.tables import DeliveryRow, JobRow, ResultRow, StudyRow
 from dicomnode.route.dispatch import Dispatch
 from dicomnode.selftest.bundles import write_bundle
@@ -27,7 +30,7 @@ from dicomnode.spool import Spool
 from dicomnode.work.engine import LocalEngine
 from dicomnode.work.worker import Worker
 from inference.registry import find_bundles
-from tests.dicomnode.parts import arrival, image
+from tests.dicomnode.parts import arrival, image, write_config
 from tests.dicomnode.web.browsing import Page
 from tests.phantoms import phantom
 
@@ -52,11 +55,17 @@ class Hospital:
     studies: dict[str, str]
 
     def copy(self, folder: Path) -> Page:
-        """The same node with a database of its own; images and results are shared."""
+        """The same node with a database of its own, of the kind that the test wants; images are shared."""
         shutil.copytree(self.page.folder / "models", folder / "models")
-        (folder / "data").mkdir(mode=0o700)
-        for file in (self.page.folder / "data").glob("node.sqlite*"):
-            shutil.copy(file, folder / "data")
+        settings = load_settings(write_config(folder, MORE))
+        if settings.database_url.get_backend_name() == "sqlite":
+            (folder / "data").mkdir(mode=0o700)
+            for file in (self.page.folder / "data").glob("node.sqlite*"):
+                shutil.copy(file, folder / "data")
+        else:
+            target = Database(settings.database_url)
+            move_records(self.page.database, target, settings.anchors, Audit("test"))
+            target.engine.dispose()
         return Page(folder, MORE)
 
 

@@ -21,6 +21,7 @@ from tests.dicomnode.web import hospital as held
 from tests.dicomnode.web.browsing import Browser, Page, words
 
 
+@pytest.mark.both_databases
 def test_now_shows_problems_first_and_then_the_figures(worked: Page) -> None:
     with worked.database.transaction() as session:
         session.scalars(select(StudyRow)).first().state = "parked"  # type: ignore[union-attr]
@@ -37,6 +38,7 @@ def test_now_of_a_new_node_needs_no_attention(page: Page) -> None:
     assert "Nothing needs attention." in told or "GB are free" in told
 
 
+@pytest.mark.both_databases
 def test_now_shows_what_runs(worked: Page) -> None:
     with worked.database.transaction() as session:
         job = session.scalars(select(JobRow).where(JobRow.state == "failed")).one()
@@ -54,6 +56,7 @@ def test_a_viewer_sees_neither_the_audit_nor_the_configuration(page: Page, path:
     assert page.logged_in(Role.AUDITOR).get(path).status_code == 200
 
 
+@pytest.mark.both_databases
 def test_the_audit_is_searched_and_reading_it_is_recorded(worked: Page) -> None:
     browser = worked.logged_in(Role.AUDITOR)
     told = words(browser.get("/audit?event=job_failed"))
@@ -69,6 +72,7 @@ def test_the_audit_is_searched_and_reading_it_is_recorded(worked: Page) -> None:
     )
 
 
+@pytest.mark.both_databases
 def test_older_events_are_on_the_next_page(worked: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dicomnode.web.pages.audit.PAGE_LENGTH", 2)
     browser = worked.logged_in(Role.AUDITOR)
@@ -82,6 +86,7 @@ def test_older_events_are_on_the_next_page(worked: Page, monkeypatch: pytest.Mon
     assert max(numbers[1]) < min(numbers[0])
 
 
+@pytest.mark.both_databases
 def test_an_export_holds_every_event_and_no_formula(worked: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dicomnode.web.pages.audit.EXPORT_BATCH", 7)
     with worked.database.transaction() as session:
@@ -111,6 +116,7 @@ def verified(browser: Browser) -> str:
     return words(browser.get("/audit/verification"))
 
 
+@pytest.mark.both_databases
 def test_the_check_of_the_trail_finds_it_unbroken_and_is_recorded(worked: Page) -> None:
     assert "unbroken" in verified(worked.logged_in(Role.AUDITOR))
     ((_, detail),) = events(worked.database, "audit_verified")
@@ -118,6 +124,7 @@ def test_the_check_of_the_trail_finds_it_unbroken_and_is_recorded(worked: Page) 
     assert "unbroken" in words(worked.logged_in(Role.VIEWER).get("/"))
 
 
+@pytest.mark.both_databases
 def test_the_check_of_the_trail_finds_one_changed_word_and_now_says_so(worked: Page) -> None:
     tamper(worked.database, "UPDATE audit_events SET actor = 'nobody' WHERE id = 3")
     told = verified(worked.logged_in(Role.AUDITOR))

@@ -28,6 +28,7 @@ def study_page(hospital: Hospital, accession_number: str) -> str:
     return f"/studies/{hospital.studies[accession_number]}"
 
 
+@pytest.mark.both_databases
 @pytest.mark.parametrize("identifier", [held.LESIONS, held.PATIENT_ID, "series", "instance", "seg"])
 def test_a_study_is_found_by_whatever_names_it(hospital: Hospital, worked: Page, identifier: str) -> None:
     with worked.database.snapshot() as session:
@@ -52,6 +53,7 @@ def test_an_unknown_identifier_is_said_to_be_unknown(worked: Page) -> None:
     assert "Nothing is known under this" in words(answer)
 
 
+@pytest.mark.both_databases
 def test_the_list_shows_every_study_and_records_which_were_seen(hospital: Hospital, worked: Page) -> None:
     answer = worked.logged_in(Role.VIEWER).get("/studies")
     for accession_number in hospital.studies:
@@ -61,6 +63,7 @@ def test_the_list_shows_every_study_and_records_which_were_seen(hospital: Hospit
     assert sorted(detail["studies"]) == sorted(hospital.studies.values())
 
 
+@pytest.mark.both_databases
 def test_the_list_is_filtered_by_state_and_day(hospital: Hospital, worked: Page) -> None:
     browser = worked.logged_in()
     routed = words(browser.get("/studies?state=routed"))
@@ -71,6 +74,7 @@ def test_the_list_is_filtered_by_state_and_day(hospital: Hospital, worked: Page)
     assert "begin at its top" in words(browser.get("/studies?after=nonsense"))
 
 
+@pytest.mark.both_databases
 def test_older_studies_are_on_the_next_page(worked: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dicomnode.web.pages.studies.PAGE_LENGTH", 3)
     browser = worked.logged_in()
@@ -107,6 +111,7 @@ def test_a_study_shows_its_measurements_as_its_reports_hold_them(hospital: Hospi
     assert "RESEARCH USE ONLY" in told.upper()
 
 
+@pytest.mark.both_databases
 def test_a_study_shows_why_each_series_was_routed_or_not_in_the_words_of_the_audit(
     hospital: Hospital, worked: Page
 ) -> None:
@@ -119,6 +124,7 @@ def test_a_study_shows_why_each_series_was_routed_or_not_in_the_words_of_the_aud
     assert "localizer" in told
 
 
+@pytest.mark.both_databases
 def test_the_steps_of_a_study_stand_in_order_with_their_seconds(hospital: Hospital, worked: Page) -> None:
     text = worked.logged_in().get(study_page(hospital, held.LESIONS)).text
     table = text.split('class="waterfall"')[1].split("</table>")[0]
@@ -129,6 +135,7 @@ def test_the_steps_of_a_study_stand_in_order_with_their_seconds(hospital: Hospit
     assert "given up for PACS" in table
 
 
+@pytest.mark.both_databases
 def test_a_look_at_a_study_is_recorded_with_who_what_and_from_where(hospital: Hospital, worked: Page) -> None:
     worked.logged_in(Role.VIEWER).get(study_page(hospital, held.LESIONS))
     with worked.database.snapshot() as session:
@@ -281,6 +288,7 @@ def test_hostile_values_show_as_text_everywhere(hospital: Hospital, worked: Page
         assert value in words(page), value
 
 
+@pytest.mark.both_databases
 @pytest.mark.parametrize(
     "value", ["' OR '1'='1", "%", "_", "\\", "ACC%", "\x00", "1\r\nSet-Cookie: a=b", "🩻", "9" * 500]
 )
@@ -294,6 +302,7 @@ def test_hostile_searches_find_nothing_and_break_nothing(worked: Page, value: st
         assert len(session.scalars(select(StudyRow)).all()) == 4
 
 
+@pytest.mark.both_databases
 def test_an_admin_replays_dead_letters_and_the_audit_names_them(worked: Page) -> None:
     browser = worked.logged_in(Role.ADMIN)
     assert browser.submit("/letters", "/letters/replay").headers["location"] == "/letters?notice=replayed"
@@ -316,6 +325,7 @@ def test_one_dead_delivery_is_replayed_alone(worked: Page) -> None:
     assert again.headers["location"] == "/letters?notice=nothing"
 
 
+@pytest.mark.both_databases
 @pytest.mark.parametrize("where", ["letters", "study"])
 def test_an_admin_runs_a_failed_job_again(hospital: Hospital, worked: Page, where: str) -> None:
     browser = worked.logged_in(Role.ADMIN)
