@@ -1,9 +1,9 @@
 """Judges a node from outside: was anything lost, done twice, stuck or tampered with?
 
-Reads the SQLite file with sqlite3, the spool with hashlib and Orthanc by REST. It imports nothing of the
+Reads the database with its own client, the spool with hashlib and Orthanc by REST. It imports nothing of the
 node and computes the seals of the audit trail on its own, so that it shares no mistake with the node.
 
-    python tests/crash/invariants.py DATA_FOLDER [--orthanc URL] [--sent MANIFEST.json]
+    python tests/crash/invariants.py DATA_FOLDER [--orthanc URL] [--sent MANIFEST.json] [--database URL]
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psycopg
+from psycopg.rows import dict_row
+
 RESULT_SET = {"SEG": 1, "SR": 2}
 """What one result set is made of, by Modality."""
 META_GROUP_LENGTH = slice(132, 144)
@@ -30,6 +33,18 @@ META_GROUP_LENGTH = slice(132, 144)
 STUDY_AT_REST = ("routed", "ignored")
 JOB_AT_REST = ("succeeded", "superseded")
 GENESIS = "0" * 64
+
+QUERIES = {
+    name: f"SELECT * FROM {table} ORDER BY {key}"
+    for name, table, key in (
+        ("instances", "instances", "id"),
+        ("studies", "studies", "study_instance_uid"),
+        ("jobs", "jobs", "id"),
+        ("results", "results", "job_id, sop_instance_uid"),
+        ("deliveries", "deliveries", "id"),
+        ("events", "audit_events", "id"),
+    )
+}
 
 Row = dict[str, Any]
 Complaints = Iterator[str]
@@ -58,30 +73,19 @@ class Node:
     spool: Path
 
     @classmethod
-    def read(cls, data: Path) -> Node:
-        """Read `node.sqlite` in the node's data folder."""
-        with closing(sqlite3.connect(f"file:{data / 'node.sqlite'}?mode=ro", uri=True)) as database:
-            database.row_factory = sqlite3.Row
-            database.execute("BEGIN")
-            tables = {
-                name: [dict(row) for row in database.execute(f"SELECT * FROM {table} ORDER BY {key}")]
-                for name, table, key in (
-                    ("instances", "instances", "id"),
-                    ("studies", "studies", "study_instance_uid"),
-                    ("jobs", "jobs", "id"),
-                    ("results", "results", "job_id, sop_instance_uid"),
-                    ("deliveries", "deliveries", "id"),
-                    ("events", "audit_events", "id"),
-                )
-            }
+    def read(cls, data: Path, postgresql: str | None = None) -> Node:
+        """Read the PostgreSQL database of that address, else `node.sqlite` in the node's data folder."""
+        tables = _from_postgresql(postgresql) if postgresql else _from_sqlite(data / "node.sqlite")
         for row in (*tables["instances"], *tables["results"]):
             row["path"] = data / "spool" / row["path"].rpartition("/spool/")[2]  # the folder may be a copy
         return cls(**tables, spool=data / "spool")
 
 
-def complaints(data: Path, sent: Sent | None = None, orthanc_url: str | None = None) -> list[str]:
+def complaints(
+    data: Path, sent: Sent | None = None, orthanc_url: str | None = None, postgresql: str | None = None
+) -> list[str]:
     """Everything that is wrong with a node at rest; nothing when all promises hold."""
-    node = Node.read(data)
+    node = Node.read(data, postgresql)
     sent = sent or Sent()
     found = [
         *files_are_whole(node),
@@ -94,6 +98,32 @@ def complaints(data: Path, sent: Sent | None = None, orthanc_url: str | None = N
     if orthanc_url:
         found += visible_results(node, sent, orthanc_url)
     return found
+
+
+def _from_sqlite(file: Path) -> dict[str, list[Row]]:
+    with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as database:
+        database.row_factory = sqlite3.Row
+        database.execute("BEGIN")
+        return {name: [dict(row) for row in database.execute(query)] for name, query in QUERIES.items()}
+
+
+def _from_postgresql(url: str) -> dict[str, list[Row]]:
+    """The same rows, with times and JSON as SQLite has them."""
+    with psycopg.connect(url, row_factory=dict_row) as connection:
+        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        return {
+            name: [
+                {key: _as_in_sqlite(value) for key, value in row.items()}
+                for row in connection.execute(query.encode())
+            ]
+            for name, query in QUERIES.items()
+        }
+
+
+def _as_in_sqlite(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).replace(tzinfo=None).isoformat(" ")
+    return json.dumps(value) if isinstance(value, dict) else value
 
 
 def data_set_digest(content: bytes) -> str:
@@ -257,10 +287,11 @@ def main() -> int:
     parser.add_argument("data", type=Path, help="the node's data folder")
     parser.add_argument("--orthanc", help="base address of Orthanc's REST interface")
     parser.add_argument("--sent", type=Path, help='JSON: {"acknowledged": {uid: sha256}, "studies": [uid]}')
+    parser.add_argument("--database", help="address of the PostgreSQL database, where it is not SQLite")
     arguments = parser.parse_args()
     told = json.loads(arguments.sent.read_text()) if arguments.sent else {}
     sent = Sent(told.get("acknowledged", {}), frozenset(told.get("studies", ())))
-    found = complaints(arguments.data, sent, arguments.orthanc)
+    found = complaints(arguments.data, sent, arguments.orthanc, arguments.database)
     print("\n".join(found) or "no complaints")
     return int(bool(found))
 

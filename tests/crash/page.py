@@ -1,4 +1,4 @@
-"""docs/reliability.md: its introduction is here; `make crash`, `faults` and `soak` write the rest."""
+"""docs/reliability.md: its introduction is here; the commands that it names write the rest."""
 
 from __future__ import annotations
 
@@ -36,12 +36,19 @@ commands that measured them, never by hand.
   locked by another program, moved away and back (`tests/faults`). A process is stopped just before it
   writes, the fault begins, the process goes on into it, and the fault ends. The sender must be told A700 or
   0110 or nothing at all, and once the fault is over the same checker must be content.
+- `make crowd` sends 500 tiny studies to a node on PostgreSQL whose three workers are killed at random; on a
+  Ray cluster of four machines (all on this one) also its actors and whole machines. The same checker judges.
 - `make soak` sends many studies from many senders at once while workers are killed.
 - `make mutate` breaks the promises in a copy of the code, one by one, and shows which test notices.
 
 A few of the kills and faults are part of `make test`.
 """
-SECTIONS = {"crash": "Kills", "faults": "Faults of disk and database", "soak": "Soak"}
+SECTIONS = {
+    "crash": "Kills",
+    "faults": "Faults of disk and database",
+    "crowd": "Workers beyond one machine",
+    "soak": "Soak",
+}
 NOT_RUN = "Not run yet.\n"
 
 

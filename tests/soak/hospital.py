@@ -56,18 +56,19 @@ class Hospital:
     node_port: int
     studies: int
     seed: int
+    kinds: tuple[Kind, ...] = KINDS
     acknowledged: dict[str, str] = field(default_factory=dict)
     routed: set[str] = field(default_factory=set)
     associations: int = 0
 
     def __post_init__(self) -> None:
         chance = random.Random(self.seed)
-        kinds = [kind for kind in KINDS for _ in range(kind.share)]
-        self._volumes = {kind: kind.volume() for kind in KINDS}
+        kinds = [kind for kind in self.kinds for _ in range(kind.share)]
+        self._volumes = {kind: kind.volume() for kind in self.kinds}
         self._todo: queue.SimpleQueue[Kind] = queue.SimpleQueue()
         # every kind is there, however few studies are asked for
         for kind in itertools.islice(
-            itertools.chain(KINDS, iter(lambda: chance.choice(kinds), None)), self.studies
+            itertools.chain(self.kinds, iter(lambda: chance.choice(kinds), None)), self.studies
         ):
             self._todo.put(kind)
         self._lock = threading.Lock()
