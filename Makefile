@@ -5,7 +5,7 @@ BIN := .venv/bin
 CI ?=
 export TCP_NODELAY := 1
 
-.PHONY: help setup demo test viewer viewers defects fuzz fuzz-guided bench crash faults soak scale mutate check fix real-parts clean
+.PHONY: help setup demo test viewer viewers defects fuzz fuzz-guided bench crash faults crowd soak scale mutate check fix real-parts clean
 
 help:
 	@echo "make demo     send a real chest CT through a node and show what comes back"
@@ -18,6 +18,7 @@ help:
 	@echo "make bench    measure every stage against its peers and write docs/performance.md"
 	@echo "make crash    kill a node at every point of a study's path and write docs/reliability.md (half an hour)"
 	@echo "make faults   fill the disk, fail it, lock the database, and write docs/reliability.md"
+	@echo "make crowd    kill workers, actors and machines under 500 studies, and write docs/reliability.md (half an hour)"
 	@echo "make soak     send thousands of studies from many senders while workers are killed (hours)"
 	@echo "make scale    measure costs, simulate a hospital to a country, and write docs/scale.md (ten minutes)"
 	@echo "make mutate   break each promise in a copy of the code and show which test notices"
@@ -75,6 +76,10 @@ crash: .venv/ready real-parts
 
 faults: .venv/ready real-parts
 	$(BIN)/python -m tests.faults $(ARGS)
+
+crowd: .venv/ready real-parts
+	$(BIN)/python -m tests.crowd --engine local --write $(ARGS)
+	$(BIN)/python -m tests.crowd --engine ray --write $(ARGS)
 
 soak: .venv/ready real-parts
 	$(BIN)/python -m tests.soak $(ARGS)

@@ -28,7 +28,15 @@ from tests.real_parts import require_program
 from tests.test_deploy import ROOT, instructions
 
 KUBERNETES = ROOT / "deploy/kubernetes"
-VARIANTS = ("base", "cpu")
+VARIANTS = ("base", "cpu", "ray")
+RAY_CLUSTER = {
+    "rayVersion",
+    "enableInTreeAutoscaling",
+    "autoscalerOptions",
+    "headGroupSpec",
+    "workerGroupSpecs",
+}
+"""What of a RayCluster's spec is used here. Its schema comes with its operator, and is not here."""
 SCHEMA_VERSION = "1.32"
 ROLES = {"receiver": "receive", "housekeeping": "housekeep", "worker": "work", "web": "web"}
 
@@ -89,7 +97,52 @@ def test_the_schemas_of_kubernetes_take_every_manifest(variant: str) -> None:
     manifests = built(variant)
     assert len(manifests) > 10
     for manifest in manifests:
-        kubernetes_validate.validate(manifest, SCHEMA_VERSION, strict=True)
+        if manifest["kind"] != "RayCluster":
+            kubernetes_validate.validate(manifest, SCHEMA_VERSION, strict=True)
+
+
+def test_pods_of_a_ray_cluster_are_pods_and_run_the_same_ray_everywhere() -> None:
+    manifests = built("ray")
+    cluster = named(manifests, "RayCluster", "models")
+    assert set(cluster["spec"]) == RAY_CLUSTER
+    for template in templates([cluster]):
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "one"}, "spec": template["spec"]}
+        kubernetes_validate.validate(pod, SCHEMA_VERSION, strict=True)
+    pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split() if "==" in line)
+    assert cluster["spec"]["rayVersion"] == pinned["ray"]
+    images = {container["image"] for _, pod in pods(manifests) for container in pod["containers"]}
+    assert len(images - {"postgres:17"}) == 1
+
+
+def test_a_worker_joins_the_ray_cluster_that_its_settings_name() -> None:
+    manifests = built("ray")
+    settings = load_settings(KUBERNETES / "ray/node.toml")
+    assert settings.inference.engine == "ray"
+    head = f"{named(manifests, 'RayCluster', 'models')['metadata']['name']}-head-svc"
+    assert settings.inference.address == f"{head}:6379"
+    worker = roles(manifests)["worker"]
+    (container,), (member,) = worker["containers"], worker["initContainers"]
+    assert container["args"] == ["work", "--pool", settings.inference.pool[0].name]
+    assert "nvidia.com/gpu" not in container["resources"]["limits"]
+    assert member["restartPolicy"] == "Always"
+    assert f"--address={settings.inference.address}" in member["command"]
+    assert worker["shareProcessNamespace"], "Ray looks for its other processes by their names"
+    both = {(mount["name"], mount["mountPath"]) for mount in member["volumeMounts"]}
+    assert both <= {(mount["name"], mount["mountPath"]) for mount in container["volumeMounts"]}
+
+
+def test_its_settings_are_those_of_the_base_otherwise() -> None:
+    ours, base = (tomllib.loads((KUBERNETES / name / "node.toml").read_text()) for name in ("ray", "base"))
+    del ours["inference"]
+    assert ours == base
+
+
+def test_nobody_but_its_members_reaches_the_ray_cluster() -> None:
+    policy = named(built("ray"), "NetworkPolicy", "ray-members")["spec"]
+    (rule,) = policy["ingress"]
+    assert [one["podSelector"] for one in rule["from"]] == [policy["podSelector"]]
+    (expression,) = policy["podSelector"]["matchExpressions"]
+    assert sorted(expression["values"]) == ["ray", "worker"]
 
 
 def test_a_misspelt_key_would_be_noticed(base: list[Manifest]) -> None:
@@ -149,11 +202,13 @@ def test_paths_and_variables_are_those_of_image_and_program(base: list[Manifest]
     assert {route.model for route in settings.route} <= set(find_bundles(ROOT / "config/models").names)
 
 
-def test_nothing_runs_with_rights_or_writes_into_its_image(base: list[Manifest]) -> None:
-    for _, pod in pods(base):
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_nothing_runs_with_rights_or_writes_into_its_image(variant: str) -> None:
+    for _, pod in pods(built(variant)):
         assert pod["securityContext"]["runAsNonRoot"]
-        assert pod["automountServiceAccountToken"] is False
-        for container in pod["containers"]:
+        scales = pod["containers"][0]["name"] == "ray-head"  # with its autoscaler
+        assert scales or pod["automountServiceAccountToken"] is False
+        for container in [*pod["containers"], *pod.get("initContainers", [])]:
             rights = container["securityContext"]
             assert rights["readOnlyRootFilesystem"]
             assert not rights["allowPrivilegeEscalation"]

@@ -15,8 +15,8 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import psycopg
@@ -28,12 +28,13 @@ from tests.crash.page import PAGE, run_details, section, write_section
 from tests.crowd.workers import COUNT, ENGINES, Workers
 from tests.postgres import running_cluster
 from tests.soak.hospital import Hospital, Kind
-from tests.system.node import Node, wait_for
+from tests.system.node import Node
 from tests.system.orthanc import AE, Orthanc
 
 TINY = (Kind("tiny CT", "CT", (16.0, 3.0, 3.0), 1),)
 RECORDS = "records"
 SPREAD = (0.5, 1.5)
+LOOK_S = 0.5
 HEADER = f"""\
 {COUNT} workers on PostgreSQL, whose commits are durable; what is killed at random comes back by itself.
 
@@ -76,9 +77,10 @@ class Crowd:
 
     def run(self, senders: int, kill_every_s: float, patience_s: float) -> list[str]:
         """Send and kill, until nothing is left to do. Returns what is wrong."""
-        with self._killing(kill_every_s):
-            self.hospital.send_everything(senders)
-            wait_for(self._is_drained, "everything is drained", patience_s)
+        sending = threading.Thread(target=self.hospital.send_everything, args=(senders,))
+        sending.start()
+        self._kill_until(lambda: not sending.is_alive() and self._is_drained(), kill_every_s, patience_s)
+        sending.join()
         sent = Sent(self.hospital.acknowledged, frozenset(self.hospital.routed))
         orthanc_url = f"http://127.0.0.1:{self.orthanc.http_port}"
         return complaints(self.node.folder / "data", sent, orthanc_url, self._url)
@@ -102,22 +104,21 @@ class Crowd:
         assert found is not None
         return int(found[0])
 
-    @contextmanager
-    def _killing(self, every_s: float) -> Iterator[None]:
-        over = threading.Event()
+    def _kill_until(self, done: Callable[[], bool], every_s: float, patience_s: float) -> None:
+        """On the main thread, since only there a new machine can join a Ray cluster."""
+        end = time.monotonic() + patience_s
+        while not _within(every_s * self._chance.uniform(*SPREAD), done):
+            assert time.monotonic() < end, f"not drained within {patience_s:.0f} s"
+            what = self._chance.choice(list(self._workers.kills))
+            self.killed[what] += self._workers.kills[what](self.node, self._chance)
 
-        def kill() -> None:
-            while not over.wait(every_s * self._chance.uniform(*SPREAD)):
-                what = self._chance.choice(list(self._workers.kills))
-                self.killed[what] += self._workers.kills[what](self.node, self._chance)
 
-        thread = threading.Thread(target=kill)
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join()
+def _within(seconds: float, done: Callable[[], bool]) -> bool:
+    """Whether it is done before so much time has passed."""
+    end = time.monotonic() + seconds
+    while not (is_done := done()) and time.monotonic() < end:
+        time.sleep(LOOK_S)
+    return is_done
 
 
 def row_of(crowd: Crowd, engine: str, studies: int, found: list[str], seconds: float, run: str) -> str:
