@@ -12,7 +12,7 @@ from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from dicomnode.assemble.assembly import Assembly
-from dicomnode.assemble.ticks import assembly_ticks
+from dicomnode.assemble.ticks import assembly_ticks, count_askers
 from dicomnode.deliver.commitment import Commitment
 from dicomnode.deliver.commitment_pruning import prune_commitments
 from dicomnode.deliver.commitment_reports import CommitmentReports
@@ -58,7 +58,8 @@ class Housekeeping:
 
     def __init__(self, settings: Settings, database: Database, registry: Registry) -> None:
         self._assembly = Assembly(settings, database)
-        self._assembling = assembly_ticks(settings, database, self._assembly, self._close_and_route)
+        self._assembling = assembly_ticks(settings, database, self._assembly)
+        self._counting = count_askers(settings, self._assembly, self._close_and_route)
         self._database = database
         self._closing = threading.Lock()
         self._dispatch = Dispatch(settings, database, registry, Audit("routing"))
@@ -130,6 +131,7 @@ class Housekeeping:
         """What is done as soon as there is something to do: a name of its own, the work, and the signal."""
         return [
             ("close_and_route", self._close_and_route, Topic.STUDIES),
+            *((name, ask, Topic.RELEASES) for name, ask in self._counting),
             *(
                 (f"push {peer.name}", partial(self._delivery.push, peer), Topic.DELIVERIES)
                 for peer in self._peers

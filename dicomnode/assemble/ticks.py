@@ -16,29 +16,31 @@ from dicomnode.settings.node import PeerSettings, Settings
 from dicomnode.spool import Spool
 
 LOOK_S = 0.25
-ASK_S = 0.1
 FETCH_S = 1.0
 
+Asking = tuple[str, Callable[[], None]]
+"""A name, and what is to be done when something was sent."""
 Tick = tuple[str, Callable[[], None], float]
 """A name, what is to be done, and how often in seconds."""
 
 
-def assembly_ticks(
-    settings: Settings, database: Database, assembly: Assembly, close: Callable[[], None]
-) -> list[Tick]:
-    """The ticks of `assembly`, one for each peer. `close` is called as soon as a peer has answered."""
+def count_askers(settings: Settings, assembly: Assembly, close: Callable[[], None]) -> list[Asking]:
+    """Asks each counting peer for what is due; `close` is called as soon as one has answered."""
 
     def ask(peer: PeerSettings) -> None:
         if assembly.ask_counts(peer):
             close()
 
+    return [(f"count at {peer.name}", partial(ask, peer)) for peer in settings.peer if peer.count_instances]
+
+
+def assembly_ticks(settings: Settings, database: Database, assembly: Assembly) -> list[Tick]:
+    """What recurs while studies come in, whether anybody says something or not."""
     storing = _storing(settings, database)
-    counting = [peer for peer in settings.peer if peer.count_instances]
-    fetching = [peer for peer in counting if peer.retrieve_missing != "no"]
+    fetching = [peer for peer in settings.peer if peer.count_instances and peer.retrieve_missing != "no"]
     retrievals = [Retrieval(settings, database, assembly, storing, peer) for peer in fetching]
     return [
         ("look for required series", assembly.look_for_required, LOOK_S),
-        *((f"count at {peer.name}", partial(ask, peer), ASK_S) for peer in counting),
         *((f"fetch from {found.peer.name}", found.fetch_missing, FETCH_S) for found in retrievals),
     ]
 

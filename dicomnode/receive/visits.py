@@ -21,6 +21,7 @@ from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.states import StudyState
 from dicomnode.records.tables import StudyRow
+from dicomnode.records.wake import Topic, announce
 
 RELEASED = "released"
 SUCCESS = "0000"
@@ -127,3 +128,4 @@ def _note_release(session: Session, visit: _Visit) -> None:
         )
         .values(released_at=utc_now())
     )
+    announce(session, Topic.RELEASES)

@@ -27,6 +27,8 @@ log = structlog.get_logger()
 class Topic(StrEnum):
     """What there may be to do."""
 
+    RELEASES = "releases"
+    """A sender has released its association: housekeeping asks it what it holds of what it sent."""
     STUDIES = "studies"
     """A study is complete: housekeeping routes it."""
     JOBS = "jobs"

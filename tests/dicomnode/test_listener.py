@@ -32,6 +32,7 @@ from dicomnode.receive.journal import Journal
 from dicomnode.receive.listener import Listener
 from dicomnode.records.db import Database
 from dicomnode.records.tables import InstanceRow, StudyRow
+from dicomnode.records.wake import Topic
 from dicomnode.settings.node import Settings
 from dicomnode.spool import Spool
 from tests.dicomnode.parts import events, image, kinds, own_result, wait_until
@@ -389,14 +390,16 @@ def test_no_patient_data_is_logged_or_audited(node: Settings, database: Database
 @pytest.mark.parametrize(
     ("images", "cut_off", "noted"), [(2, False, True), (1, False, False), (2, True, False)]
 )
-def test_the_release_after_several_images_is_noted_with_their_study(
+def test_the_release_after_several_images_is_noted_with_their_study_and_signalled(
     node: Settings, database: Database, images: int, cut_off: bool, noted: bool
 ) -> None:
-    association = associate(node)
-    for number in range(images):
-        assert association.send_c_store(image(SOPInstanceUID=f"1.9.{number}")).Status == 0x0000
-    association.abort() if cut_off else association.release()
-    wait_until(lambda: "association_ended" in kinds(database), 60.0)
+    with database.wake.listen(Topic.RELEASES) as ear:
+        association = associate(node)
+        for number in range(images):
+            assert association.send_c_store(image(SOPInstanceUID=f"1.9.{number}")).Status == 0x0000
+        association.abort() if cut_off else association.release()
+        wait_until(lambda: "association_ended" in kinds(database), 60.0)
+        assert ear.wait(60.0 if noted else 0.0) is noted
     with database.snapshot() as session:
         (study,) = session.scalars(select(StudyRow))
     assert (study.released_at is not None) is noted

@@ -17,7 +17,7 @@ from sqlalchemy import select
 from dicomnode.assemble import qido
 from dicomnode.assemble.assembly import Assembly
 from dicomnode.assemble.query import instances_at
-from dicomnode.assemble.ticks import assembly_ticks
+from dicomnode.assemble.ticks import assembly_ticks, count_askers
 from dicomnode.errors import TransientError
 from dicomnode.receive.listener import Listener
 from dicomnode.records.db import Database, migrate
@@ -90,9 +90,9 @@ class Gathering:
         spool.prepare()
         self.listener = Listener(settings, self.database, spool)
         self.assembly = Assembly(settings, self.database)
-        self.ticks = assembly_ticks(
-            settings, self.database, self.assembly, self.assembly.close_complete_studies
-        )
+        asking = count_askers(settings, self.assembly, self.assembly.close_complete_studies)
+        ticks = assembly_ticks(settings, self.database, self.assembly)
+        self.works = [*(ask for _, ask in asking), *(work for _, work, _ in ticks)]
 
     def study(self, uid: str) -> StudyRow:
         with self.database.snapshot() as session:
@@ -100,7 +100,7 @@ class Gathering:
 
     def tick_until_closed(self, uid: str) -> StudyRow:
         def closed() -> bool:
-            for _, work, _ in self.ticks:
+            for work in self.works:
                 work()
             return self.study(uid).state != "receiving"
 
@@ -161,7 +161,7 @@ def test_a_peer_that_cannot_move_to_us_is_asked_three_times_and_then_the_rules_d
     study, instances = upload_study(orthanc, tmp_path, 3)
     forward(orthanc, instances[:2])
     node.listener.stop()
-    node.ticks.append(("close", node.assembly.close_complete_studies, 0.25))
+    node.works.append(node.assembly.close_complete_studies)
     found = node.tick_until_closed(study)
     assert (found.completed_by, found.received_count) == ("quiet_period", 2)
     assert found.missing == "1 of the instances that ORTHANC holds had not arrived"
