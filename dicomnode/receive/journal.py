@@ -8,8 +8,10 @@ what an earlier use left behind them.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import mmap
 import os
 import shutil
 import struct
@@ -32,6 +34,8 @@ LEAST_FREE_SEGMENTS = 4
 """A disk with less room than for so many segments gets no further one."""
 HEAD = struct.Struct("<8s16sLLQ")
 """MAGIC, mark, CRC-32 and length of the particulars, length of the file."""
+MARK = slice(8, 24)
+"""Where the mark is in it."""
 MAGIC = b"dcmjrnl1"
 ZEROS = bytes(2**20)
 
@@ -82,6 +86,7 @@ class Journal:
         self._written = self._synced = 0
         self._lock = threading.Condition()
         self._syncing = threading.Lock()
+        self._sheets = threading.local()
         self._owner = make_own(folder)
 
     def takes(self, size_bytes: int) -> bool:
@@ -94,9 +99,7 @@ class Journal:
         `tell` hears where it is; afterwards `filled` hears of each segment that is full and all told of.
         Raises NoRoom, and OSError when the disk does not take it.
         """
-        parts = _encoded(entry)
-        length = sum(len(part) for part in parts)
-        segment, ticket, place = self._write(parts, length)
+        segment, ticket, place = self._write(self._sheet(_encoded(entry)))
         try:
             self._sync(ticket)
             tell(place)
@@ -108,15 +111,29 @@ class Journal:
         for one in full:
             filled(one.number)
 
-    def _write(self, parts: list[bytes], length: int) -> tuple[_Segment, int, Place]:
+    def _sheet(self, parts: list[bytes]) -> memoryview:
+        """An entry on whole pages of memory, as what goes past the cache of the system must be.
+
+        It is valid until the same thread asks for the next one.
+        """
+        length = sum(len(part) for part in parts)
+        whole = -(-length // PAGE_BYTES) * PAGE_BYTES
+        pages: mmap.mmap | None = getattr(self._sheets, "pages", None)
+        if pages is None or len(pages) < whole:
+            pages = self._sheets.pages = mmap.mmap(-1, 2 * whole)
+        pages.seek(0)
+        for part in parts:
+            pages.write(part)
+        return memoryview(pages)[:whole]
+
+    def _write(self, sheet: memoryview) -> tuple[_Segment, int, Place]:
         with self._lock:
-            segment = self._segment_for(length)
+            segment = self._segment_for(len(sheet))
             place = Place(segment.number, segment.end)
-            parts[0] = HEAD.pack(MAGIC, segment.mark, *_sizes(parts))
-            written = os.pwritev(segment.descriptor, parts, segment.end)
-            if written != length:
+            sheet[MARK] = segment.mark
+            if os.pwrite(segment.descriptor, sheet, segment.end) != len(sheet):
                 raise OSError("the journal took only a part of an entry")
-            segment.end += -(-length // PAGE_BYTES) * PAGE_BYTES
+            segment.end += len(sheet)
             segment.appending += 1
             self._written += 1
             return segment, self._written, place
@@ -180,11 +197,22 @@ class Journal:
             for folder in (self._folder, self._folder.parent, self._folder.parent.parent):
                 sync_folder(folder)
         except OSError:
-            os.close(descriptor)
             path.unlink()
             raise
-        self._segments[number] = _Segment(number, descriptor)
+        finally:
+            os.close(descriptor)
+        self._segments[number] = _Segment(number, _open_past_the_cache(path))
         return self._segments[number]
+
+
+def _open_past_the_cache(path: Path) -> int:
+    """Open for writes that go from our memory to the disk at once, where the file system can do that."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_DIRECT)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return os.open(path, os.O_RDWR)
 
 
 def segment_path(folder: Path, number: int) -> Path:
@@ -225,7 +253,7 @@ def entries(path: Path) -> Iterator[Entry]:
 
 
 def _encoded(entry: Entry) -> list[bytes]:
-    """Room for the head, the particulars, and the file in two parts."""
+    """The head without its mark, the particulars, and the file in two parts."""
     arrival = entry.arrival
     particulars = {
         "identity": vars(entry.identity),
@@ -238,12 +266,10 @@ def _encoded(entry: Entry) -> list[bytes]:
         "sha256": entry.sha256,
         "received_at": entry.received_at.isoformat(),
     }
-    return [bytes(HEAD.size), json.dumps(particulars).encode(), arrival.file_header, arrival.encoded]
-
-
-def _sizes(parts: list[bytes]) -> tuple[int, int, int]:
-    _, particulars, header, encoded = parts
-    return zlib.crc32(particulars), len(particulars), len(header) + len(encoded)
+    told = json.dumps(particulars).encode()
+    file_bytes = len(arrival.file_header) + len(arrival.encoded)
+    head = HEAD.pack(MAGIC, bytes(16), zlib.crc32(told), len(told), file_bytes)
+    return [head, told, arrival.file_header, arrival.encoded]
 
 
 def _decoded(particulars: bytes, file: bytes) -> Entry | None:

@@ -33,7 +33,7 @@ ORDER = struct.Struct(">LBQ")
 REPORT = struct.Struct(">QL")
 """How many orders are done since the beginning, and a segment that is free now (0: none)."""
 MOST_AT_ONCE = 256
-GATHERING_S = 0.01
+GATHERING_S = 0.05
 """Rows appear so much later than they could, and are made many at a time."""
 RETRY_S = 0.5
 

@@ -6,6 +6,7 @@ Its standard input says in one line of JSON where everything is; it ends when th
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import sys
@@ -24,6 +25,7 @@ def main() -> None:
     """Serve one receiver. Signals are for that one: it has everything recorded before it ends."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))  # the receiver's answers go first
     configure_logging("record")
     told = json.loads(sys.stdin.readline())
     recorder = Recorder(Spool(Path(told["spool"])), Database(make_url(told["database"])), Audit("receiver"))

@@ -60,7 +60,7 @@ class Disk:
             self.dirty.clear()
         elif name in WRITES and descriptor:
             self._soil(Path(descriptor[1]))
-            self.journaled += name.startswith("pwritev") and descriptor[1].endswith(".journal")
+            self.journaled += name == "pwrite64" and descriptor[1].endswith(".journal")
         elif name.startswith("mkdir"):
             self._soil(paths[0].parent)
         elif name.startswith("rename"):

@@ -116,12 +116,12 @@ def test_nothing_is_told_of_before_it_is_synchronised(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pending: set[int] = set()
-    lock, fdatasync, pwritev = threading.Lock(), os.fdatasync, os.pwritev
+    lock, fdatasync, pwrite = threading.Lock(), os.fdatasync, os.pwrite
 
-    def write(descriptor: int, parts: list[bytes], offset: int) -> int:
+    def write(descriptor: int, sheet: memoryview, offset: int) -> int:
         with lock:
             pending.add(offset)
-        return pwritev(descriptor, parts, offset)
+        return pwrite(descriptor, sheet, offset)
 
     def sync(descriptor: int) -> None:
         with lock:
@@ -137,7 +137,7 @@ def test_nothing_is_told_of_before_it_is_synchronised(
             if place.offset in pending:
                 early.append(place)
 
-    monkeypatch.setattr(os, "pwritev", write)
+    monkeypatch.setattr(os, "pwrite", write)
     monkeypatch.setattr(os, "fdatasync", sync)
     sent = [entry() for _ in range(40)]
 
