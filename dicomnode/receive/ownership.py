@@ -1,11 +1,15 @@
-"""Whose a journal is: its receiving process holds a lock on it for as long as it lives."""
+"""Whose a journal is: its receiving process holds a lock on it for as long as it lives.
+
+What makes files and rows of it, the recorder of that process or the next start, holds another one meanwhile.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import structlog
@@ -14,6 +18,9 @@ from dicomnode.mounts import locks_reach_others, mount_of
 from dicomnode.spool import HOST
 
 LOCK = "lock"
+RECORDING = "recording"
+RECORDING_TIMEOUT_S = 30.0
+LOOK_INTERVAL_S = 0.02
 OURS = f"{HOST}-"
 """What the names of the journals of this machine begin with."""
 
@@ -35,6 +42,37 @@ def make_own(folder: Path) -> int:
             if (folder / LOCK).exists():
                 return owner
             os.close(owner)
+
+
+@contextmanager
+def recording_alone(journal: Path) -> Iterator[bool]:
+    """Be the only one who records this journal, after whoever does now; tells whether we are.
+
+    We are not when the journal is gone by then, or the other one does not end. A recorder may outlive its
+    receiver, and is in the middle of a batch then.
+    """
+    try:
+        descriptor = os.open(journal / RECORDING, os.O_CREAT | os.O_RDWR, 0o600)
+    except FileNotFoundError:
+        yield False
+        return
+    try:
+        yield _locked(descriptor, RECORDING_TIMEOUT_S) and (journal / RECORDING).exists()
+    finally:
+        os.close(descriptor)
+
+
+def _locked(descriptor: int, timeout_s: float) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(LOOK_INTERVAL_S)
+        else:
+            return True
 
 
 def abandoned(folder: Path) -> Iterator[Path]:

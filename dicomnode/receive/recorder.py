@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from enum import IntEnum
 from pathlib import Path
+from select import POLLRDHUP, poll
 
 import structlog
 from sqlalchemy import select
@@ -22,7 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from dicomnode.receive.intake import Found, Intake, Stored, versions_of
 from dicomnode.receive.journal import Entry, Place, entries, entry_at, segment_path
-from dicomnode.receive.ownership import abandoned
+from dicomnode.receive.ownership import abandoned, recording_alone
 from dicomnode.records.audit import Audit
 from dicomnode.records.db import Database
 from dicomnode.records.tables import ResultRow
@@ -89,12 +90,16 @@ class Recorder:
         """Record what processes that are gone had acknowledged; returns how many entries there were."""
         count = 0
         for journal in abandoned(self._spool.journals):
-            for segment in sorted(journal.glob("*.journal")):
-                for entry in entries(segment):
-                    self.record([entry], again=True)
-                    count += 1
-            self._spool.sync()
-            shutil.rmtree(journal)
+            with recording_alone(journal) as is_ours:
+                if not is_ours:
+                    log.error("journal_is_being_recorded", journal=journal.name)
+                    continue
+                for segment in sorted(journal.glob("*.journal")):
+                    for entry in entries(segment):
+                        self.record([entry], again=True)
+                        count += 1
+                self._spool.sync()
+                shutil.rmtree(journal)
         if count:
             log.warning("acknowledged_instances_recovered", count=count)
         return count
@@ -111,13 +116,19 @@ class Recorder:
 
     def serve(self, channel: socket.socket, journal: Path) -> None:
         """Do what comes from a receiver, until it closes the channel."""
-        segments = _Segments(journal)
+        with recording_alone(journal) as is_ours:
+            if is_ours:
+                self._serve(channel, _Segments(journal))
+
+    def _serve(self, channel: socket.socket, segments: _Segments) -> None:
         done = 0
         for orders in _orders(channel):
             freed = 0
             found = [segments.entry(place) for order, place in orders if order is not Order.FREE]
             again = any(order is Order.RECORD_AGAIN for order, _ in orders)
-            self._until_it_works(found, again)
+            if not self._is_recorded(channel, found, again):
+                log.error("acknowledged_instances_left_for_the_next_start", count=len(found))
+                return
             for order, place in orders:
                 if order is Order.FREE:
                     self._spool.sync()
@@ -126,15 +137,19 @@ class Recorder:
             with suppress(BrokenPipeError):  # the receiver is gone, or has replaced this recorder
                 channel.sendall(REPORT.pack(done, freed))
 
-    def _until_it_works(self, found: Sequence[Entry], again: bool) -> None:
+    def _is_recorded(self, channel: socket.socket, found: Sequence[Entry], again: bool) -> bool:
+        """Try until it works, or the receiver is gone: the next one waits for us, and does it itself."""
         while found:
             try:
                 self.record(found, again=again)
             except (OSError, SQLAlchemyError) as error:
                 log.error("acknowledged_instances_not_recorded", count=len(found), error=type(error).__name__)
+                if _is_closed(channel):
+                    return False
                 time.sleep(RETRY_S)
             else:
-                return
+                break
+        return True
 
     def _path(self, entry: Entry) -> Path:
         identity = entry.identity
@@ -183,6 +198,13 @@ def _orders(channel: socket.socket) -> Iterator[list[tuple[Order, Place]]]:
                 break
         if orders:
             yield orders
+
+
+def _is_closed(channel: socket.socket) -> bool:
+    """Whether the other end is closed, though there may be something left to read."""
+    end = poll()
+    end.register(channel, POLLRDHUP)
+    return bool(end.poll(0))
 
 
 def _what_waits(channel: socket.socket) -> bytes:

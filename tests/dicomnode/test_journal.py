@@ -10,9 +10,10 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator
+from errno import ENOSPC
 from functools import partial
 from pathlib import Path
-from socket import SHUT_RDWR, socket
+from socket import SHUT_RDWR, socket, socketpair
 
 import pytest
 from hypothesis import given, settings
@@ -27,7 +28,7 @@ from dicomnode.receive.arrival import identify
 from dicomnode.receive.intake import Intake, Outcome
 from dicomnode.receive.journal import Entry, Journal, NoRoom, Place, entries, segment_path
 from dicomnode.receive.ownership import new_name
-from dicomnode.receive.recorder import Recorder
+from dicomnode.receive.recorder import ORDER, Order, Recorder
 from dicomnode.records.audit import Audit
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.tables import InstanceRow
@@ -51,6 +52,13 @@ def append(journal: Journal, *found: Entry) -> tuple[list[Place], list[int]]:
     for one in found:
         journal.append(one, places.append, full.append)
     return places, full
+
+
+def raise_(error: Exception) -> Callable[..., None]:
+    def fail(*_: object) -> None:
+        raise error
+
+    return fail
 
 
 @pytest.fixture
@@ -170,6 +178,67 @@ def test_what_a_killed_process_had_acknowledged_is_recorded_at_the_next_start_on
         assert (row.sha256, row.received_at) == (one.sha256, one.received_at)
     assert list(spool.journals.iterdir()) == []
     assert (recorder.recover(), recorder.unrecorded()) == (0, 0)
+
+
+def test_a_recorder_that_outlives_its_receiver_and_the_next_start_record_each_image_once(
+    journal: Journal, spool: Spool, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places, _ = append(journal, *(entry() for _ in range(3)))
+    in_the_middle, go_on, place = threading.Event(), threading.Event(), spool.place
+
+    def place_later(path: Path, *parts: bytes | memoryview) -> None:
+        in_the_middle.set()
+        assert go_on.wait(WAIT_S)
+        place(path, *parts)
+
+    orphan_spool = Spool(spool.folder)
+    monkeypatch.setattr(orphan_spool, "place", place_later)
+    orphan = Recorder(orphan_spool, database, Audit("receiver"))
+    ours, its = socketpair()
+    orphaned = threading.Thread(target=orphan.serve, args=(its, spool.journals / "one"))
+    orphaned.start()
+    for at in places:
+        ours.sendall(ORDER.pack(at.segment, Order.RECORD, at.offset))
+    assert in_the_middle.wait(WAIT_S)
+    ours.close()
+    journal.close(is_done=False)
+    looked: list[int] = []
+    lock, waits = fcntl.flock, threading.Event()
+
+    def look(descriptor: int, how: int) -> None:
+        try:
+            lock(descriptor, how)
+        except BlockingIOError:
+            waits.set()
+            raise
+
+    monkeypatch.setattr(fcntl, "flock", look)
+    next_start = Recorder(spool, database, Audit("receiver"))
+    recovering = threading.Thread(target=lambda: looked.append(next_start.recover()))
+    recovering.start()
+    wait_until(lambda: waits.is_set() or not recovering.is_alive(), WAIT_S)
+    go_on.set()
+    orphaned.join(WAIT_S)
+    recovering.join(WAIT_S)
+    assert looked == [3]
+    assert kinds(database) == ["instance_received"] * 3
+    assert list(spool.journals.iterdir()) == []
+
+
+def test_a_recorder_whose_receiver_is_gone_leaves_to_the_next_start_what_it_cannot_record(
+    journal: Journal, recorder: Recorder, spool: Spool, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (at,), _ = append(journal, entry())
+    ours, its = socketpair()
+    ours.sendall(ORDER.pack(at.segment, Order.RECORD, at.offset))
+    ours.close()
+    with monkeypatch.context() as broken:
+        broken.setattr(spool, "place", raise_(OSError(ENOSPC, "no space left")))
+        recorder.serve(its, spool.journals / "one")
+    assert kinds(database) == []
+    journal.close(is_done=False)
+    assert recorder.recover() == 1
+    assert kinds(database) == ["instance_received"]
 
 
 @pytest.mark.parametrize(
