@@ -37,13 +37,16 @@ class Block:
         )
 
 
-def plan_blocks(shape: Sequence[int], view: View, most_voxels: int) -> tuple[Block, ...]:
+def plan_blocks(
+    shape: Sequence[int], view: View, most_voxels: int, within: Part | None = None
+) -> tuple[Block, ...]:
     """The blocks for an image of `shape` that read the fewest voxels, none of them more than `most_voxels`.
 
     Every side of `shape` must be a multiple of the view's step. Where even the smallest blocks read more
-    than `most_voxels`, those.
+    than `most_voxels`, those. They answer for the part `within`, and up to a step around it.
     """
-    choices = [_choices(*axis) for axis in zip(shape, view.step, view.halo, strict=True)]
+    parts = within or tuple(slice(0, n) for n in shape)
+    choices = [_choices(*axis) for axis in zip(shape, parts, view.step, view.halo, strict=True)]
     largest = _outer([np.array([_longest(parts) for parts in axis]) for axis in choices])
     total = _outer([np.array([_sum(parts) for parts in axis]) for axis in choices])
     fits = largest <= max(most_voxels, int(largest.min()))
@@ -76,12 +79,16 @@ def padded(image: torch.Tensor, view: View, window_size: Sequence[int]) -> tuple
     return functional.pad(image, amounts, mode="replicate"), place
 
 
-def _choices(n: int, step: int, halo: int) -> list[list[tuple[slice, slice]]]:
-    """Ways to cut an axis evenly into more and more parts: for each the parts, as (read, answered for)."""
+def _choices(n: int, part: slice, step: int, halo: int) -> list[list[tuple[slice, slice]]]:
+    """Ways to cut `part` of an axis of `n` voxels evenly into more and more parts.
+
+    For each the parts, as (read, answered for).
+    """
+    first, last = part.start // step, -(-part.stop // step)
     ways = []
     count = 1
-    while count <= n // step:
-        cuts = [round(number * (n // step) / count) * step for number in range(count + 1)]
+    while count <= last - first:
+        cuts = [(first + round(number * (last - first) / count)) * step for number in range(count + 1)]
         ways.append([(slice(max(0, a - halo), min(n, b + halo)), slice(a, b)) for a, b in pairwise(cuts)])
         if _longest(ways[-1]) <= step + 2 * halo:  # no way reads less at a time
             break

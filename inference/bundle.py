@@ -130,7 +130,9 @@ class Preprocessing(_Strict):
 class Postprocessing(_Strict):
     """How probabilities become lesions."""
 
-    region: Literal["everywhere", "lungs"] = "everywhere"
+    region: Literal["everywhere", "body", "lungs"] = "everywhere"
+    """Lesions outside it are dropped. The network looks at a box around the lungs only; of the body it sees
+    all, as it does without a region, but is asked only for a box around it."""
     probability_threshold: float = Field(default=0.5, gt=0.0, lt=1.0)
     peak_probability: float = Field(default=0.0, ge=0.0, lt=1.0)
     """A lesion whose most certain voxel stays below this is dropped."""

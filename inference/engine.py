@@ -18,6 +18,7 @@ from inference.networks.build import build_network
 from inference.networks.onednn import merged
 from inference.preprocess import ModelInput, stack_context
 from inference.sweep import Outlook, Sweep, outlook_of
+from inference.volume import Box
 
 AXES = ("slice", "row", "column")
 SMALLEST_SHARE = 1 / 64
@@ -53,10 +54,11 @@ class Model:
         """What the network looks at and needs. The first call tries it, which takes up to some seconds."""
         return outlook_of(self.network, self.bundle.card.preprocessing)
 
-    def probabilities(self, image: ModelInput) -> torch.Tensor:
+    def probabilities(self, image: ModelInput, within: Box | None = None) -> torch.Tensor:
         """Class probabilities (class, slice, row, column) on the model's grid, float32 on the CPU.
 
-        Class 0 is background, unless the labels overlap: then there is one class a label. When the device
+        Class 0 is background, unless the labels overlap: then there is one class a label. What lies outside
+        `within` on that grid is background, and not computed where that changes nothing else. When the device
         runs out of memory the work is cut smaller; raises OutOfMemory when even the smallest piece does not
         fit.
         """
@@ -64,7 +66,8 @@ class Model:
         share = 1.0
         while True:
             try:
-                return self._averaged(image.image, share)
+                found = self._averaged(image.image, within, share)
+                return found if within is None else self._nothing_outside(found, within)
             except torch.cuda.OutOfMemoryError as error:
                 torch.cuda.empty_cache()
                 share /= 2
@@ -74,23 +77,37 @@ class Model:
                     ) from error
 
     @torch.inference_mode()
-    def _averaged(self, image: torch.Tensor, share: float) -> torch.Tensor:
+    def _averaged(self, image: torch.Tensor, within: Box | None, share: float) -> torch.Tensor:
         """The mean over the mirrored versions that the card asks for (test-time augmentation)."""
         image = image.to(self.device)
         versions = list(mirrored_axes(self.bundle.card.preprocessing.mirrored))
-        total = self._run(image.flip(versions[0]), share)
+        total = self._run(image, within, share)
         for axes in versions[1:]:
-            mirrored = self._run(image.flip(axes), share)
+            mirrored = self._run(image.flip(axes), within and flipped(within, axes, image.shape), share)
             total += mirrored.flip([axis + 1 for axis in axes])
         return (total / len(versions)).cpu()
 
-    def _run(self, image: torch.Tensor, share: float) -> torch.Tensor:
+    def _run(self, image: torch.Tensor, within: Box | None, share: float) -> torch.Tensor:
         """`share` is that of the work which is usually done at a time."""
         how = self.bundle.card.preprocessing
         sweep = Sweep(self._predict, self._decide, how, self.look(), share)
         if how.spatial_dims == 3:
-            return sweep.over(image[None, None])[0]
-        return sweep.over(stack_context(image, how.context_slices)).transpose(0, 1)
+            return sweep.over(image[None, None], within)[0]
+        slices = stack_context(image, how.context_slices)
+        if within is None:
+            return sweep.over(slices).transpose(0, 1)
+        found = sweep.over(slices[within[0]], within[1:])
+        result = found.new_zeros(len(slices), *found.shape[1:])
+        result[within[0]] = found
+        return result.transpose(0, 1)
+
+    def _nothing_outside(self, probabilities: torch.Tensor, within: Box) -> torch.Tensor:
+        """Certainly background there, which is no class of its own where labels overlap."""
+        result = torch.zeros_like(probabilities)
+        if not self.bundle.card.labels_overlap:
+            result[0] = 1.0
+        result[(slice(None), *within)] = probabilities[(slice(None), *within)]
+        return result
 
     def _predict(self, batch: torch.Tensor) -> torch.Tensor:
         """Half precision where it is fast and safe: on the GPU, under autocast."""
@@ -118,6 +135,15 @@ def _in_channels_last(network: torch.nn.Module, spatial_dims: int) -> torch.nn.M
     if spatial_dims == 2:
         return convert_conv2d_weight_memory_format(network, torch.channels_last)
     return convert_conv3d_weight_memory_format(network, torch.channels_last_3d)
+
+
+def flipped(box: Box, axes: Sequence[int], shape: Sequence[int]) -> Box:
+    """Where `box` lies once an array of `shape` is reversed along `axes`."""
+    slices, rows, columns = (
+        slice(n - part.stop, n - part.start) if axis in axes else part
+        for axis, (part, n) in enumerate(zip(box, shape, strict=True))
+    )
+    return slices, rows, columns
 
 
 def mirrored_axes(names: Sequence[str]) -> Iterator[list[int]]:

@@ -9,13 +9,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from inference.body import coarser_steps, finer, tissue
 from inference.errors import UnsuitableVolume
 from inference.volume import Volume
 
 Mask = npt.NDArray[np.bool_]
 
-WORKING_PIXEL_MM = 2.0
-TISSUE_HU = -300
 AIR_HU = -400
 SMALLEST_LUNG_MM3 = 100_000.0
 CLOSING_MM = 20.0
@@ -30,7 +29,7 @@ def lung_mask(volume: Volume) -> Mask:
     """
     if volume.intensity_unit != "HU":
         raise UnsuitableVolume(f"a lung mask needs Hounsfield units, not {volume.intensity_unit}")
-    row_step, column_step = (max(1, round(WORKING_PIXEL_MM / spacing)) for spacing in volume.spacing_mm[1:])
+    row_step, column_step = coarser_steps(volume)
     coarse = volume.voxels[:, ::row_step, ::column_step]
     voxel_mm3 = volume.voxel_volume_mm3 * row_step * column_step
     air = np.stack([_air_inside_body(image) for image in coarse])
@@ -40,16 +39,12 @@ def lung_mask(volume: Volume) -> Mask:
             f"no lungs found: no air space above {SMALLEST_LUNG_MM3 / 1000:.0f} ml inside the body; "
             "this model needs a CT of the chest"
         )
-    closed = _close(lungs, volume.spacing_mm[1] * row_step)
-    rows, columns = volume.shape[1:]
-    fine = closed.repeat(row_step, axis=1).repeat(column_step, axis=2)
-    return fine[:, :rows, :columns]
+    return finer(_close(lungs, volume.spacing_mm[1] * row_step), volume)
 
 
 def _air_inside_body(image: npt.NDArray[Any]) -> Mask:
     """Air (row, column) enclosed by the largest piece of tissue in one slice."""
-    tissue = ndimage.binary_opening(image > TISSUE_HU)
-    pieces = cc3d.largest_k(tissue, k=1, connectivity=8, binary_image=True)
+    pieces = cc3d.largest_k(tissue(image), k=1, connectivity=8, binary_image=True)
     body = ndimage.binary_fill_holes(pieces)
     inside: Mask = body & (image < AIR_HU)
     return inside

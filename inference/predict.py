@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from inference.body import body_mask
 from inference.engine import Model
 from inference.errors import UnsuitableVolume
 from inference.labelmap import LesionMap
 from inference.lesions import decide
 from inference.lungs import lung_mask
 from inference.orientation import plane_of
-from inference.preprocess import prepare
+from inference.preprocess import on_grid, prepare
 from inference.volume import Box, Volume
 
 Mask = npt.NDArray[np.bool_]
@@ -32,6 +33,9 @@ def segment(volume: Volume, model: Model) -> LesionMap:
         )
     _check_plane(volume, model)
     region = find_region(volume, card.postprocessing.region)
+    if region is not None and card.postprocessing.region == "body":
+        image = prepare(volume, card.preprocessing)
+        return decide(model.probabilities(image, on_grid(region, image)), image, volume, card, region)
     image = prepare(volume, card.preprocessing, None if region is None else surrounding(region, volume))
     return decide(model.probabilities(image), image, volume, card, region)
 
@@ -52,6 +56,8 @@ def find_region(volume: Volume, region: str) -> Mask | None:
     """The part of the body that a model looks at, or None for all of it."""
     if region == "lungs":
         return lung_mask(volume)
+    if region == "body":
+        return body_mask(volume)
     return None
 
 

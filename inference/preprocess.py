@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.nn import functional
 
@@ -48,6 +50,23 @@ def prepare(volume: Volume, how: Preprocessing, box: Box | None = None) -> Model
     step_mm = None if upright is None else upright.step_mm
     image = resample(turn.apply(voxels), model_shape(volume, how, tuple(voxels.shape), step_mm))
     return ModelInput(normalise(image, how.intensity), box, volume.shape, turn, upright)
+
+
+def on_grid(region: npt.NDArray[np.bool_], image: ModelInput) -> Box | None:
+    """The box on the model's grid that holds a region (slice, row, column) of a whole volume.
+
+    None for a volume that was made upright, whose slices have moved.
+    """
+    if image.straightening is not None:
+        return None
+    turned = image.turn.apply(torch.from_numpy(region))
+    bounds = []
+    for axis, (n, on_model) in enumerate(zip(turned.shape, image.image.shape, strict=True)):
+        inside = turned.movedim(axis, 0).flatten(1).any(dim=1).nonzero().flatten()
+        # one voxel more, because resampling back mixes neighbours
+        low, high = int(inside[0]) * on_model / n, (int(inside[-1]) + 1) * on_model / n
+        bounds.append(slice(max(0, math.floor(low) - 1), min(on_model, math.ceil(high) + 1)))
+    return bounds[0], bounds[1], bounds[2]
 
 
 def restore(values: torch.Tensor, image: ModelInput) -> torch.Tensor:

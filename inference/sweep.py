@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 import torch
 from monai.inferers.utils import sliding_window_inference
 
-from inference.blocks import Block, padded, plan_blocks
+from inference.blocks import Block, Part, padded, plan_blocks
 from inference.bundle import Preprocessing
 from inference.memory import bytes_per_voxel, free_bytes
 from inference.view import View, view_of
@@ -55,12 +55,15 @@ class Sweep:
     outlook: Outlook
     share: float = 1.0
 
-    def over(self, batch: torch.Tensor) -> torch.Tensor:
-        """Probabilities (n, class, ...) float32 of a batch (n, channel, ...), on its device."""
+    def over(self, batch: torch.Tensor, within: Part | None = None) -> torch.Tensor:
+        """Probabilities (n, class, ...) float32 of a batch (n, channel, ...), on its device.
+
+        Where it needs no windows only the spatial part `within` is answered for; all others are 0.
+        """
         if self.outlook.view is None:
             chunks = torch.split(batch, SLICES_PER_STEP)
             return torch.cat([self.decide(self._blended(chunk)) for chunk in chunks])
-        return self._in_blocks(batch, self.outlook.view)
+        return self._in_blocks(batch, self.outlook.view, within)
 
     def _blended(self, batch: torch.Tensor) -> torch.Tensor:
         """Logits from overlapping windows of the size of training."""
@@ -76,15 +79,20 @@ class Sweep:
         assert isinstance(logits, torch.Tensor)
         return logits
 
-    def _in_blocks(self, batch: torch.Tensor, view: View) -> torch.Tensor:
+    def _in_blocks(self, batch: torch.Tensor, view: View, within: Part | None) -> torch.Tensor:
         """The same as `decide(predict(batch))`, in parts that fit into memory."""
         image, place = padded(batch, view, self.how.window_size)
         most = int(free_bytes(batch.device) * self.share / self.outlook.bytes_per_voxel)
+        if within is not None:
+            within = tuple(
+                slice(start.start + part.start, start.start + part.stop)
+                for start, part in zip(place, within, strict=True)
+            )
         result: torch.Tensor | None = None
-        for block in plan_blocks(image.shape[2:], view, most):
+        for block in plan_blocks(image.shape[2:], view, most, within):
             for first, found in self._answers(image, block, most):
                 if result is None:
-                    result = found.new_empty(image.shape[0], found.shape[1], *image.shape[2:])
+                    result = found.new_zeros(image.shape[0], found.shape[1], *image.shape[2:])
                 result[(slice(first, first + len(found)), slice(None), *block.answers)] = found
         assert result is not None
         return result[(slice(None), slice(None), *place)]
