@@ -34,6 +34,7 @@ from dicomnode.work.jobs import JobQueue, Lease
 from dicomnode.work.losses import AWAY_S, give_up, insist
 from dicomnode.work.pipeline import Assignment, Findings, process_series, summarise
 from dicomnode.work.result_files import remove_lost_attempts, store_results
+from dicomnode.work.warm_up import warm_up
 from inference.bundle import ModelBundle, ModelState
 from inference.errors import BundleError, InferenceError, OutOfMemory
 from inference.registry import Registry
@@ -58,6 +59,7 @@ class Worker:
         self._audit = Audit(f"worker {engine.place}")
         self._queue = JobQueue(database, self._audit, settings.worker, self._name, settings.wanted)
         self._loaded = False
+        self._is_warm = False
 
     def run(self, stopping: threading.Event) -> None:
         """Work until `stopping` is set; a job in progress is finished first."""
@@ -224,6 +226,9 @@ class Worker:
                 continue
             try:
                 self._engine.load(bundle, in_use)
+                if not self._is_warm:
+                    warm_up(bundle)
+                    self._is_warm = True
             except InferenceError as error:
                 log.error("model_not_loaded", model=bundle.card.name, reason=str(error))
             except EngineLost as error:
