@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from dicomnode.errors import UnreadableSeries
 from dicomnode.read.frames import FrameHeader
-from dicomnode.read.native import read_native
 from dicomnode.read.stored import stored_frames
+from dicomnode.read.straight import read_straight
 from dicomnode.read.values import intensity_unit, real_world
 from inference.volume import Voxels
 
@@ -48,7 +48,7 @@ def read_voxels(headers: Sequence[FrameHeader]) -> Voxels:
     """
     shape = volume_shape(headers)
     hounsfield = intensity_unit(headers) == "HU"
-    voxels = read_native(headers, shape, hounsfield)
+    voxels = read_straight(headers, shape, hounsfield)
     return read_one_by_one(headers, shape, hounsfield) if voxels is None else voxels
 
 

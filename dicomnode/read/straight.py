@@ -1,0 +1,188 @@
+"""Pixels of 16 bits straight from files into one volume, with no pydicom in between.
+
+Nearly every CT and MR series is such, in native form or compressed without loss. A slice is brought to
+real-world values right behind its reading, while the processor still has it in its cache. The result is what
+`read_one_by_one` gives; whatever is unusual is left to it, and so is every refusal.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from dicomnode.elements import Unsure
+from dicomnode.read.compressed import compressed_frames
+from dicomnode.read.frames import FrameHeader
+from dicomnode.read.native import native_frames
+from dicomnode.read.values import LOWEST_CT_NUMBER_HU, Rescale, has_deep_padding, rescale_of
+from inference.volume import Voxels
+
+SAMPLE_BITS = 16
+INT16 = np.iinfo(np.int16)
+LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
+MOST_READERS, MOST_DECODERS = 4, 16
+"""Threads: more readers would only wait for memory."""
+LONGEST_RUN = 16
+"""Frames that one thread takes at once."""
+
+
+class StoredFrame(Protocol):
+    """One frame in a file."""
+
+    def read_into(self, samples: npt.NDArray[np.uint16]) -> None:
+        """Fill `samples` (row, column) with the stored bits; raises Unsure where they do not come whole."""
+
+
+@dataclass(frozen=True)
+class StraightFrame:
+    """A frame in a file, and what makes values of its samples."""
+
+    stored: StoredFrame
+    dtype: np.dtype[Any]
+    bits_stored: int
+    rescale: Rescale
+    lowest: int | None
+    """Lower values become this one."""
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """The lowest and the highest number that the stored bits can hold."""
+        if self.dtype.kind == "u":
+            return 0, 2**self.bits_stored - 1
+        return -(2 ** (self.bits_stored - 1)), 2 ** (self.bits_stored - 1) - 1
+
+
+def read_straight(
+    headers: Sequence[FrameHeader], shape: tuple[int, int, int], hounsfield: bool
+) -> Voxels | None:
+    """Values (slice, row, column) of all frames, int16 where they fit, else float32.
+
+    None where one frame is not as simple as this takes, or did not come whole.
+    """
+    try:
+        frames, threads = _plain_frames(headers, shape, hounsfield)
+        voxels = None
+        if all(frame.rescale.whole for frame in frames):
+            voxels = _read_all(frames, np.empty(shape, np.int16), _fill_int16, threads)
+        if voxels is None:
+            voxels = _read_all(frames, np.empty(shape, np.float32), _fill_float32, threads)
+        return voxels
+    except Unsure:
+        return None
+
+
+def _plain_frames(
+    headers: Sequence[FrameHeader], shape: tuple[int, int, int], hounsfield: bool
+) -> tuple[list[StraightFrame], int]:
+    """The frames, and how many threads read them best; raises Unsure."""
+    frames: list[StraightFrame] = []
+    threads = MOST_READERS
+    for _, together in groupby(headers, key=lambda header: header.frame.instance):
+        of_instance = list(together)
+        if not all(_is_plain(header, shape) for header in of_instance):
+            raise Unsure
+        stored: Sequence[StoredFrame] | None = native_frames(of_instance, shape)
+        if stored is None:
+            stored, threads = compressed_frames(of_instance, shape), MOST_DECODERS
+        frames += [_straight(*pair, hounsfield) for pair in zip(of_instance, stored, strict=True)]
+    return frames, min(threads, os.cpu_count() or 1)
+
+
+def _is_plain(header: FrameHeader, shape: tuple[int, int, int]) -> bool:
+    return (
+        header.number("BitsAllocated") == SAMPLE_BITS
+        and header.number("BitsStored") in range(1, SAMPLE_BITS + 1)
+        and header.number("PixelRepresentation") in (0, 1)
+        and (header.number("Rows"), header.number("Columns")) == shape[1:]
+        and not header.get("ModalityLUTSequence")
+        and header.number("RescaleSlope") != 0
+    )
+
+
+def _straight(header: FrameHeader, stored: StoredFrame, hounsfield: bool) -> StraightFrame:
+    dtype = np.dtype(np.int16 if header.number("PixelRepresentation") else np.uint16)
+    return StraightFrame(
+        stored,
+        dtype=dtype,
+        bits_stored=int(header.number("BitsStored") or 0),
+        rescale=rescale_of(header),
+        lowest=LOWEST_CT_NUMBER_HU if hounsfield and has_deep_padding(header, dtype) else None,
+    )
+
+
+def _read_all(
+    frames: Sequence[StraightFrame],
+    voxels: Voxels,
+    fill: Callable[[StraightFrame, Voxels], bool],
+    threads: int,
+) -> Voxels | None:
+    """`voxels`, filled by a few threads; None where values do not fit. Raises Unsure."""
+    count = min(LONGEST_RUN, -(-len(frames) // threads))
+
+    def fill_run(first: int) -> bool:
+        """Neighbours, whose fresh memory comes in large pages: threads seldom wait for the same one."""
+        run = slice(first, first + count)
+        return all(map(fill, frames[run], voxels[run]))
+
+    with ThreadPoolExecutor(threads) as pool:
+        return voxels if all(list(pool.map(fill_run, range(0, len(frames), count)))) else None
+
+
+def _read_stored(frame: StraightFrame, samples: Voxels) -> Voxels:
+    """What is stored, read into the memory of `samples` (16 bits each). Raises Unsure."""
+    frame.stored.read_into(samples.view(np.uint16))
+    stored = samples.view(frame.dtype)
+    if frame.bits_stored < SAMPLE_BITS:  # what the other bits hold means nothing (PS3.5 section 8.1.1)
+        unused = SAMPLE_BITS - frame.bits_stored
+        np.left_shift(stored, unused, out=stored)
+        np.right_shift(stored, unused, out=stored)
+    return stored
+
+
+def _fill_int16(frame: StraightFrame, image: npt.NDArray[np.int16]) -> bool:
+    """Values of one frame in the very memory that it was read into; False where they do not fit."""
+    stored, line = _read_stored(frame, image), frame.rescale
+    if not _fits(frame.limits, line) and not _fits((int(stored.min()), int(stored.max())), line):
+        return _fill_clipped(frame, image)
+    if line.slope != 1:  # what fits in the end is right even where it overflows on the way
+        np.multiply(image, _wrapped(line.slope), out=image)
+    if line.intercept != 0:
+        np.add(image, _wrapped(line.intercept), out=image)
+    if frame.lowest is not None:
+        np.maximum(image, np.int16(frame.lowest), out=image)
+    return True
+
+
+def _fill_clipped(frame: StraightFrame, image: npt.NDArray[np.int16]) -> bool:
+    """For values that may fit once padding is raised to the lowest one."""
+    values = frame.rescale.apply(image.view(frame.dtype))
+    if frame.lowest is not None:
+        np.maximum(values, frame.lowest, out=values)
+    image[...] = values
+    return bool(values.min() >= INT16.min and values.max() <= INT16.max)
+
+
+def _fits(stored: tuple[int, int], line: Rescale) -> bool:
+    ends = [number * int(line.slope) + int(line.intercept) for number in stored]
+    return min(ends) >= INT16.min and max(ends) <= INT16.max
+
+
+def _wrapped(number: float) -> np.int16:
+    return np.int16((int(number) - INT16.min) % 2**SAMPLE_BITS + INT16.min)
+
+
+def _fill_float32(frame: StraightFrame, image: npt.NDArray[np.float32]) -> bool:
+    stored = _read_stored(frame, np.empty(image.shape, np.uint16))
+    values = stored * np.float64(frame.rescale.slope)
+    values += frame.rescale.intercept
+    if not np.abs(values).max() <= LARGEST_FLOAT32:
+        return False
+    image[...] = values if frame.lowest is None else np.maximum(values, frame.lowest)
+    return True
