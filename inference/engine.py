@@ -55,7 +55,11 @@ class Model:
         return outlook_of(self.network, self.bundle.card.preprocessing)
 
     def probabilities(self, image: ModelInput, within: Box | None = None) -> torch.Tensor:
-        """Class probabilities (class, slice, row, column) on the model's grid, float32 on the CPU.
+        """`answers` on the CPU."""
+        return self.answers(image, within).cpu()
+
+    def answers(self, image: ModelInput, within: Box | None = None) -> torch.Tensor:
+        """Class probabilities (class, slice, row, column) on the model's grid, float32 on the model's device.
 
         Class 0 is background, unless the labels overlap: then there is one class a label. What lies outside
         `within` on that grid is background, and not computed where that changes nothing else. When the device
@@ -85,7 +89,7 @@ class Model:
         for axes in versions[1:]:
             mirrored = self._run(image.flip(axes), within and flipped(within, axes, image.shape), share)
             total += mirrored.flip([axis + 1 for axis in axes])
-        return (total / len(versions)).cpu()
+        return total / len(versions)
 
     def _run(self, image: torch.Tensor, within: Box | None, share: float) -> torch.Tensor:
         """`share` is that of the work which is usually done at a time."""

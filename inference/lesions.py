@@ -60,27 +60,28 @@ def to_label_map(
     """
     values = np.zeros(image.source_shape, np.uint8)
     certainty = np.zeros(image.source_shape, np.float32)
-    joint, likeliest = _joint_and_likeliest(probabilities[1:], image, labels)
-    values[image.box] = (likeliest * (joint >= how.probability_threshold)).numpy()
-    certainty[image.box] = joint.numpy()
+    joint, likeliest = joint_and_likeliest(probabilities[1:], image, labels)
+    values[image.box] = (likeliest * (joint >= how.probability_threshold)).cpu().numpy()
+    certainty[image.box] = joint.cpu().numpy()
     return LabelMap(values, labels), certainty
 
 
-def _joint_and_likeliest(
+def joint_and_likeliest(
     probabilities: torch.Tensor, image: ModelInput, labels: tuple[Label, ...]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Sum of the labels' probabilities, and the number of the first that has the highest; on the source grid.
 
+    Both are on the device of `probabilities`: a card resamples many times faster than its host.
     One label after the other, so that the source grid never holds all of them, which for many organs
     would be the most memory of all; and torch's `argmax` over classes is many times slower.
     """
     joint = restore(probabilities[:1], image)[0]
-    likeliest = torch.full(joint.shape, labels[0].number, dtype=torch.uint8)
+    likeliest = torch.full(joint.shape, labels[0].number, dtype=torch.uint8, device=joint.device)
     highest = joint
     for label, probability in zip(labels[1:], probabilities[1:], strict=True):
         native = restore(probability[None], image)[0]
         joint = joint + native  # not in place: where nothing is resampled, it is the network's own answer
-        likeliest[native > highest] = label.number
+        likeliest = likeliest.masked_fill(native > highest, label.number)
         highest = torch.maximum(highest, native)
     return joint, likeliest
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from inference.body import body_mask
 from inference.engine import Model
@@ -35,9 +36,16 @@ def segment(volume: Volume, model: Model) -> LesionMap:
     region = find_region(volume, card.postprocessing.region)
     if region is not None and card.postprocessing.region == "body":
         image = prepare(volume, card.preprocessing)
-        return decide(model.probabilities(image, on_grid(region, image)), image, volume, card, region)
-    image = prepare(volume, card.preprocessing, None if region is None else surrounding(region, volume))
-    return decide(model.probabilities(image), image, volume, card, region)
+        answers = model.answers(image, on_grid(region, image))
+    else:
+        image = prepare(volume, card.preprocessing, None if region is None else surrounding(region, volume))
+        answers = model.answers(image)
+    try:
+        return decide(answers, image, volume, card, region)
+    except torch.cuda.OutOfMemoryError:  # the volume may have many more voxels than the model's grid
+        answers = answers.cpu()
+        torch.cuda.empty_cache()
+        return decide(answers, image, volume, card, region)
 
 
 def _check_plane(volume: Volume, model: Model) -> None:

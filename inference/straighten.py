@@ -97,7 +97,7 @@ def _count(places: torch.Tensor) -> torch.Tensor:
 
 def _read_off(images: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
     """Linear interpolation along the first axis at fractional indices; beyond the ends the end."""
-    at = at.clamp(0, len(images) - 1)
+    at = at.to(images.device).clamp(0, len(images) - 1)
     low = at.floor().long()
     high = (low + 1).clamp(max=len(images) - 1)
     share = (at - low).to(images.dtype).reshape(-1, *[1] * (images.ndim - 1))
@@ -111,5 +111,5 @@ def _moved(image: torch.Tensor, by: float, axis: int, length: int, fill: float) 
     source = torch.arange(length, dtype=torch.float64) - by
     outside = (source < -0.5) | (source > image.shape[axis] - 0.5)
     moved = _read_off(image.movedim(axis, 0), source)
-    moved[outside] = fill
-    return moved.movedim(0, axis)
+    outside = outside.to(image.device).reshape(-1, *[1] * (moved.ndim - 1))
+    return moved.masked_fill(outside, fill).movedim(0, axis)
