@@ -7,9 +7,9 @@ from datetime import datetime, timedelta
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from dicomnode.assemble.counts import Counts
+from dicomnode.assemble.counts import Counts, titles_of
 from dicomnode.assemble.required import required_of
-from dicomnode.assemble.rules import Progress, Required, Verdict, is_due, verdict
+from dicomnode.assemble.rules import Progress, Required, Verdict, is_due, may_be_over, verdict
 from dicomnode.assemble.stored import read_study
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database, utc_now
@@ -37,12 +37,23 @@ class Assembly:
             due = [
                 study.study_instance_uid
                 for study in receiving
-                if verdict(self.progress(session, study), self._settings.assembly, utc_now())
+                if self._may_be_over(study)
+                and verdict(self.progress(session, study), self._settings.assembly, utc_now())
             ]
         self._forget_others({study.study_instance_uid for study in receiving})
         for study_instance_uid in due:
             with self._database.transaction() as session:
                 self._close(session, study_instance_uid)
+
+    def _may_be_over(self, study: StudyRow) -> bool:
+        """Whether a verdict is worth its queries: somebody has answered, or a time has run out.
+
+        Looked at several times a second for every study that is coming in, so without a query of its own.
+        """
+        _, required = self._looked.get(study.study_instance_uid, (None, None))
+        return self.counts.has_answer(study.study_instance_uid) or may_be_over(
+            study.first_received_at, study.last_received_at, required, self._settings.assembly, utc_now()
+        )
 
     def ask_counts(self, peer: PeerSettings) -> bool:
         """Ask one peer for the counts that are due. Returns whether it said anything."""
@@ -126,7 +137,7 @@ class Assembly:
                 study.study_instance_uid
                 for study in receiving_studies(session)
                 if self._is_due(study, title, now)
-                and title in {sender.ae_title for sender in self.counts.senders(session, study)}
+                and (title == study.calling_ae_title or title in titles_of(session, study))
             ]
 
     def _is_due(self, study: StudyRow, ae_title: str, now: datetime) -> bool:

@@ -30,13 +30,18 @@ class Counts:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._answers: dict[tuple[str, str], Count] = {}
+        self._answers: dict[str, dict[str, Count]] = {}
+        """By study and AE title."""
         self._rest_until: dict[str, datetime] = {}
         self._rest_s: dict[str, float] = {}
 
     def answer(self, study_instance_uid: str, ae_title: str) -> Count | None:
         """What the peer said of the study when it was last asked."""
-        return self._answers.get((study_instance_uid, ae_title))
+        return self._answers.get(study_instance_uid, {}).get(ae_title)
+
+    def has_answer(self, study_instance_uid: str) -> bool:
+        """Whether any peer has said anything of the study."""
+        return study_instance_uid in self._answers
 
     def rests(self, peer: PeerSettings) -> bool:
         """Whether the peer did not answer a while ago and is left alone; asking others goes on."""
@@ -58,14 +63,14 @@ class Counts:
             self._rest_s[peer.name] = min(LONGEST_REST_S, 2 * rest_s)
             return False
         self._rest_s.pop(peer.name, None)
-        self._answers[study_instance_uid, peer.ae_title.strip()] = Count(found, asked_at)
+        self._answers.setdefault(study_instance_uid, {})[peer.ae_title.strip()] = Count(found, asked_at)
         return True
 
     def forget_others(self, study_instance_uids: set[str]) -> None:
         """Keep only what is said of these studies."""
-        for key in list(self._answers):
-            if key[0] not in study_instance_uids:
-                self._answers.pop(key, None)
+        for uid in list(self._answers):
+            if uid not in study_instance_uids:
+                self._answers.pop(uid, None)
 
     def peer_of(self, ae_title: str) -> PeerSettings | None:
         """The peer of this AE title that can be asked for counts."""
@@ -76,21 +81,27 @@ class Counts:
 
     def senders(self, session: Session, study: StudyRow) -> tuple[Sender, ...]:
         """Everybody who sent images of the study first, with what we hold of theirs and what they say."""
-        titles = session.scalars(
-            select(InstanceRow.calling_ae_title)
-            .where(
-                InstanceRow.study_instance_uid == study.study_instance_uid, InstanceRow.own_result.is_(False)
-            )
-            .distinct()
-        )
         return tuple(
             Sender(
                 title,
                 _held_by_both(session, study, title, self.peer_of(title)),
                 self.answer(study.study_instance_uid, title),
             )
-            for title in sorted(titles)
+            for title in sorted(titles_of(session, study))
         )
+
+
+def titles_of(session: Session, study: StudyRow) -> frozenset[str]:
+    """AE titles of everybody who sent images of the study first."""
+    return frozenset(
+        session.scalars(
+            select(InstanceRow.calling_ae_title)
+            .where(
+                InstanceRow.study_instance_uid == study.study_instance_uid, InstanceRow.own_result.is_(False)
+            )
+            .distinct()
+        )
+    )
 
 
 def _held_by_both(session: Session, study: StudyRow, ae_title: str, peer: PeerSettings | None) -> int:

@@ -107,6 +107,19 @@ def verdict(progress: Progress, rules: AssemblySettings, now: datetime) -> Verdi
     return Verdict(CompletedBy.DEADLINE, missing) if over else None
 
 
+def may_be_over(
+    first_received_at: datetime,
+    last_received_at: datetime,
+    required: Required | None,
+    rules: AssemblySettings,
+    now: datetime,
+) -> bool:
+    """Whether time alone may have closed a study; without a count, `verdict` gives none before."""
+    pause_s = min(rules.quiet_period_s, required.pause_s) if required else rules.quiet_period_s
+    quiet = now >= last_received_at + timedelta(seconds=pause_s)
+    return quiet or now >= first_received_at + timedelta(seconds=rules.deadline_s)
+
+
 def what_is_missing(progress: Progress) -> str | None:
     """What is known to be missing, in words; None when nothing is."""
     parts = [

@@ -65,6 +65,7 @@ class StudyRow(Base):
         Index("studies_by_state", "state", "last_received_at", "study_instance_uid"),
         Index("studies_by_peer", "calling_ae_title", "last_received_at", "study_instance_uid"),
         Index("studies_by_patient", "patient_id"),
+        Index("studies_held", "state", "held_reason"),
     )
 
     study_instance_uid: Mapped[str] = mapped_column(primary_key=True)
@@ -119,6 +120,7 @@ class JobRow(Base):
         Index("jobs_by_model", "model", "id"),
         Index("jobs_by_rank", "state", "shadow", "ranked_at"),
         Index("jobs_by_end", "finished_at"),
+        Index("jobs_listed", "state", "id"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -180,6 +182,7 @@ class DeliveryRow(Base):
         UniqueConstraint("sop_instance_uid", "destination"),
         Index("deliveries_by_state", "state", "destination", "not_before"),
         Index("deliveries_by_arrival", "destination", "delivered_at"),
+        Index("deliveries_listed", "state", "id"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)

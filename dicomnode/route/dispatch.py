@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
-from sqlalchemy import func, select
+from sqlalchemy import Row, func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -44,13 +45,8 @@ class Dispatch:
 
         None is routed while the queues are full: its images are safe, and it waits with the reason.
         """
-        with self.database.snapshot() as session:
-            waiting = self._waiting(session)
-        for study_instance_uid in waiting:
-            with self.database.snapshot() as session:
-                reason = why_hold(session, self.settings)
-            if reason is not None:
-                self._hold(waiting, reason)
+        for study_instance_uid in self._waiting():
+            if self._is_held():
                 return
             try:
                 self._route(study_instance_uid)
@@ -60,8 +56,22 @@ class Dispatch:
                 log.exception("study_parked", study_instance_uid=study_instance_uid)
                 self._park(study_instance_uid, f"internal error {type(error).__name__} while routing")
 
-    def _waiting(self, session: Session) -> list[str]:
-        studies = session.scalars(select(StudyRow).where(StudyRow.state == StudyState.COMPLETE.value)).all()
+    def _is_held(self) -> bool:
+        """Whether the queues are full now; then every study that waits says so."""
+        with self.database.snapshot() as session:
+            reason = why_hold(session, self.settings)
+        if reason is not None:
+            self._hold(reason)
+        return reason is not None
+
+    def _waiting(self) -> list[str]:
+        """All that wait, in order; none while the queues are full, for then their order does not matter."""
+        with self.database.snapshot() as session:
+            some = session.scalar(_complete().with_only_columns(StudyRow.study_instance_uid).limit(1))
+        if some is None or self._is_held():
+            return []
+        with self.database.snapshot() as session:
+            studies = session.execute(_complete()).all()
         rules = self.settings.priority
         return [
             study.study_instance_uid
@@ -70,7 +80,7 @@ class Dispatch:
             )
         ]
 
-    def _priority(self, study: StudyRow) -> int:
+    def _priority(self, study: StudyRow | Row[Any]) -> int:
         """What the study and its sender add to the priority of its jobs."""
         sender = sum(
             peer.priority
@@ -79,7 +89,7 @@ class Dispatch:
         )
         return sender + steps(study.urgency, self.settings.priority)
 
-    def _hold(self, study_instance_uids: list[str], reason: str) -> None:
+    def _hold(self, reason: str) -> None:
         """Say once of each study why it waits."""
         with self.database.snapshot() as session:
             new = session.scalars(
@@ -87,7 +97,7 @@ class Dispatch:
                     StudyRow.state == StudyState.COMPLETE.value, StudyRow.held_reason.is_(None)
                 )
             ).all()
-        for study_instance_uid in set(new) & set(study_instance_uids):
+        for study_instance_uid in new:
             with self.database.transaction() as session:
                 study = session.get_one(StudyRow, study_instance_uid)
                 if study.state == StudyState.COMPLETE and study.held_reason is None:
@@ -164,6 +174,13 @@ class Dispatch:
             instance_count=len(decision.series.instances),
         )
         return routed
+
+
+def _complete() -> Any:
+    """The complete studies, with what their order depends on."""
+    return select(
+        StudyRow.study_instance_uid, StudyRow.completed_at, StudyRow.calling_ae_title, StudyRow.urgency
+    ).where(StudyRow.state == StudyState.COMPLETE.value)
 
 
 def why_hold(session: Session, settings: Settings) -> str | None:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy.event import listen
 from sqlalchemy.orm import Session
 
 from dicomnode.assemble import query
@@ -19,6 +20,7 @@ from dicomnode.assemble.rules import (
     Sender,
     Verdict,
     is_due,
+    may_be_over,
     verdict,
 )
 from dicomnode.errors import TransientError
@@ -94,6 +96,10 @@ def test_a_study_is_complete_by_the_first_rule_that_holds(
     found = verdict(progress, RULES, at(now))
     assert (found and found.rule) == rule
     assert not (found and found.park)
+    if found and not any(sender.count for sender in progress.senders):
+        assert may_be_over(
+            progress.first_received_at, progress.last_received_at, progress.required, RULES, at(now)
+        )
 
 
 LACKING = "1 of the instances that A holds had not arrived"
@@ -509,3 +515,21 @@ def test_a_study_that_no_rule_is_about_needs_no_series(
     assembly.look_for_required()
     assembly.close_complete_studies()
     assert study(database).completed_by == "quiet_period"
+
+
+def test_a_look_at_arriving_studies_asks_the_database_as_often_for_many_as_for_one(
+    database: Database, intake: Intake, settings: Settings
+) -> None:
+    assembly, statements = Assembly(settings, database), list[str]()
+
+    def note(_: object, __: object, statement: str, *___: object) -> None:
+        statements.append(statement)
+
+    asked = []
+    listen(database.engine, "before_cursor_execute", note)
+    for number in range(4):
+        intake.take(arrival(image(StudyInstanceUID=f"1.2.{number}", SeriesInstanceUID=f"1.2.{number}.1")))
+        statements.clear()
+        assembly.close_complete_studies()
+        asked.append(len(statements))
+    assert len(set(asked)) == 1, asked
