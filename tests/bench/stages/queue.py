@@ -25,7 +25,7 @@ from tests.bench.large_node import instances, jobs, studies
 from tests.dicomnode.parts import settings_in
 
 WAITING = (1, 100, 1_000, 10_000, 100_000)
-TIMES = 20
+TIMES = 5
 """So often in a round: one look is too short to be timed."""
 FULL = "2000 jobs wait for a worker, as many as may (limit 2000)"
 
@@ -121,7 +121,7 @@ def _job(record: Record) -> Record:
 STAGE = Stage(
     "queue",
     "Growth with the queue",
-    "What recurs while studies wait, on SQLite, twenty times a round: a worker leases the most urgent job; "
+    "What recurs while studies wait, on SQLite, five times a round: a worker leases the most urgent job; "
     "housekeeping finds that complete studies must wait, for the queue of jobs is full; it looks whether any "
     "of the arriving studies is over; and what `dicomnode status` and the page Now count. At least 2000 jobs "
     "are queued, as many as may be.",
