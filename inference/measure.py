@@ -15,7 +15,14 @@ import numpy.typing as npt
 from scipy import ndimage
 from skimage.measure import marching_cubes, mesh_surface_area
 
-from inference.diameters import Mask, Points, longest_line, longest_perpendicular, longest_possible
+from inference.diameters import (
+    Mask,
+    Points,
+    longest_length,
+    longest_line,
+    longest_perpendicular,
+    longest_possible,
+)
 from inference.labelmap import Label, Lesion, LesionMap
 from inference.volume import Volume
 
@@ -215,14 +222,13 @@ def _axes(mask: Mask, lesion: Lesion, volume: Volume) -> tuple[int, Axis | Absen
     to_mm = np.diag(volume.pixel_spacing_at(lesion.box[0].start) or (1.0, 1.0))
     occupied = np.flatnonzero(mask.any(axis=(1, 2)))
     planes = {int(i): mask[i] if volume.has_geometry else _largest_piece(mask[i]) for i in occupied}
-    lines = _longest_lines(planes, longest_possible(mask, np.diag(to_mm)), to_mm)
-    lengths = {i: _length(line) for i, line in lines.items()}
-    if not lengths:
+    lengths = _longest_lengths(planes, longest_possible(mask, np.diag(to_mm)), to_mm)
+    best = max(sorted(lengths), key=lambda index: round(lengths[index], 6), default=-1)
+    long_line = longest_line(planes[best], to_mm) if lengths else None
+    if long_line is None:
         widest = int(np.argmax(mask.sum(axis=(1, 2))))
         absent = Absent("the lesion is one pixel wide in every slice")
         return widest + lesion.box[0].start, absent, absent
-    best = max(sorted(lengths), key=lambda index: round(lengths[index], 6))
-    long_line = lines[best]
     short_line = longest_perpendicular(planes[best], to_mm, long_line)
     return (
         best + lesion.box[0].start,
@@ -233,18 +239,18 @@ def _axes(mask: Mask, lesion: Lesion, volume: Volume) -> tuple[int, Axis | Absen
     )
 
 
-def _longest_lines(planes: dict[int, Mask], possible: Points, to_mm: Points) -> dict[int, Points]:
-    """The longest line of each plane, but for those that cannot have the longest of all."""
-    lines: dict[int, Points] = {}
+def _longest_lengths(planes: dict[int, Mask], possible: Points, to_mm: Points) -> dict[int, float]:
+    """The length of the longest line of each plane, but for those that cannot have the longest of all."""
+    lengths: dict[int, float] = {}
     longest = 0.0
     for index in sorted(planes, key=lambda index: -float(possible[index])):
         if possible[index] < longest - SAME_LENGTH_MM:
             break
-        line = longest_line(planes[index], to_mm)
-        if line is not None:
-            lines[index] = line
-            longest = max(longest, _length(line))
-    return lines
+        length = longest_length(planes[index], to_mm)
+        if length is not None:
+            lengths[index] = length
+            longest = max(longest, length)
+    return lengths
 
 
 def _largest_piece(plane: Mask) -> Mask:
