@@ -8,10 +8,8 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 
-import torch
-
 from inference.bundle import CARD, ENSEMBLE, read_bundle
-from inference.engine import Model
+from inference.engine import load_network
 from training.errors import RunError
 from training.run import BEST, RUN, Start, State, best_state, read_record
 
@@ -38,7 +36,7 @@ def _of_bundle(path: Path) -> Start:
     bundle = read_bundle(path)
     if bundle.network_def["_target_"] == ENSEMBLE:
         raise RunError(f"{path} is an ensemble: begin with the bundle of one of its members")
-    state = Model(bundle, torch.device("cpu")).network.state_dict()
+    state = load_network(bundle).state_dict()
     return Start(state, f"bundle {bundle.card.name} {bundle.card.version}")
 
 

@@ -2,7 +2,7 @@
 
 By itself torch sends a convolution of a 3-D map with few rows past oneDNN, to one of its own that copies the
 map 27 times and takes up to three times as long. The functions called here are those that torch.compile
-uses; they need no compiler.
+uses; they need no compiler, and have no gradients.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from inference.bundle import Preprocessing
-from inference.engine import Model
+from inference.engine import Model, load_network
 from inference.preprocess import prepare, stack_context
 from training.cases import LoadedCase, Mask, Truth
 from training.errors import DataError
@@ -135,7 +135,8 @@ def explain(model: Model, loaded: LoadedCase, choice: Choice) -> Explained:
     region: Literal["found", "truth"] = "found" if view.found.any() else "truth"
     image = view.image.to(model.device)
     target = torch.from_numpy(view.found if region == "found" else view.truth).to(model.device)
-    network = _Tempered(model.network, card.postprocessing.temperature)
+    plain = load_network(model.bundle).eval().to(model.device)  # the model's own has no gradients
+    network = _Tempered(plain, card.postprocessing.temperature)
     layer = deepest_convolution(network, image)
     parts = PATCHES[card.preprocessing.spatial_dims]
     patch = tuple(max(2, size // parts) for size in target.shape)

@@ -16,8 +16,7 @@ import torch
 from monai.inferers.utils import sliding_window_inference
 
 from inference.bundle import Preprocessing, read_bundle
-from inference.engine import Model as LoadedModel
-from inference.engine import best_device, fitted
+from inference.engine import best_device, fitted, load_network
 from inference.networks.build import build_network
 from inference.preprocess import stack_context
 from inference.sweep import Sweep, outlook_of
@@ -202,11 +201,11 @@ def cases(setting: Setting) -> Iterator[Case]:
     )
     image = torch.randn(1, 1, *size)
     yield case(f"3-D U-Net, {_times(size)} voxels", Subject.of(build_network(SMALL_UNET), how, image))
-    model = LoadedModel(read_bundle(MODELS / "ct-lung-nodule"), torch.device("cpu"))
-    how = model.bundle.card.preprocessing
+    bundle = read_bundle(MODELS / "ct-lung-nodule")
+    how = bundle.card.preprocessing
     size = setting.choose((2, 160, 160), (8, 352, 352), (24, 352, 352))
     slices = stack_context(torch.rand(size), how.context_slices)
-    yield case(f"ct-lung-nodule, {_times(size)} voxels", Subject.of(model.network, how, slices))
+    yield case(f"ct-lung-nodule, {_times(size)} voxels", Subject.of(load_network(bundle), how, slices))
 
 
 def _times(size: tuple[int, ...]) -> str:
