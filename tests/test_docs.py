@@ -99,6 +99,16 @@ def test_the_security_page_names_tests_that_exist() -> None:
     assert named <= {path.name for path in (ROOT / "tests").rglob("test_*.py")}
 
 
+def test_every_promise_of_the_reliability_page_names_a_test_that_exists() -> None:
+    promises = page("reliability.md").split("\n## Promises\n")[1].split("\n## ")[0]
+    rows = [row for row in re.findall(r"^\| (.+) \| (.*) \|$", promises, re.M) if not row[0].startswith("**")]
+    named = {promise: re.fullmatch(r"`([\w/]+\.py)::(test_\w+)`", test) for promise, test in rows[1:]}
+    assert len(named) > 30
+    for promise, test in named.items():
+        assert test, promise
+        assert f"def {test[2]}(" in (ROOT / "tests" / test[1]).read_text("utf-8"), promise
+
+
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_link_leads_to_a_file(path: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text("utf-8")):

@@ -13,7 +13,8 @@ from inference.volume import Volume
 TRUNCATED = "touches the border of the image, so its size is a lower bound"
 FLAT = "Volume, 3-D diameter and surface are not given: the images have no place in the patient."
 NO_UNCERTAINTY = "Volumes are given without an uncertainty: the model gives none that was tested."
-SPOKEN_UNITS = {"[hnsf'U]": "HU"}
+SPOKEN_UNITS = {"[hnsf'U]": "HU", "1": ""}
+"""UCUM's "1" is a number without a unit: nobody reads "240.7 1"."""
 TABLE_HEAD = ("No", "Finding", "Long axis", "Short axis", "Volume", "Area", "Mean", "Image")
 IN_PIXELS = "Lengths and areas are in pixels: the images do not say how large a pixel is."
 
@@ -51,7 +52,7 @@ def numbers_of(measurement: LesionMeasurement) -> tuple[str, ...]:
 def _cell(quantity: Quantity | Absent) -> str:
     if isinstance(quantity, Absent):
         return "-"
-    return f"{quantity.value:.1f} {spoken(quantity.unit)}"
+    return f"{quantity.value:.1f} {spoken(quantity.unit)}".rstrip()
 
 
 def spoken(unit: str) -> str:

@@ -28,15 +28,19 @@ def lines_of(name: str, value: Any) -> Iterator[Line]:
     """A section, or a list of tables, each by its name where it has one."""
     if isinstance(value, BaseModel):
         for key, found in value:
-            if isinstance(found, BaseModel):
+            field = type(value).model_fields[key]
+            if isinstance(found, BaseModel) or (_are_tables(found) and found != field.default):
                 yield from lines_of(f"{name}.{key}", found)
             else:
-                field = type(value).model_fields[key]
                 default = "required" if field.is_required() else shown(field.default)
                 yield Line(f"{name}.{key}", shown(found), default)
     elif isinstance(value, tuple):
         for number, found in enumerate(value, 1):
             yield from lines_of(f"{name}[{getattr(found, 'name', number)}]", found)
+
+
+def _are_tables(value: Any) -> bool:
+    return isinstance(value, tuple) and any(isinstance(found, BaseModel) for found in value)
 
 
 def shown(value: Any) -> str:
@@ -50,6 +54,8 @@ def shown(value: Any) -> str:
         return f"{parts.scheme}://{parts.hostname or ''}/… (rest not shown)"
     if isinstance(value, tuple | frozenset | list):
         return ", ".join(sorted(map(shown, value)) if isinstance(value, frozenset) else map(shown, value))
+    if isinstance(value, BaseModel):
+        return str(getattr(value, "name", type(value).__name__))
     if isinstance(value, dict):
         return ", ".join(f"{key} = {shown(found)}" for key, found in value.items())
     return str(value)

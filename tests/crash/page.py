@@ -1,4 +1,7 @@
-"""docs/reliability.md: its introduction is here; the commands that it names write the rest."""
+"""docs/reliability.md: its introduction is here; the commands that it names write the rest.
+
+The promises are kept by hand in the page itself, and `tests/test_docs.py` looks for each of their tests.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,8 @@ PAGE = ROOT / "docs" / "reliability.md"
 INTRODUCTION = """\
 # Reliability
 
-What the node promises when it dies, and what happened when we killed it. The figures below are written by the
-commands that measured them, never by hand.
+What the node promises, which test would notice a broken promise, and what happened when we killed it. The
+figures below are written by the commands that measured them, never by hand.
 
 - `make crash` runs a node with a real Orthanc as its PACS and a real `storescu` as its sender, kills it
   with SIGKILL at every point of the table, and lets it come back. The points are planted from outside
@@ -44,6 +47,7 @@ commands that measured them, never by hand.
 A few of the kills and faults are part of `make test`.
 """
 SECTIONS = {
+    "promises": "Promises",
     "crash": "Kills",
     "faults": "Faults of disk and database",
     "crowd": "Workers beyond one machine",

@@ -384,6 +384,8 @@ def test_a_sender_learns_of_each_instance_whether_it_is_safe_here(
     assert [item.ReferencedSOPInstanceUID for item in report.ReferencedSOPSequence] == [kept.SOPInstanceUID]
     reasons = [item.FailureReason for item in report.FailedSOPSequence]
     assert reasons == [0x0112, 0x0110, 0x0112, 0x0119, 0x0122]
+    ((_, wanted),) = events(database, "commitment_asked")
+    assert (wanted["transaction_uid"], wanted["instance_count"]) == (transaction_uid, len(asked))
     ((_, detail),) = events(database, "commitment_reported")
     assert detail["committed"] == 1
     assert detail["failed"]["0112 no such object instance"] == 2

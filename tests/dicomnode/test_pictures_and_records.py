@@ -10,8 +10,9 @@ import pytest
 from pydicom import Dataset
 
 from dicomnode.encode.overlay import OUTLINE_RGB, PICTURE_PIXELS, caption, draw_lesion
+from dicomnode.encode.words import numbers_of
 from dicomnode.show.record import QUANTITIES, measurement_record
-from inference.measure import Absent, LesionMeasurement, measure_lesions
+from inference.measure import Absent, LesionMeasurement, Quantity, measure_lesions
 from inference.volume import Volume
 from tests.phantoms import Phantom, lesion_map_of, phantom
 from tests.phantoms.ultrasound import COLUMNS, ROWS, ultrasound_phantom
@@ -64,6 +65,12 @@ def test_a_record_holds_values_with_units_and_reasons_for_what_is_absent() -> No
     record = json.loads(json.dumps(measurement_record(absent)))
     for name in ("long_axis", "short_axis", "centroid_lps_mm", *QUANTITIES):
         assert record[name] == {"absent": "no geometry"}
+
+
+@pytest.mark.parametrize(("ucum", "mean"), [("[hnsf'U]", "240.7 HU"), ("1", "240.7")])
+def test_a_number_without_a_unit_is_not_followed_by_a_1(ucum: str, mean: str) -> None:
+    _, (first, *_) = measured()
+    assert mean in numbers_of(replace(first, mean=Quantity(240.7, ucum)))
 
 
 @pytest.mark.parametrize(("spacing_mm", "area"), [((0.25, 0.5), "area 20 mm2"), (None, "area 163 pixels")])

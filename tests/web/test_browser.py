@@ -200,3 +200,8 @@ def test_a_phone_shows_every_page_without_sideways_scrolling(desk: Desk) -> None
         wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         desk.picture(page, f"{name}-phone")
         assert wide <= 0, name
+        words = page.locator("table.stack > tbody > tr > .whole").all()
+        assert words or name not in ("study", "audit", "letters")
+        assert all(
+            box["x"] + box["width"] <= PHONE["width"] for each in words if (box := each.bounding_box())
+        )
