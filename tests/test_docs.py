@@ -55,6 +55,14 @@ def test_the_audit_page_explains_exactly_the_events() -> None:
     assert sorted(first_cells(page("audit.md"))) == sorted(event.value for event in Event)
 
 
+def test_every_event_is_named_by_a_test() -> None:
+    tests = "".join(path.read_text("utf-8") for path in (ROOT / "tests").rglob("*.py"))
+    named = set(re.findall(r"""["']([a-z_]+)["']""", tests)) | {
+        name.lower() for name in re.findall(r"Event\.([A-Z_]+)", tests)
+    }
+    assert {event.value for event in Event} <= named
+
+
 @pytest.mark.parametrize(
     ("heading", "states"),
     [

@@ -61,7 +61,7 @@ def status(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -
     for reason, count in held.items():
         console.print(f"[red]{count} complete[/] not routed yet: {escape(reason)}")
     for row in troubled:
-        next_try = f"{row['next_try_at']:%Y-%m-%d %H:%M:%S} UTC" if row["next_try_at"] else "at once"
+        next_try = local_time(row["next_try_at"]) if row["next_try_at"] else "at once"
         console.print(f"[red]{escape(row['told'])}[/]; next try {next_try}")
     for lag in receivers:
         last = f"last sent {local_time(lag.sent_at)}" if lag.sent_at else "nothing sent yet"

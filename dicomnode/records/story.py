@@ -19,7 +19,10 @@ SENTENCES: dict[Event, Callable[[Detail], str]] = {
         f"anchor of {d['day']} written: {d['event_count']} events up to event {d['last_id']}, "
         f"{'signed' if d['signature'] else 'not signed'}"
     ),
-    Event.AUDIT_READ: lambda d: f"audit trail read (audit {d['command']}, {d['study_count']} studies)",
+    Event.AUDIT_READ: lambda d: (
+        f"audit trail read (audit {d['command']}, "
+        f"{d['study_count']} {'study' if d['study_count'] == 1 else 'studies'})"
+    ),
     Event.AUDIT_EXPORTED: lambda d: (
         f"audit trail exported ({d['format']}{', with objects' if d['objects'] else ''}): "
         f"{d['event_count']} events"

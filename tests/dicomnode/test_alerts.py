@@ -25,7 +25,7 @@ from dicomnode.observe.peers import check_peer, forget_others
 from dicomnode.observe.trail import verify_daily
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database, migrate, utc_now
-from dicomnode.records.tables import DeliveryRow
+from dicomnode.records.tables import DeliveryRow, DestinationRow, StudyRow
 from dicomnode.records.verifying import record_check, verify_trail
 from dicomnode.records.watch_tables import AlertRow, PeerCheckRow
 from dicomnode.selftest.temporary import free_port
@@ -182,6 +182,40 @@ def test_messages_are_limited_and_nothing_between_them_is_lost(
         ("queue_age", "queued_jobs", "begun"),
         ("queue_age", "waiting_deliveries", "begun"),
     ]
+
+
+def test_a_study_that_receives_long_after_its_deadline_is_an_alert(
+    tmp_path: Path, hook: Hook, clock: Clock
+) -> None:
+    settings, database = node(tmp_path, f'{NO_WAITING}webhook = "{hook.url}"')
+    alerts = Alerts(settings, database)
+    add_job(database, "succeeded")
+    with database.transaction() as session:
+        session.scalars(select(StudyRow)).one().state = "receiving"
+    clock.advance(settings.assembly.deadline_s + settings.alerts.queue_age_s - 200)
+    alerts.tick()
+    assert hook.told == []
+    clock.advance(300)
+    alerts.tick()
+    assert hook.told == [("queue_age", "receiving_studies", "begun")]
+
+
+def test_a_lost_destination_is_an_alert_until_its_breaker_closes(tmp_path: Path, hook: Hook) -> None:
+    settings, database = node(tmp_path, f'{NO_WAITING}webhook = "{hook.url}"')
+    alerts = Alerts(settings, database)
+    lost = DestinationRow(name="PACS", state="open", failures=3, lost_at=utc_now(), reason="no answer")
+    gone = DestinationRow(name="NO LONGER CONFIGURED", state="open", failures=3, lost_at=utc_now())
+    with database.transaction() as session:
+        session.add_all([lost, gone])
+    alerts.tick()
+    assert hook.told == [("destination_lost", "PACS", "begun")]
+    assert "no answer" in hook.bodies[0]["text"]
+    with database.transaction() as session:
+        row = session.get(DestinationRow, "PACS")
+        assert row
+        row.state, row.failures, row.lost_at = "closed", 0, None
+    alerts.tick()
+    assert hook.told[1:] == [("destination_lost", "PACS", "ended")]
 
 
 def test_old_news_is_not_told_to_a_new_channel(tmp_path: Path, hook: Hook, clock: Clock) -> None:

@@ -19,7 +19,7 @@ import pytest
 from rich.console import Console
 
 from dicomnode.__main__ import app, main
-from dicomnode.commands.options import table_of
+from dicomnode.commands.options import local_time, table_of
 from dicomnode.config import load_settings
 from dicomnode.errors import PermanentError
 from dicomnode.observe.figures import read_figures
@@ -183,7 +183,7 @@ def test_a_lost_destination_is_named_in_the_status_and_can_be_tried_at_once(comm
         alert.text
         == "PACS counts as lost since 2026-03-01 09:30 UTC, results wait (4 failed attempts): [away]"
     )
-    assert f"{alert.text}; next try {later:%Y-%m-%d %H:%M:%S} UTC" in told
+    assert f"{alert.text}; next try {local_time(later)}" in told
     assert "sending to OTHER pauses after 1 failed attempt: no answer; next try" in told
     assert "queued again: a destination" in command("replay", "--destination", "PACS")
     assert "next try at once" in command("status")
