@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,20 +18,16 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
-from pydicom import dcmread
+from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.cluster_utils import Cluster
 from sqlalchemy import select
 
-from dicomnode.receive.intake import Intake
 from dicomnode.records.audit import Audit
-from dicomnode.records.db import Database, migrate, utc_now
-from dicomnode.records.tables import JobRow, ResultRow, StudyRow
-from dicomnode.route.dispatch import Dispatch
+from dicomnode.records.db import Database, migrate
+from dicomnode.records.tables import JobRow, ResultRow
 from dicomnode.selftest.bundles import write_bundle
-from dicomnode.series_writer import SeriesIdentity, write_series
 from dicomnode.settings.inference import InferenceSettings, PoolSettings
 from dicomnode.settings.node import Settings
-from dicomnode.spool import Spool
 from dicomnode.work.cluster import RayEngine, room_for
 from dicomnode.work.engine import EngineLost, LocalEngine
 from dicomnode.work.losses import recover_lost_leases
@@ -39,8 +36,9 @@ from inference.errors import UnsuitableVolume
 from inference.labelmap import LesionMap
 from inference.registry import Registry, find_bundles
 from inference.volume import Volume
-from tests.dicomnode.parts import arrival, events, settings_in
+from tests.dicomnode.parts import events, settings_in
 from tests.phantoms import phantom
+from tests.system.queued import queue_jobs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -139,15 +137,46 @@ def test_actors_beyond_the_resident_ones_come_with_work_and_go_without(
     assert engine._actor is None
 
 
-def test_what_does_not_fit_waits_until_the_cluster_has_room(cluster: Cluster, registry: Registry) -> None:
-    settings = inference(cluster, cpus=2.0)
+def test_two_actors_share_a_gpu_and_a_third_waits_until_the_cluster_has_room(
+    cluster: Cluster, registry: Registry
+) -> None:
+    settings = inference(cluster, actors=3, gpus=0.5)
     assert room_for(settings) == {"cpus": 0}
-    engine = RayEngine(settings, settings.pool[0], 0, registry)
-    assert not engine.ready(lambda: True) and not engine.ready(lambda: True)
-    grown = cluster.add_node(num_cpus=2, object_store_memory=STORE_BYTES)
-    wait_until(lambda: engine.ready(lambda: True), "room came, the actor did not")
-    engine._drop("the test is over")
+    engines = [RayEngine(settings, settings.pool[0], number, registry) for number in range(3)]
+    assert not any(engine.ready(lambda: True) for engine in engines)
+    wait_until(lambda: demand(cluster) == {"CPU": 3.0, "GPU": 1.5}, "the autoscaler hears of no demand")
+    grown = cluster.add_node(num_cpus=4, num_gpus=1, object_store_memory=STORE_BYTES)
+    assert room_for(settings) == {"cpus": 2}
+    wait_until(lambda: sum(engine.ready(lambda: True) for engine in engines) == 2, "room came, no actors did")
+    wait_until(lambda: demand(cluster) == {"CPU": 1.0, "GPU": 0.5}, "one still waits")
+    for engine in engines:
+        engine._drop("the test is over")
     cluster.remove_node(grown)
+
+
+def demand(cluster: Cluster) -> dict[str, float]:
+    """What an autoscaler is told that actors wait for, added up."""
+    wanted: Counter[str] = Counter()
+    for kind in get_cluster_status(cluster.address).resource_demands.ray_task_actor_demand:
+        for request in kind.bundles_by_count:
+            wanted.update({name: amount * request.count for name, amount in request.bundle.items()})
+    return dict(wanted)
+
+
+def test_models_go_to_the_pool_of_their_modality_and_no_pool_exceeds_the_memory_of_a_machine(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    for modality, unit in (("CT", "HU"), ("MR", "arbitrary")):
+        name = f"threshold-{modality.lower()}"
+        write_bundle(tmp_path / modality, name=name, modality=modality, intensity_unit=unit)
+    registry = find_bundles(tmp_path)
+    small = PoolSettings(name="small", modalities=("MR",), gpus=0.0)
+    large = PoolSettings(name="large", gpus=0.0, memory_gb=1e6)
+    settings = InferenceSettings(engine="ray", address=cluster.address, pool=(small, large))
+    shares = [RayEngine(settings, pool, 0, registry).share() for pool in settings.pool]
+    assert [share.has("threshold-mr") for share in shares] == [True, False]
+    assert [share.has("threshold-ct") for share in shares] == [False, True]
+    assert room_for(settings) == {"small": 3, "large": 0}
 
 
 def with_jobs(folder: Path, cluster: Cluster) -> tuple[Settings, Database]:
@@ -167,20 +196,10 @@ actors = 3
 gpus = 0.0
 """
     settings = settings_in(folder, more)
-    database, spool = Database(settings.database_url), Spool(settings.spool)
+    database = Database(settings.database_url)
     migrate(database)
-    spool.prepare()
-    intake = Intake(spool, database, Audit("receiver"))
     volume = phantom(spacing_mm=(8.0, 2.0, 2.0)).volume
-    for number in range(STUDY_COUNT):
-        identity = SeriesIdentity(patient_id=f"P{number}")
-        for path in write_series(volume, folder / "sent" / str(number), identity):
-            intake.take(arrival(dcmread(path)))
-    with database.transaction() as session:
-        for study in session.scalars(select(StudyRow)):
-            study.state, study.completed_by, study.completed_at = "complete", "quiet_period", utc_now()
-    registry = find_bundles(settings.models.folder)
-    Dispatch(settings, database, registry, Audit("routing")).route_complete_studies()
+    queue_jobs(settings, database, volume, STUDY_COUNT, folder / "sent")
     return settings, database
 
 
@@ -199,6 +218,7 @@ def test_machines_and_workers_die_and_every_job_ends_once(
         pool[0] = work(tmp_path, 0)
 
         def ended() -> bool:
+            assert count(database, "running") <= len(pool), "no job waits behind an actor"
             recover_lost_leases(database, Audit("housekeeping"), settings.worker)
             return count(database, "succeeded") + count(database, "failed") == STUDY_COUNT
 
