@@ -35,6 +35,8 @@ TINY = (Kind("tiny CT", "CT", (16.0, 3.0, 3.0), 1),)
 RECORDS = "records"
 SPREAD = (0.5, 1.5)
 LOOK_S = 0.5
+CLEARING_S = 60.0
+"""What a killed worker left half-written goes when the next one starts."""
 HEADER = f"""\
 {COUNT} workers on PostgreSQL, whose commits are durable; what is killed at random comes back by itself.
 
@@ -83,7 +85,10 @@ class Crowd:
         sending.join()
         sent = Sent(self.hospital.acknowledged, frozenset(self.hospital.routed))
         orthanc_url = f"http://127.0.0.1:{self.orthanc.http_port}"
-        return complaints(self.node.folder / "data", sent, orthanc_url, self._url)
+        data, end = self.node.folder / "data", time.monotonic() + CLEARING_S
+        while (found := complaints(data, sent, orthanc_url, self._url)) and time.monotonic() < end:
+            time.sleep(LOOK_S)
+        return found
 
     def _is_drained(self) -> bool:
         """Rows follow the answers of the receiver, so their number is looked at too."""
@@ -123,7 +128,7 @@ def _within(seconds: float, done: Callable[[], bool]) -> bool:
 
 def row_of(crowd: Crowd, engine: str, studies: int, found: list[str], seconds: float, run: str) -> str:
     """A line of the table."""
-    killed = ", ".join(f"{count} {what}s" for what, count in sorted(crowd.killed.items()))
+    killed = ", ".join(f"{count} {what}s" for what, count in sorted((+crowd.killed).items()))
     result = f"{len(found)} complaints" if found else "each result once, nothing lost"
     cells = (engine, studies, killed, crowd.tried_again(), f"{60 * studies / seconds:.0f}", result, run)
     return f"| {' | '.join(map(str, cells))} |\n"

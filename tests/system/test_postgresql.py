@@ -113,10 +113,10 @@ def test_three_workers_that_are_killed_at_random_end_each_job_once(
     objects = [dcmread(path) for path in pacs.results()]
     made = Counter((dataset.StudyInstanceUID, dataset.Modality) for dataset in objects)
     assert made == {(uid_of(p), m): n for p in series for m, n in (("SEG", 1), ("SR", 2))}
-    sent = Sent(
-        {name: digest for paths in series for name, digest in digests(paths)}, frozenset(map(uid_of, series))
-    )
-    assert complaints(node.folder / "data", sent, postgresql=primary.url(RECORDS)) == []
+    acknowledged = {name: digest for paths in series for name, digest in digests(paths)}
+    sent = Sent(acknowledged, frozenset(map(uid_of, series)))
+    data, url = node.folder / "data", primary.url(RECORDS)
+    wait_for(lambda: not complaints(data, sent, postgresql=url), "the independent checker is content", LONG_S)
 
 
 def digests(paths: list[Path]) -> Iterator[tuple[str, str]]:
