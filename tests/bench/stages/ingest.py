@@ -32,6 +32,9 @@ from tests.real_parts import require_program
 from tests.system.orthanc import Orthanc
 
 NODE, STORESCP, ORTHANC = "dicomnode receive", "DCMTK storescp", "Orthanc"
+TWO_RECEIVERS = "two processes of dicomnode receive"
+IMAGES_PER_ASSOCIATION = 8
+"""In the cases of growth."""
 NODE_AE_TITLE = "LESIONNODE"
 START_TIMEOUT_S = 120.0
 WHOLE_TIMEOUT_S = 300.0
@@ -59,16 +62,24 @@ def cases(setting: Setting) -> Iterator[Case]:
             sent = _make(folder / "sent", side, count, associations)
             yield _case(f"{count} x {name}, {associations} association(s)", folder, sent, associations)
             shutil.rmtree(folder)
+    for associations in setting.choose((1, 2), (1, 8, 32), (1, 4, 16, 64)):
+        folder = setting.folder / f"growth-{associations}"
+        sent = _make(folder / "sent", 128, IMAGES_PER_ASSOCIATION * associations, associations)
+        yield _growth(folder, sent, associations)
+        shutil.rmtree(folder)
 
 
-def _case(name: str, folder: Path, sent: Sent, associations: int) -> Case:
+def _case(title: str, folder: Path, sent: Sent, associations: int) -> Case:
     dcmtk, orthanc = program("storescp", "dcmtk"), program("Orthanc", "orthanc")
     arguments = ("--fork",) if associations > 1 else ()
     storescp = " ".join((STORESCP, *arguments))
     return Case(
-        name,
+        title,
         (
-            Contender(NODE, partial(_node, folder / "node", sent), (dcmtk,)),
+            *(
+                Contender(name, partial(_node, folder / f"node{processes}", sent, processes), (dcmtk,))
+                for processes, name in enumerate((NODE, TWO_RECEIVERS)[:associations], 1)
+            ),
             Contender(storescp, partial(_storescp, folder / "storescp", sent, arguments), (dcmtk,)),
             Contender(ORTHANC, partial(_orthanc, folder / "orthanc", sent), (dcmtk, orthanc)),
         ),
@@ -76,6 +87,23 @@ def _case(name: str, folder: Path, sent: Sent, associations: int) -> Case:
         (AtLeast(NODE, 1.3 if associations > 1 else 1.0, storescp), AtLeast(NODE, 3.0, ORTHANC)),
         count=len(sent.digests),
         unit="images",
+    )
+
+
+def _growth(folder: Path, sent: Sent, associations: int) -> Case:
+    """Ever more senders at once, each with the same few images: what an association costs."""
+    dcmtk = program("storescp", "dcmtk")
+    storescp = f"{STORESCP} --fork"
+    return Case(
+        f"{associations} association(s) at once, {IMAGES_PER_ASSOCIATION} images each",
+        (
+            Contender(NODE, partial(_node, folder / "node", sent), (dcmtk,)),
+            Contender(storescp, partial(_storescp, folder / "storescp", sent, ("--fork",)), (dcmtk,)),
+        ),
+        storescp,
+        count=len(sent.digests),
+        unit="images",
+        at=("associations", associations),
     )
 
 
@@ -111,16 +139,18 @@ def _send(sent: Sent, called_ae_title: str, port: int) -> float:
 
 
 @contextmanager
-def _node(folder: Path, sent: Sent) -> Iterator[Run]:
-    """A receiver as `dicomnode serve` starts it, with its database and spool in `folder`."""
+def _node(folder: Path, sent: Sent, processes: int = 1) -> Iterator[Run]:
+    """Receivers as `dicomnode serve` starts them, with their database and spool in `folder`."""
     folder.mkdir(parents=True)
     port = free_port()
     config = write_config(folder, port=port)
+    more = f"[listener]\nprocesses = {processes}\nmaximum_associations = {len(sent.folders) + 1}\n"
+    config.write_text(config.read_text().replace("[listener]\n", more))
     settings = load_settings(config)
     migrate(Database(settings.database_url))
     command = [sys.executable, "-m", "dicomnode", "receive", "--config", str(config)]
     with (folder / "log").open("wb") as log:
-        receiver = subprocess.Popen(command, stdout=log, stderr=log)
+        receivers = [subprocess.Popen(command, stdout=log, stderr=log) for _ in range(processes)]
     file = settings.node.data / "node.sqlite"
 
     def run() -> Reading:
@@ -134,11 +164,15 @@ def _node(folder: Path, sent: Sent) -> Iterator[Run]:
 
     try:
         peer = PeerSettings(name="node", ae_title=NODE_AE_TITLE, host="127.0.0.1", port=port)
-        _wait_for(partial(_answers, peer), "the receiver answers")
+        started = (folder / "log").read_text
+        _wait_for(lambda: started().count("listener_started") == processes, "every receiver has its port")
+        _wait_for(partial(_answers, peer), "a receiver answers")
         yield run
     finally:
-        receiver.terminate()
-        receiver.wait(START_TIMEOUT_S)
+        for receiver in receivers:
+            receiver.terminate()
+        for receiver in receivers:
+            receiver.wait(START_TIMEOUT_S)
 
 
 @contextmanager
