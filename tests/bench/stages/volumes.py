@@ -16,6 +16,7 @@ import SimpleITK as sitk  # noqa: N813 - its own manual calls it so
 from highdicom.image import get_volume_from_series
 from monai.data import PydicomReader
 from pydicom import dcmread
+from pydicom.uid import JPEG2000Lossless, JPEGLSLossless
 
 from dicomnode.read.frames import frame_headers
 from dicomnode.read.pixels import read_one_by_one
@@ -29,14 +30,20 @@ from tests.bench.needs import program
 SIDE = 512
 SLICES_OF_GROWTH = (50, 200, 500, 1000, 2000)
 PEAK = """
-import resource, sys, time
+import sys, time
 from pathlib import Path
-import torch
+import imagecodecs, torch
+from tests.bench.memory import peak_mib
 from tests.bench.stages.volumes import by_node
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-start = time.perf_counter()
-by_node(sorted(Path(sys.argv[1]).iterdir()))
-print(time.perf_counter() - start, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+paths = sorted(Path(sys.argv[1]).iterdir())
+by_node(paths[:2])
+seconds = []
+def read():
+    start = time.perf_counter()
+    by_node(paths)
+    seconds.append(time.perf_counter() - start)
+peak = peak_mib(read)
+print(seconds[0], peak)
 """
 
 
@@ -103,6 +110,14 @@ def write_ct(slices: int, folder: Path) -> list[Path]:
     return write_series(Volume(voxels, np.diag([1.0, 0.7, 0.7, 1.0]), "HU"), folder, SeriesIdentity())
 
 
+def compress(paths: Sequence[Path], syntax: str) -> None:
+    """Every file in place."""
+    for path in paths:
+        dataset = dcmread(path)
+        dataset.compress(syntax)
+        dataset.save_as(path)
+
+
 def check(ways: dict[str, Callable[[], Voxels]]) -> None:
     """All give one volume, seen from one side or the other."""
     expected = ways["node"]()
@@ -129,6 +144,7 @@ def cases(setting: Setting) -> Iterator[Case]:
     goals = (AtLeast("node", 8.0, "SimpleITK series reader"), AtLeast("node", 0.6, "read and copy"))
     yield Case("CT of 512 x 512", contenders, "SimpleITK series reader", goals, len(paths), "slices")
     shutil.rmtree(setting.folder / "ct")
+    yield from _compressed(setting)
     for slices in setting.choose((3,), SLICES_OF_GROWTH[:2], SLICES_OF_GROWTH):
         folder = setting.folder / f"ct{slices}"
         write_ct(slices, folder)
@@ -140,6 +156,24 @@ def cases(setting: Setting) -> Iterator[Case]:
             at=("slices", slices),
         )
         shutil.rmtree(folder)
+
+
+def _compressed(setting: Setting) -> Iterator[Case]:
+    for name, syntax in (("JPEG 2000", JPEG2000Lossless), ("JPEG-LS", JPEGLSLossless)):
+        paths = write_ct(setting.choose(2, 16, 100), setting.folder / "compressed")
+        compress(paths, syntax)
+        ways: dict[str, Callable[[], Voxels]] = {
+            "node": lambda paths=paths: by_node(paths),  # type: ignore[misc]
+            "node, one by one": lambda paths=paths: one_by_one(paths),  # type: ignore[misc]
+            "SimpleITK series reader": lambda paths=paths: by_simpleitk(paths),  # type: ignore[misc]
+        }
+        check(ways)
+        contenders = tuple(simply(name, way) for name, way in ways.items())
+        goals = (AtLeast("node", 1.5, "node, one by one"), AtLeast("node", 1.0, "SimpleITK series reader"))
+        yield Case(
+            f"{name}, without loss", contenders, "SimpleITK series reader", goals, len(paths), "slices"
+        )
+        shutil.rmtree(setting.folder / "compressed")
 
 
 def _alone(folder: Path) -> Any:
@@ -163,7 +197,8 @@ STAGE = Stage(
     "Series to volume",
     "A CT of 512 x 512 pixels in native form becomes one array, int16 where all values fit. `node` "
     "reads headers, checks the geometry and reads straight into the array; `one by one` is its simple "
-    "way without the geometry. `read and copy` knows nothing of DICOM and is the floor. All ways are "
+    "way without the geometry: pydicom, and its decoders for compressed images. `read and copy` knows "
+    "nothing of DICOM and is the floor. All ways are "
     "checked to give the same values before they are timed. The peak is that of a process above what it "
     "held before reading.",
     cases,
