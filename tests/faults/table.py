@@ -10,7 +10,7 @@ from tests.faults.faults import QUICK, Fault, Locked
 from tests.faults.rounds import Outcome
 
 CODES = {"Success": "0000", "Refused: OutOfResources": "A700", "Unknown Status: 0x110": "0110"}
-ROLES = {"receive": "receiver", "housekeep": "housekeeping", "work": "worker"}
+ROLES = {"receive": "receiver", "record": "recorder", "housekeep": "housekeeping", "work": "worker"}
 
 
 def faults_section(outcomes: Sequence[Outcome], command: str, duration_s: float) -> str:

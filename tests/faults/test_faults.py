@@ -16,7 +16,8 @@ from tests.crash.points import point_called
 from tests.faults.__main__ import troubles
 from tests.faults.faults import CallFails, DiskFull
 from tests.faults.mounting import mount_small, unmount
-from tests.faults.rounds import Trouble, TroubledLane
+from tests.faults.rounds import Outcome, Trouble, TroubledLane
+from tests.faults.table import ROLES, faults_section
 
 LATER = ("job_made_not_committed", "seg_stored", "taken")
 NEED_ROOM = {"before_placing", "seg_stored"}
@@ -55,6 +56,17 @@ def test_every_fault_meets_every_process_that_writes() -> None:
     met = {(trouble.fault.name, point.role) for trouble in troubles() for point in trouble.points}
     faults = {trouble.fault.name for trouble in troubles()}
     assert met == {(fault, role) for fault in faults for role in ("receive", "record", "housekeep", "work")}
+
+
+def test_the_page_tells_of_every_fault_who_noticed_it() -> None:
+    outcomes = [
+        Outcome(trouble, tuple(p.name for p in trouble.points), {}, (), 1.0) for trouble in troubles()
+    ]
+    section = faults_section(outcomes, "make faults", 60.0)
+    for trouble in troubles():
+        assert f"`{trouble.fault.name}`" in section
+    for role in ROLES.values():
+        assert f"{role} at " in section
 
 
 def test_a_full_disk_has_exactly_the_room_that_is_left(tmp_path: Path) -> None:
