@@ -63,6 +63,10 @@ class Acknowledging:
         self._listening: threading.Thread | None = None
         self._stopping = False
 
+    def open(self) -> None:
+        """Make the journal and start the recorder, before the first image waits for them."""
+        self._opened()
+
     def take(self, arrival: Arrival) -> Outcome:
         """Take one instance; when this returns, it can no longer be lost. Errors as `Intake.take`."""
         uid = arrival.sop_instance_uid
@@ -124,7 +128,7 @@ class Acknowledging:
         self._channel = None
 
     def _opened(self) -> Journal | None:
-        """The journal, made at the first use; None where the disk has no room for one."""
+        """The journal; None where the disk has no room for one."""
         with self._changed:
             if self._journal is None:
                 folder = self._spool.journals / new_name()

@@ -76,18 +76,23 @@ class Journal:
     """Appends entries. One per receiving process; safe to call from many threads."""
 
     def __init__(self, folder: Path, segment_bytes: int = SEGMENT_BYTES) -> None:
-        """`folder` is new, and nobody else's as long as this process lives."""
+        """`folder` is new, and nobody else's as long as this process lives. The first segment is begun."""
         self._folder = folder
         self._segment_bytes = segment_bytes
         self._segments: dict[int, _Segment] = {}
         self._free: list[int] = []
         self._full: list[_Segment] = []
         self._current: _Segment | None = None
+        self._making = False
+        self._refusal: OSError | None = None
+        """Why the last segment could not be made."""
         self._written = self._synced = 0
         self._lock = threading.Condition()
         self._syncing = threading.Lock()
         self._sheets = threading.local()
         self._owner = make_own(folder)
+        with self._lock:
+            self._make_ahead()
 
     def takes(self, size_bytes: int) -> bool:
         """Whether a file of that size is not too large to be written twice."""
@@ -146,6 +151,8 @@ class Journal:
 
     def close(self, *, is_done: bool) -> None:
         """Close it, and remove it when all that is in it `is_done`."""
+        with self._lock:
+            self._lock.wait_for(lambda: not self._making)
         for segment in self._segments.values():
             os.close(segment.descriptor)
         if is_done:
@@ -176,18 +183,40 @@ class Journal:
         return following
 
     def _next_segment(self) -> _Segment:
-        if not self._free and len(self._segments) < MOST_SEGMENTS:
-            return self._new_segment()
-        if not self._lock.wait_for(lambda: self._free, ROOM_TIMEOUT_S):
-            raise NoRoom("the journal is full: what was acknowledged is not recorded in time")
+        """A free one; the one after it is made meanwhile, so that no sender waits for zeros."""
+        self._make_ahead()
+        if not self._lock.wait_for(lambda: self._free or self._refusal, ROOM_TIMEOUT_S) or not self._free:
+            raise self._refusal or NoRoom(
+                "the journal is full: what was acknowledged is not recorded in time"
+            )
         segment = self._segments[self._free.pop(0)]
         segment.mark, segment.end = os.urandom(16), 0
+        self._make_ahead()
         return segment
 
-    def _new_segment(self) -> _Segment:
+    def _make_ahead(self) -> None:
+        """Begin to make a further segment, where none is free."""
+        if not self._free and not self._making and len(self._segments) < MOST_SEGMENTS:
+            self._making, self._refusal = True, None
+            threading.Thread(target=self._make, name="journal", daemon=True).start()
+
+    def _make(self) -> None:
+        made: _Segment | None = None
+        refusal: OSError | None = None
+        try:
+            made = self._new_segment(len(self._segments) + 1)
+        except OSError as error:
+            refusal = error
+        with self._lock:
+            self._making, self._refusal = False, refusal
+            if made is not None:
+                self._segments[made.number] = made
+                self._free.append(made.number)
+            self._lock.notify_all()
+
+    def _new_segment(self, number: int) -> _Segment:
         if shutil.disk_usage(self._folder).free < LEAST_FREE_SEGMENTS * self._segment_bytes:
             raise NoRoom("the disk has no room for a further segment")
-        number = len(self._segments) + 1
         path = segment_path(self._folder, number)
         descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
         try:
@@ -201,8 +230,7 @@ class Journal:
             raise
         finally:
             os.close(descriptor)
-        self._segments[number] = _Segment(number, _open_past_the_cache(path))
-        return self._segments[number]
+        return _Segment(number, _open_past_the_cache(path))
 
 
 def _open_past_the_cache(path: Path) -> int:

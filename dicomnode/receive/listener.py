@@ -73,6 +73,7 @@ class Listener:
 
     def start(self) -> None:
         """Open the ports. Raises OSError when one is taken, ConfigurationError for unusable certificates."""
+        self._acknowledging.open()
         entity = self._entity()
         tls = self._settings.tls
         everybody_by_tls = all(peer.tls for peer in self._settings.peer if peer.may_send)

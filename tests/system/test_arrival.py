@@ -30,10 +30,20 @@ def times_of(node: Node, study_instance_uid: str, event: str) -> list[Any]:
     return [row.at for row in node.events(event=event, study_instance_uid=study_instance_uid)]
 
 
+@pytest.fixture
+def patient_node(tmp_path: Path, models: Path, pacs: Archive) -> Iterator[Node]:
+    """On a busy machine, too, a count comes before this quiet period ends."""
+    routes = {"CT": "threshold-ct"}
+    running = Node(tmp_path / "node", models, pacs.ae_title, pacs.port, routes, quiet_period_s=60.0).start()
+    yield running
+    running.stop()
+
+
 def test_a_counted_study_starts_within_moments_of_its_last_instance(
-    node: Node, pacs: Archive, tmp_path: Path, capsys: Any
+    patient_node: Node, pacs: Archive, tmp_path: Path, capsys: Any
 ) -> None:
     """The first study waits for the worker to load its models; the other two are measured."""
+    node = patient_node
     for slice_mm in (5.0, 5.0, 0.5):
         identity = SeriesIdentity()
         uid = identity.study_instance_uid
@@ -48,7 +58,7 @@ def test_a_counted_study_starts_within_moments_of_its_last_instance(
         with capsys.disabled():
             print(f"\n{len(paths)} instances: complete {complete_s:.2f} s after the last one, "
                   f"job started {start_s:.2f} s after it")  # fmt: skip
-    assert start_s < 10, "about a second on an idle machine; the quiet period is no part of it"
+    assert start_s < 30, "about a second on an idle machine; the quiet period is no part of it"
 
 
 def test_a_study_sent_ten_times_has_one_result_and_costs_little(
