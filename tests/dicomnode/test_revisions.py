@@ -133,13 +133,13 @@ def test_what_breaks_would_be_noticed(tmp_path: Any) -> None:
         for change in (
             "ALTER TABLE studies ADD COLUMN harmless VARCHAR",
             "ALTER TABLE studies ADD COLUMN counted INTEGER NOT NULL DEFAULT 0",
-            "ALTER TABLE studies DROP COLUMN held_reason",
+            "ALTER TABLE studies DROP COLUMN completed_by",
             "DROP TABLE decisions",
         ):
             connection.execute(text(change))
     assert breaks(before, schema(database.engine)) == [
         "table decisions is gone",
-        "studies.held_reason is gone",
+        "studies.completed_by is gone",
     ]
     needed = (
         {"studies": {"a": {"nullable": True}}},

@@ -144,7 +144,7 @@ def _node(folder: Path, sent: Sent, processes: int = 1) -> Iterator[Run]:
     folder.mkdir(parents=True)
     port = free_port()
     config = write_config(folder, port=port)
-    more = f"[listener]\nprocesses = {processes}\nmaximum_associations = {len(sent.folders) + 1}\n"
+    more = f"[listener]\nprocesses = {processes}\nmaximum_associations = {2 * len(sent.folders) + 1}\n"
     config.write_text(config.read_text().replace("[listener]\n", more))
     settings = load_settings(config)
     migrate(Database(settings.database_url))
