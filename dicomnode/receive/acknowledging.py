@@ -6,7 +6,6 @@ and is stored, compared and recorded as ever.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import socket
 import subprocess
@@ -191,9 +190,8 @@ class Acknowledging:
 
     def _entry(self, arrival: Arrival) -> Entry:
         identity = identify(arrival)
-        sha256 = hashlib.sha256(arrival.encoded).hexdigest()
         require_uids(identity.study_instance_uid, identity.series_instance_uid, arrival.sop_instance_uid)
-        return Entry(arrival, identity, sha256, utc_now())
+        return Entry(arrival, identity, utc_now())
 
     def _hand_on_full(self, segment: int) -> None:
         self._hand_on(_Pending(Order.FREE, Place(segment, 0)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -35,6 +36,8 @@ class Arrival:
     """Preamble, prefix and file meta information (PS3.10 section 7.1)."""
     encoded: bytes
     """The data set exactly as received."""
+    sha256: str
+    """Digest of `encoded`, in hexadecimal."""
     sop_class_uid: str
     sop_instance_uid: str
     transfer_syntax_uid: str
@@ -62,9 +65,11 @@ def arrival_of(event: Any, origin: Origin) -> Arrival:
     sop_class_uid = str(event.request.AffectedSOPClassUID)
     sop_instance_uid = str(event.request.AffectedSOPInstanceUID)
     transfer_syntax_uid = str(event.context.transfer_syntax)
+    encoded = event.request.DataSet.getvalue()
     return Arrival(
         file_header=file_header(sop_class_uid, sop_instance_uid, transfer_syntax_uid),
-        encoded=event.request.DataSet.getvalue(),
+        encoded=encoded,
+        sha256=hashlib.sha256(encoded).hexdigest(),
         sop_class_uid=sop_class_uid,
         sop_instance_uid=sop_instance_uid,
         transfer_syntax_uid=transfer_syntax_uid,

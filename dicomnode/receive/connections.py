@@ -15,6 +15,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from pynetdicom.association import Association
+from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
 from dicomnode.receive.arrival import Origin
@@ -118,6 +119,14 @@ class Connections:
         return [(held, connection) for held, connection in self._held.items() if held.is_alive()]
 
 
+class _Contexts(list[PresentationContext]):
+    """What a port supports. pynetdicom copies each of them for each association, which takes 60 ms."""
+
+    def __deepcopy__(self, _: dict[int, Any]) -> list[PresentationContext]:
+        """The same contexts: negotiation reads them, and makes those of the association anew."""
+        return list(self)
+
+
 class _Handler(RequestHandler):  # type: ignore[misc] # pynetdicom ships no types that hold
     """Makes the association of one connection, with our way of reading."""
 
@@ -157,6 +166,7 @@ class Server(ThreadedAssociationServer):  # type: ignore[misc]
 
     request_queue_size = 128
     daemon_threads = True
+    contexts: list[PresentationContext]
 
     def __init__(
         self,
@@ -178,6 +188,7 @@ class Server(ThreadedAssociationServer):  # type: ignore[misc]
         self._credentials = credentials
         self._shared = shared
         super().__init__(*arguments, request_handler=_Handler, **keywords)
+        self.contexts = _Contexts(self.contexts)
 
     def server_bind(self) -> None:
         """Take the port, or share it."""

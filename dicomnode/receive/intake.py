@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -86,7 +85,7 @@ class Intake:
         OSError when the disk, and SQLAlchemyError when the database does not take it.
         """
         identity = identify(arrival)
-        sha256 = hashlib.sha256(arrival.encoded).hexdigest()
+        sha256 = arrival.sha256
         path = self._spool.instance_path(
             identity.study_instance_uid, identity.series_instance_uid, arrival.sop_instance_uid, sha256
         )

@@ -50,8 +50,12 @@ class Entry:
 
     arrival: Arrival
     identity: Identity
-    sha256: str
     received_at: datetime
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the data set."""
+        return self.arrival.sha256
 
 
 @dataclass(frozen=True)
@@ -291,7 +295,7 @@ def _encoded(entry: Entry) -> list[bytes]:
         "transfer_syntax_uid": arrival.transfer_syntax_uid,
         "header_bytes": len(arrival.file_header),
         "header_crc32": zlib.crc32(arrival.file_header),
-        "sha256": entry.sha256,
+        "sha256": arrival.sha256,
         "received_at": entry.received_at.isoformat(),
     }
     told = json.dumps(particulars).encode()
@@ -308,10 +312,11 @@ def _decoded(particulars: bytes, file: bytes) -> Entry | None:
     arrival = Arrival(
         file_header=file[:header_bytes],
         encoded=file[header_bytes:],
+        sha256=told["sha256"],
         sop_class_uid=told["sop_class_uid"],
         sop_instance_uid=told["sop_instance_uid"],
         transfer_syntax_uid=told["transfer_syntax_uid"],
         origin=Origin(**told["origin"]),
     )
     received_at = datetime.fromisoformat(told["received_at"])
-    return Entry(arrival, Identity(**told["identity"]), told["sha256"], received_at)
+    return Entry(arrival, Identity(**told["identity"]), received_at)

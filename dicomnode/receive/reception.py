@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -25,17 +26,20 @@ SMALLEST_PDU_BYTES = 1024
 class InMemory:
     """A parcel that is held in memory until it is whole."""
 
-    def __init__(self, take: Callable[[bytes], int]) -> None:
+    def __init__(self, take: Callable[[bytes, str], int]) -> None:
+        """`take` gets the content and its SHA-256."""
         self._take = take
         self._content = bytearray()
+        self._digest = hashlib.sha256()
 
     def add(self, fragment: memoryview) -> None:
-        """Keep a copy."""
+        """Keep a copy; digest it while the sender makes the next one."""
         self._content += fragment
+        self._digest.update(fragment)
 
     def deliver(self) -> int:
         """Have it taken."""
-        return self._take(bytes(self._content))
+        return self._take(bytes(self._content), self._digest.hexdigest())
 
     def drop(self) -> None:
         """Forget it."""
@@ -73,12 +77,13 @@ class Reception:
             origin = replace(origin, asked_for=True)
         return InMemory(partial(self._take, origin, request, context))
 
-    def _take(self, origin: Origin, request: Request, context: Context, encoded: bytes) -> int:
+    def _take(self, origin: Origin, request: Request, context: Context, encoded: bytes, sha256: str) -> int:
         arrival = Arrival(
             file_header=file_header(
                 request.sop_class_uid, request.sop_instance_uid, context.transfer_syntax_uid
             ),
             encoded=encoded,
+            sha256=sha256,
             sop_class_uid=request.sop_class_uid,
             sop_instance_uid=request.sop_instance_uid,
             transfer_syntax_uid=context.transfer_syntax_uid,

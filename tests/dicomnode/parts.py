@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -140,9 +141,11 @@ def arrival(dataset: FileDataset, requested_uid: str | None = None, origin: Orig
     """`dataset` as the listener hands it to the intake."""
     buffer = DicomBytesIO()
     write_file_meta_info(buffer, dataset.file_meta)
+    content = encoded(dataset, UID(dataset.file_meta.TransferSyntaxUID))
     return Arrival(
         file_header=b"\0" * 128 + b"DICM" + buffer.getvalue(),
-        encoded=encoded(dataset, UID(dataset.file_meta.TransferSyntaxUID)),
+        encoded=content,
+        sha256=hashlib.sha256(content).hexdigest(),
         sop_class_uid=str(dataset.file_meta.MediaStorageSOPClassUID),
         sop_instance_uid=requested_uid or str(dataset.file_meta.MediaStorageSOPInstanceUID),
         transfer_syntax_uid=str(dataset.file_meta.TransferSyntaxUID),

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -260,3 +261,20 @@ def test_a_flood_from_ever_new_addresses_is_bounded_too(
     told = rejections(database)
     assert len(told) == 12
     assert sum(row["times"] for row in told) == 200
+
+
+def test_associations_share_the_supported_contexts_and_leave_them_as_they_are(
+    settings: Settings, database: Database, spool: Spool
+) -> None:
+    listener = Listener(settings, database, spool)
+    listener.start()
+    try:
+        (server,) = listener._servers
+        assert deepcopy(server.contexts)[0] is server.contexts[0], "copying them takes 60 ms"
+        before = [dict(vars(context)) for context in server.contexts]
+        association = associate(settings)
+        assert association.send_c_store(image()).Status == 0
+        association.release()
+        assert [vars(context) for context in server.contexts] == before
+    finally:
+        listener.stop()

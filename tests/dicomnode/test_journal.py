@@ -6,7 +6,6 @@ Not covered: a real loss of power; tests/crash/test_durability.py looks at the o
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -43,7 +42,7 @@ SEGMENT_BYTES = 2**20
 def entry(**attributes: object) -> Entry:
     """An entry of an image of its own."""
     found = arrival(image(**attributes))
-    return Entry(found, identify(found), hashlib.sha256(found.encoded).hexdigest(), utc_now())
+    return Entry(found, identify(found), utc_now())
 
 
 def append(journal: Journal, *found: Entry) -> tuple[list[Place], list[int]]:
