@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
-from pydicom.filereader import read_file_meta_info
+from pydicom.filereader import read_file_meta_info, read_partial
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom.dsutils import encode
 
@@ -20,6 +20,8 @@ from dicomnode.header_index import HeaderIndex
 UNCOMPRESSED = (str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian))
 META_BYTES = 4096
 """More than file meta information has; where it has more, pydicom reads it."""
+
+SOP_INSTANCE_UID = 0x00080018
 
 Offer = tuple[str, tuple[str, ...]]
 """A SOP Class UID and the transfer syntaxes offered for it in one presentation context."""
@@ -105,4 +107,13 @@ def read_outgoing(path: Path) -> OutgoingFile:
     if not (sop_class_uid and sop_instance_uid and transfer_syntax_uid):
         raise InvalidDicomError("the file meta information does not say what the file is")
     start = found.end if found else None
+    if start is None or sop_instance_uid.encode() not in content[start:]:
+        sop_instance_uid = _instance_uid_within(path) or sop_instance_uid
     return OutgoingFile(path, sop_class_uid, sop_instance_uid, transfer_syntax_uid, start)
+
+
+def _instance_uid_within(path: Path) -> str:
+    """What the data set says: programs that anonymise leave other UIDs in front of it."""
+    with path.open("rb") as file:
+        begun = read_partial(file, lambda tag, _vr, _length: tag > SOP_INSTANCE_UID, force=True)
+    return str(begun.get("SOPInstanceUID") or "")

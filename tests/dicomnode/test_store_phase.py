@@ -25,7 +25,7 @@ from pydicom.uid import (
 from pynetdicom import AE, evt
 
 from dicomnode.deliver.answers import Fate
-from dicomnode.deliver.outgoing import UNCOMPRESSED
+from dicomnode.deliver.outgoing import UNCOMPRESSED, read_outgoing
 from dicomnode.deliver.reactor import parked_reactor
 from dicomnode.deliver.sender import associate, release, send
 from dicomnode.deliver.store_phase import NoAnswer, StorePhase
@@ -376,3 +376,14 @@ def test_an_association_that_breaks_ends_on_both_sides_and_the_next_is_as_good_a
         assert fates == [Fate.ACCEPTED, Fate.NO_ANSWER, Fate.NOT_SENT]
         wait_until(lambda: threading.active_count() <= before, RESPONSE_TIMEOUT_S)
         assert by_the_node(found.peer, paths[:1] + paths[2:]) == ["0000", "0000"]
+
+
+def test_a_file_is_sent_as_what_its_data_set_says_it_is(tmp_path: Path) -> None:
+    dataset = image()
+    within = dataset.SOPInstanceUID
+    path = save(dataset, tmp_path / "a.dcm")
+    assert read_outgoing(path).sop_instance_uid == within
+    other = within[:-1] + ("1" if within[-1] != "1" else "2")
+    path.write_bytes(path.read_bytes().replace(within.encode(), other.encode(), 1))
+    assert dcmread(path).file_meta.MediaStorageSOPInstanceUID == other
+    assert read_outgoing(path).sop_instance_uid == within

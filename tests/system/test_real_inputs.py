@@ -56,7 +56,7 @@ def _every_series_has_a_reason(node: Node, study_instance_uid: str) -> None:
             assert "internal error" not in job.error
 
 
-@pytest.mark.parametrize(("fault", "reason"), [(truncate, "pixel data"), (drop_pixel_data, "pixel data")])
+@pytest.mark.parametrize(("fault", "reason"), [(truncate, "cut off"), (drop_pixel_data, "pixel data")])
 def test_a_broken_image_fails_its_job_with_the_reason_and_disturbs_nothing(
     node: Node, pacs: Archive, tmp_path: Path, fault: object, reason: str
 ) -> None:
