@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import threading
+from queue import Empty, LifoQueue
 from typing import Any
 
 from dicomnode.errors import TransientError
 from dicomnode.records.db import Database
+
+CONNECTIONS = 4
+"""However many ask: an answer takes microseconds, and the others find connections left in the pool."""
+TIMEOUT_S = 30.0
 
 
 class KnownInstances:
@@ -16,25 +20,34 @@ class KnownInstances:
         self._engine = database.engine
         place = "?" if self._engine.dialect.paramstyle == "qmark" else "%s"
         self._query = f"SELECT 1 FROM instances WHERE sop_instance_uid = {place} LIMIT 1"
-        self._of_thread = threading.local()
+        self._idle: LifoQueue[Any] = LifoQueue()
+        for _ in range(CONNECTIONS):
+            self._idle.put(None)  # made when it is needed
 
     def __contains__(self, sop_instance_uid: str) -> bool:
         """Whether any content is recorded under this UID. Raises TransientError when that cannot be asked."""
+        try:
+            connection = self._idle.get(timeout=TIMEOUT_S)
+        except Empty as error:
+            raise TransientError("the database cannot be asked (others wait for its answer)") from error
+        try:
+            is_known, connection = self._is_known(connection, sop_instance_uid)
+        except BaseException:
+            connection = None  # a broken one is not asked again
+            raise
+        finally:
+            self._idle.put(connection)
+        return is_known
+
+    def _is_known(self, connection: Any, sop_instance_uid: str) -> tuple[bool, Any]:
         assert self._engine.dialect.dbapi is not None
         try:
-            connection = self._connection()
+            connection = connection or self._engine.raw_connection()
             cursor = connection.cursor()
             cursor.execute(self._query, (sop_instance_uid,))
             is_known = cursor.fetchone() is not None
             cursor.close()
             connection.rollback()
         except self._engine.dialect.dbapi.Error as error:
-            self._of_thread.connection = None
             raise TransientError(f"the database cannot be asked ({type(error).__name__})") from error
-        return is_known
-
-    def _connection(self) -> Any:
-        connection = getattr(self._of_thread, "connection", None)
-        if connection is None:
-            connection = self._of_thread.connection = self._engine.raw_connection()
-        return connection
+        return is_known, connection

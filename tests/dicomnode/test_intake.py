@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from dicomnode.errors import PermanentError
 from dicomnode.receive.intake import Intake, Outcome
 from dicomnode.records.db import Database
 from dicomnode.records.instances import stored_instances
+from dicomnode.records.known import KnownInstances
 from dicomnode.records.states import StudyState
 from dicomnode.records.tables import InstanceRow, StudyRow
 from dicomnode.spool import Spool
@@ -194,3 +197,17 @@ def test_when_the_database_fails_nothing_is_recorded_and_the_file_may_stay(
         intake.take(arrival(image()))
     assert rows(database) == []
     assert len(files(spool)) == 1
+
+
+def test_more_senders_than_the_pool_has_connections_are_answered(database: Database) -> None:
+    """Each sender has a thread, which lives as long as its association."""
+    known, everybody = KnownInstances(database), threading.Barrier(60)
+
+    def ask(_: int) -> bool:
+        everybody.wait(60)
+        is_known = "1.2.3" in known
+        everybody.wait(60)  # nobody's thread ends before all have an answer
+        return is_known
+
+    with ThreadPoolExecutor(60) as senders:
+        assert list(senders.map(ask, range(60))) == [False] * 60
