@@ -17,10 +17,8 @@ from pynetdicom.association import Association
 from dicomnode.deliver.answers import PeerUnavailable
 from dicomnode.deliver.reactor import PARKING_TIMEOUT_S, parked_reactor
 from dicomnode.settings.network import ConnectionSettings
+from dicomnode.wire.handover import DATA_TRANSFER, look_again
 from dicomnode.wire.pdus import PduReader
-
-IDLE, DATA_TRANSFER = "Sta1", "Sta6"
-"""States of the DICOM upper layer: without a connection, and with one on which data may go (PS3.8 9.2.1)."""
 
 
 @contextmanager
@@ -66,8 +64,6 @@ class _Gate:
         """As DULServiceProvider._is_transport_event."""
         self.reached.set()
         self.opened.wait()
-        ended = self._provider.state_machine.current_state == IDLE
-        if self.reader is not None and self.reader.has_given_back and not ended:
-            self._provider._read_pdu_data()
-            return True
-        return bool(self._look())
+        if self.reader is None:
+            return bool(self._look())
+        return look_again(self._provider, self.reader, self._look)

@@ -1,6 +1,6 @@
 """Takes the established phase of an association from pynetdicom, and hands back what is left of it.
 
-The one place that touches pynetdicom's private parts (3.0.4): its two threads poll the socket and a queue, a
+The receiving twin of `deliver/line.py`. pynetdicom's (3.0.4) two threads poll the socket and a queue, a
 millisecond each, and none of this can be replaced from outside. While `serve` runs, the thread that reads the
 network waits before it looks at the socket, and the thread of the association runs `serve`.
 """
@@ -12,10 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 from dicomnode.receive.data_phase import Intrusion
+from dicomnode.wire.handover import DATA_TRANSFER, look_again
 from dicomnode.wire.pdus import CutOff, Idle, PduReader
-
-DATA_TRANSFER = "Sta6"
-"""State of the DICOM upper layer in which data may come (PS3.8 section 9.2.1)."""
 
 
 def take_over(
@@ -29,9 +27,7 @@ def take_over(
     def look_when_it_is_our_turn() -> bool:
         if provider.state_machine.current_state == DATA_TRANSFER:
             handed_back.wait()  # the other thread may have come and gone before this one first looks
-            if reader.has_given_back:
-                provider._read_pdu_data()
-                return True
+            return look_again(provider, reader, look)
         return bool(look())
 
     def run() -> None:

@@ -27,7 +27,7 @@ from tests.crash.invariants import Sent, complaints
 from tests.crash.page import PAGE, run_details, section, write_section
 from tests.crowd.workers import COUNT, ENGINES, Workers
 from tests.postgres import running_cluster
-from tests.soak.hospital import Hospital, Kind
+from tests.soak.hospital import OPEN_WORK, Hospital, Kind
 from tests.system.node import Node
 from tests.system.orthanc import AE, Orthanc
 
@@ -42,11 +42,6 @@ HEADER = f"""\
 
 | workers | studies | killed | jobs tried again | studies a minute | result | run |
 |---|---|---|---|---|---|---|
-"""
-OPEN_WORK = """
-    SELECT (SELECT count(*) FROM studies WHERE state IN ('receiving', 'complete'))
-         + (SELECT count(*) FROM jobs WHERE state IN ('queued', 'running'))
-         + (SELECT count(*) FROM deliveries WHERE state IN ('waiting', 'sending'))
 """
 RECORDED = "SELECT count(*) FROM instances"
 TRIED_AGAIN = "SELECT count(*) FROM audit_events WHERE event IN ('job_recovered', 'job_retried')"

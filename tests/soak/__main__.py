@@ -19,7 +19,7 @@ from dicomnode.selftest.temporary import free_port
 from tests.crash.invariants import Sent, complaints
 from tests.crash.page import PAGE, run_details, section, write_section
 from tests.soak.gauges import Reading, Watch, growth, memory_early_and_late_mb, read, told
-from tests.soak.hospital import Hospital
+from tests.soak.hospital import OPEN_WORK, Hospital
 from tests.system.node import Node, wait_for
 from tests.system.orthanc import AE, Orthanc
 
@@ -30,11 +30,6 @@ files open than before, beside the database connections that it keeps.
 
 | run | images | worker kills | images/s | memory | open at rest before | after | longest queue | result |
 |---|---|---|---|---|---|---|---|---|
-"""
-OPEN_WORK = """
-    SELECT (SELECT count(*) FROM studies WHERE state IN ('receiving', 'complete'))
-         + (SELECT count(*) FROM jobs WHERE state IN ('queued', 'running'))
-         + (SELECT count(*) FROM deliveries WHERE state IN ('waiting', 'sending'))
 """
 
 

@@ -21,6 +21,12 @@ from tests.system.node import AE_TITLE
 from tests.system.orthanc import AE, Orthanc
 
 PAUSE_S = 0.5
+OPEN_WORK = """
+    SELECT (SELECT count(*) FROM studies WHERE state IN ('receiving', 'complete'))
+         + (SELECT count(*) FROM jobs WHERE state IN ('queued', 'running'))
+         + (SELECT count(*) FROM deliveries WHERE state IN ('waiting', 'sending'))
+"""
+"""Studies, jobs and deliveries that are not at rest."""
 
 
 @dataclass(frozen=True)
