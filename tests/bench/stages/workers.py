@@ -80,7 +80,7 @@ def work(config: Path, go: Path) -> None:
 
 def cases(setting: Setting) -> Iterator[Case]:
     """The same number of jobs for more and more workers."""
-    jobs = setting.choose(2, 6, 48)
+    jobs = setting.choose(2, 6, 18)
     with running_cluster({}) as cluster:
         contenders = []
         counts = setting.choose((1, 2), WORKERS, WORKERS)
