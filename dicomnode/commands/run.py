@@ -100,9 +100,10 @@ def receive(config: ConfigOption = DEFAULT_CONFIG) -> None:
 
 def _record_what_was_acknowledged(spool: Spool, database: Database) -> None:
     """What receivers that are gone left in their journals becomes files and rows; torn files are mended."""
+    from dicomnode.receive.ownership import RECORDING_PATIENCE_S
     from dicomnode.receive.recorder import Recorder
 
-    Recorder(spool, database, Audit("receiver")).recover()
+    Recorder(spool, database, Audit("receiver")).recover(RECORDING_PATIENCE_S)
 
 
 def housekeep(config: ConfigOption = DEFAULT_CONFIG) -> None:

@@ -19,7 +19,8 @@ from dicomnode.spool import HOST
 
 LOCK = "lock"
 RECORDING = "recording"
-RECORDING_TIMEOUT_S = 30.0
+RECORDING_PATIENCE_S = 30.0
+"""A batch takes no longer, but on a disk or a database that stands still."""
 LOOK_INTERVAL_S = 0.02
 OURS = f"{HOST}-"
 """What the names of the journals of this machine begin with."""
@@ -45,11 +46,11 @@ def make_own(folder: Path) -> int:
 
 
 @contextmanager
-def recording_alone(journal: Path) -> Iterator[bool]:
+def recording_alone(journal: Path, patience_s: float) -> Iterator[bool]:
     """Be the only one who records this journal, after whoever does now; tells whether we are.
 
-    We are not when the journal is gone by then, or the other one does not end. A recorder may outlive its
-    receiver, and is in the middle of a batch then.
+    We are not when the journal is gone by then, or the other one does not end within `patience_s`. A recorder
+    may outlive its receiver, and is in the middle of a batch then.
     """
     try:
         descriptor = os.open(journal / RECORDING, os.O_CREAT | os.O_RDWR, 0o600)
@@ -57,7 +58,7 @@ def recording_alone(journal: Path) -> Iterator[bool]:
         yield False
         return
     try:
-        yield _locked(descriptor, RECORDING_TIMEOUT_S) and (journal / RECORDING).exists()
+        yield _locked(descriptor, patience_s) and (journal / RECORDING).exists()
     finally:
         os.close(descriptor)
 

@@ -23,7 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from dicomnode.receive.intake import Found, Intake, Stored, versions_of
 from dicomnode.receive.journal import Entry, Place, entries, entry_at, segment_path
-from dicomnode.receive.ownership import abandoned, recording_alone
+from dicomnode.receive.ownership import RECORDING_PATIENCE_S, abandoned, recording_alone
 from dicomnode.records.audit import Audit
 from dicomnode.records.db import Database
 from dicomnode.records.tables import ResultRow
@@ -86,13 +86,16 @@ class Recorder:
                 if not path.exists():  # retention removed it; it cannot while we write here
                     self._spool.place(path, arrival.file_header, arrival.encoded)
 
-    def recover(self) -> int:
-        """Record what processes that are gone had acknowledged; returns how many entries there were."""
+    def recover(self, patience_s: float = 0.0) -> int:
+        """Record what processes that are gone had acknowledged; returns how many entries there were.
+
+        A journal whose recorder lives longer than `patience_s` is left to it, or to the next look.
+        """
         count = 0
         for journal in abandoned(self._spool.journals):
-            with recording_alone(journal) as is_ours:
+            with recording_alone(journal, patience_s) as is_ours:
                 if not is_ours:
-                    log.error("journal_is_being_recorded", journal=journal.name)
+                    log.warning("journal_is_being_recorded", journal=journal.name)
                     continue
                 for segment in sorted(journal.glob("*.journal")):
                     for entry in entries(segment):
@@ -116,7 +119,7 @@ class Recorder:
 
     def serve(self, channel: socket.socket, journal: Path) -> None:
         """Do what comes from a receiver, until it closes the channel."""
-        with recording_alone(journal) as is_ours:
+        with recording_alone(journal, RECORDING_PATIENCE_S) as is_ours:
             if is_ours:
                 self._serve(channel, _Segments(journal))
 

@@ -201,26 +201,32 @@ def test_a_recorder_that_outlives_its_receiver_and_the_next_start_record_each_im
     assert in_the_middle.wait(WAIT_S)
     ours.close()
     journal.close(is_done=False)
+    beside = Journal(spool.journals / "two", SEGMENT_BYTES)
+    append(beside, entry())
+    beside.close(is_done=False)
     looked: list[int] = []
-    lock, waits = fcntl.flock, threading.Event()
+    refused: list[int] = []
+    lock = fcntl.flock
 
     def look(descriptor: int, how: int) -> None:
         try:
             lock(descriptor, how)
         except BlockingIOError:
-            waits.set()
+            refused.append(descriptor)
             raise
 
     monkeypatch.setattr(fcntl, "flock", look)
     next_start = Recorder(spool, database, Audit("receiver"))
-    recovering = threading.Thread(target=lambda: looked.append(next_start.recover()))
+    assert next_start.recover() == 1, "another journal does not wait for the one that is being recorded"
+    assert len(refused) == 1
+    recovering = threading.Thread(target=lambda: looked.append(next_start.recover(WAIT_S)))
     recovering.start()
-    wait_until(lambda: waits.is_set() or not recovering.is_alive(), WAIT_S)
+    wait_until(lambda: len(refused) > 1 or not recovering.is_alive(), WAIT_S)
     go_on.set()
     orphaned.join(WAIT_S)
     recovering.join(WAIT_S)
     assert looked == [3]
-    assert kinds(database) == ["instance_received"] * 3
+    assert kinds(database) == ["instance_received"] * 4
     assert list(spool.journals.iterdir()) == []
 
 
