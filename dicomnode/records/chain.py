@@ -17,7 +17,7 @@ from enum import StrEnum
 from typing import Any
 
 import structlog
-from sqlalchemy import event, func, select
+from sqlalchemy import Select, event, func, select
 from sqlalchemy.orm import Session
 
 from dicomnode.logs import logging_role
@@ -45,14 +45,24 @@ def append(session: Session, row: AuditRow) -> None:
 
 def _seal_pending(session: Session) -> None:
     session.flush()  # every other lock of the transaction is taken before the chain's
+    newest = select(AuditRow.sha256, AuditRow.id).order_by(AuditRow.id.desc()).limit(1)
     if session.get_bind().dialect.name == "postgresql":
         session.execute(select(func.pg_advisory_xact_lock(LOCK)))
-    previous = session.scalar(select(AuditRow.sha256).order_by(AuditRow.id.desc()).limit(1)) or GENESIS
+        newest = _counting_on(newest)
+    previous = session.scalar(newest) or GENESIS
     for row in session.info[_PENDING]:
         row.previous_sha256 = previous
         row.sha256 = previous = seal(row)
         session.add(row)
     session.flush()
+
+
+def _counting_on(newest: Select[str, int]) -> Select[str, int]:
+    """The same, and the next event gets the next number: PostgreSQL wastes those of transactions that ended
+    without a commit. Only who holds the chain's lock may ask."""
+    found = newest.subquery()
+    numbers = func.pg_get_serial_sequence(AuditRow.__tablename__, AuditRow.id.key)
+    return select(found.c.sha256, func.setval(numbers, found.c.id))
 
 
 def _tell_the_log(session: Session) -> None:

@@ -12,8 +12,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
+from sqlalchemy.event import listen
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
 
 from dicomnode.errors import UnreadableSeries
 from dicomnode.records.audit import Audit, Event, Stage, Subject
@@ -135,6 +137,23 @@ def test_an_event_of_a_transaction_that_failed_was_never_there(database: Databas
         Audit("test").record(session, Event.NODE_STARTED, Subject())
         raise RuntimeError
     assert events(database) == []
+
+
+def test_numbers_have_no_gap_where_a_transaction_failed_after_its_events_were_numbered(
+    database: Database,
+) -> None:
+    def fail(session: Session) -> None:
+        session.execute(text("no statement of SQL"))
+
+    record(database, 2)
+    for _ in range(3):
+        with pytest.raises(DBAPIError), database.transaction() as session:
+            Audit("test").record(session, Event.NODE_STARTED, Subject("1.2"))
+            listen(session, "before_commit", fail)
+    record(database, 2)
+    with database.snapshot() as session:
+        assert list(session.scalars(select(AuditRow.id).order_by(AuditRow.id))) == [1, 2, 3, 4]
+        assert verify_chain(session).faults == ()
 
 
 def test_threads_keep_one_chain(database: Database) -> None:

@@ -1,4 +1,4 @@
-"""What one image and one job cost: measured on the real node, and what could not be measured."""
+"""What one image and one job cost: from the benchmark, and from a real node where that has nothing."""
 
 from __future__ import annotations
 
@@ -32,26 +32,18 @@ class Line(_Part):
         return cls(fixed=max(0.0, y1 - each * x1), each=each)
 
 
-class Costs(_Part):
-    """Measured by `python -m tests.scale measure` on one machine."""
+class Measured(_Part):
+    """Measured by `python -m tests.scale measure`: what the benchmark does not tell."""
 
     machine: str
     date: str
     commit: str
-    receive_cpu_s: float
-    """Of the receiver, for one image."""
-    disk_s: Line
-    """To write and sync one image, by MB."""
     record_s: float
-    """A transaction that records one image and its event, with its sync."""
-    transaction_s: float
-    """A transaction that records one event."""
+    """File, row and event of one tiny image, in a transaction with many others."""
     job_transactions: float
     """Events of a job, its deliveries and its study, beside those of the images."""
-    job_cpu_s: dict[str, Line]
-    """Stage -> seconds on the CPU, by millions of voxels of the series."""
-    delivery_s: float
-    """From the end of a job to its last delivery."""
+    segment_s: Line
+    """The lung model on one core, by millions of voxels of the series."""
     result_bytes: Line
     """Of all results of a job, by images of the series."""
     rows: Line
@@ -60,8 +52,24 @@ class Costs(_Part):
     """Of the database for one study, by images."""
 
 
+class Costs(_Part):
+    """All that the simulation asks for."""
+
+    measured: Measured
+    receive_s: Line
+    """One process that takes one image and has it safe on the disk, by MB."""
+    completion_s: float
+    """From the last image to the job, where the sender is asked how many images there are."""
+    transaction_s: float
+    """One event in a transaction of its own."""
+    job_s: dict[str, Line]
+    """Stage -> seconds, by millions of voxels of the series."""
+    delivery_s: float
+    """From the end of a job to its last delivery."""
+
+
 class Prediction(_Part):
-    """A small load on the real node, and what the simulation said of it."""
+    """A small load on the real node, and what the simulation said of it; 50th, 95th and 99th percentiles."""
 
     command: str
     machine: str
@@ -70,18 +78,25 @@ class Prediction(_Part):
     jobs: int
     utilisation: float
     """Of the one worker."""
+    quiet_job_s: float
+    """The median job of a node that had one study at a time."""
+    busy_job_s: float
+    """The median job under the load."""
     real_s: tuple[float, float, float]
-    """How long jobs waited for the worker: 50th, 95th and 99th percentile."""
+    """How long jobs waited for the worker."""
     simulated_s: tuple[float, float, float]
-    """The same arrivals, every job as long as it was on the busy node."""
-    from_quiet_s: tuple[float, float, float]
-    """The same arrivals, every job as long as the median of a node that had one study at a time."""
+    """The same jobs, every one as long as it was on the busy node."""
+    predicted_s: tuple[float, float, float]
+    """The same sending, every job as long as the quiet median, everything else by its cost."""
+    real_total_s: tuple[float, float, float]
+    """From the moment of sending to the last delivery."""
+    predicted_total_s: tuple[float, float, float]
 
 
 class Known(_Part):
     """All of docs/scale.json."""
 
-    costs: Costs | None = None
+    measured: Measured | None = None
     prediction: Prediction | None = None
 
 

@@ -6,8 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.bench.results import StageResult
 from tests.scale import load, places
-from tests.scale.costs import Costs, Known, Prediction
+from tests.scale.cost_tables import check_lines, cost_lines
+from tests.scale.costs import MEGABYTE, Costs, Prediction
 from tests.scale.load import HOUR_S, KINDS, Sent
 from tests.scale.pictures import days_svg, knee_svg
 from tests.scale.places import FILL, GPU_S, ONE_MACHINE, PLACES, Layout, Place, Station
@@ -24,9 +26,10 @@ INTRODUCTION = """\
 # Scale
 
 What a node needs for one hospital, for twenty, and for a country; written by `make scale`, never by hand.
-Costs are measured on the real node ([scale.json](scale.json)), the load is assumed, the queues are simulated
-(SimPy, fixed seeds), and the simulation is checked against the real node at the end of the page. Against the
-formulas of queueing theory it is checked by `tests/scale/test_queues.py`.
+Costs are those of the [benchmark](performance.md), and of a real node where that has nothing
+([scale.json](scale.json)). The load is assumed, the queues are simulated (SimPy, fixed seeds), and the
+simulation is checked against the real node at the end of the page. Against the formulas of queueing theory it
+is checked by `tests/scale/test_queues.py`.
 
 **Not measured:** anything on a GPU, more than two cores, a real network, and hours of load. Figures that rest
 on the assumed time of a GPU are marked.
@@ -36,9 +39,8 @@ REMEDIES = {
     Station.LINE: "a faster line to the node, or a node at each hospital",
     Station.RECEIVER: "more receiver processes on one port, or several machines behind a TCP load "
     "balancer ([deploying](deploy.md#several-receivers))",
-    Station.DISK: "a disk that syncs fast (NVMe, or a cache with a battery), then several",
-    Station.DATABASE: "larger transactions, PostgreSQL on a disk of its own, then several nodes: the audit "
-    "trail of a node is one chain, and only one transaction at a time can add to it",
+    Station.DATABASE: "PostgreSQL on a disk of its own, then several nodes: the audit trail of a node is one "
+    "chain, and only one transaction at a time can add to it",
     Station.WORKER: "more workers: they share nothing but the database and the spool",
     Station.SENDER: "nothing: each destination has an association of its own",
 }
@@ -55,17 +57,18 @@ class Case:
     outcome: Outcome
 
 
-def write_page(known: Known, seed: int, write: bool) -> None:
+def write_page(
+    costs: Costs, sources: Sequence[StageResult], prediction: Prediction | None, seed: int, write: bool
+) -> None:
     """Simulate all places; print the page, or write it with its pictures."""
-    assert known.costs is not None
-    cases = [_case(place, known.costs, seed) for place in PLACES]
-    text = "\n".join(_lines(cases, known.costs, known.prediction))
+    cases = [_case(place, costs, seed) for place in PLACES]
+    text = "\n".join(_lines(cases, costs, sources, prediction))
     if not write:
         print(text)
         return
     (DOCS / "scale").mkdir(exist_ok=True)
     (DOCS / "scale" / "day.svg").write_text(days_svg(cases[-1].studies, cases[-1].outcome), "utf-8")
-    (DOCS / "scale" / "workers.svg").write_text(knee_svg(_knee(cases[-1], known.costs)), "utf-8")
+    (DOCS / "scale" / "workers.svg").write_text(knee_svg(_knee(cases[-1], costs)), "utf-8")
     (DOCS / "scale.md").write_text(text + "\n", "utf-8")
 
 
@@ -86,39 +89,17 @@ def _knee(case: Case, costs: Costs) -> list[tuple[int, float]]:
     return found
 
 
-def _lines(cases: Sequence[Case], costs: Costs, prediction: Prediction | None) -> Iterator[str]:
+def _lines(
+    cases: Sequence[Case], costs: Costs, sources: Sequence[StageResult], prediction: Prediction | None
+) -> Iterator[str]:
     yield INTRODUCTION
-    yield from _measured(costs)
+    yield from cost_lines(costs, sources)
     yield from _assumed()
     yield from _needed(cases)
     yield from _ages(cases)
     yield from _amounts(cases, costs)
     yield from _breaks(cases, costs)
-    yield from _checked(prediction)
-
-
-def _measured(costs: Costs) -> Iterator[str]:
-    yield from ("## What was measured", "")
-    yield f"`python -m tests.scale measure`, {costs.date}, commit {costs.commit}; {costs.machine}."
-    yield "Disk and database: the shortest of 100, so what they can do, not what they do beside other work."
-    yield from ("", "| cost | value |", "|---|---|")
-    yield f"| receiver, CPU for one image | {_ms(costs.receive_cpu_s)} |"
-    yield f"| disk, an image written and synced | {_ms(costs.disk_s.fixed)} + {_ms(costs.disk_s.each)} a MB |"
-    yield f"| database, an image with its event | {_ms(costs.record_s)} |"
-    yield f"| database, any other event | {_ms(costs.transaction_s)}, {costs.job_transactions:.0f} a job |"
-    for stage, line in costs.job_cpu_s.items():
-        yield f"| job on the CPU, {stage} | {line.fixed:.2f} s + {line.each:.3f} s for each million voxels |"
-    yield f"| from the end of a job to its delivery | {costs.delivery_s:.2f} s |"
-    yield (
-        f"| results of a job | {costs.result_bytes.fixed / 1e3:.0f} + {costs.result_bytes.each / 1e3:.1f} kB "
-        "for each image of the series |"
-    )
-    yield f"| rows of a study with one job | {costs.rows.fixed:.0f} + {costs.rows.each:.1f} for each image |"
-    yield (
-        f"| database of such a study | {costs.database_bytes.fixed / 1e3:.0f} kB + "
-        f"{costs.database_bytes.each / 1e3:.1f} kB for each image |"
-    )
-    yield ""
+    yield from check_lines(prediction)
 
 
 def _assumed() -> Iterator[str]:
@@ -195,8 +176,8 @@ def _amounts_of(case: Case, costs: Costs) -> dict[str, str]:
     images = sum(sent.images for sent in case.studies) * of_a_year
     size = sum(sent.size_bytes for sent in case.studies) * of_a_year
     jobs = [sent for sent in case.studies if sent.routed_images]
-    results = sum(costs.result_bytes.of(sent.routed_images) for sent in jobs) * of_a_year
-    rows = case.place.studies_per_year * costs.rows.fixed + images * costs.rows.each
+    results = sum(costs.measured.result_bytes.of(sent.routed_images) for sent in jobs) * of_a_year
+    rows = case.place.studies_per_year * costs.measured.rows.fixed + images * costs.measured.rows.each
     stored = _database_bytes(case, costs)
     job_rate = _busiest(jobs) / HOUR_S
     cpu_s = [ONE_MACHINE.job_s(sent, costs) - GPU_S for sent in jobs]
@@ -205,6 +186,7 @@ def _amounts_of(case: Case, costs: Costs) -> dict[str, str]:
         "images a year": f"{images:.2g}",
         "received, mean over the year": f"{size * 8 / 1e6 / YEAR_DAYS / load.DAY_S:,.0f} Mbit/s",
         "received, busiest hour": f"{case.demand[Station.LINE] * 1000:,.0f} Mbit/s",
+        "written to the spool, busiest hour": f"{_written_mb(case):,.0f} MB/s",
         f"spool, {KEPT_DAYS} days": f"{size / YEAR_DAYS * KEPT_DAYS / 1e12:,.1f} TB",
         "results a year": f"{results / 1e12:,.2f} TB",
         "rows of the database a year": f"{rows:.2g}",
@@ -214,6 +196,11 @@ def _amounts_of(case: Case, costs: Costs) -> dict[str, str]:
         "CPU of a job beside the network, mean": f"{sum(cpu_s) / len(cpu_s):.1f} s",
         "CPU cores for that in the busiest hour": f"{job_rate * sum(cpu_s) / len(cpu_s):.1f}",
     }
+
+
+def _written_mb(case: Case) -> float:
+    """A second: each image goes into a journal, and then into its own file."""
+    return 2 * case.demand[Station.LINE] * case.layout.line_gbit * 1e9 / 8 / MEGABYTE
 
 
 def _busiest(studies: Sequence[Sent]) -> int:
@@ -249,44 +236,12 @@ def _breaks(cases: Sequence[Case], costs: Costs) -> Iterator[str]:
         for number, station in enumerate(beyond, start=1):
             yield f"{number}. The {station.value} ({case.demand[station]:.1f} of 1): {REMEDIES[station]}."
         yield ""
-    syncs = (costs.record_s - costs.transaction_s) / costs.record_s
-    yield (
-        f"Of the time for one image in the database, {max(0.0, syncs):.0%} is more than a plain transaction "
-        "with its sync; the rest is saved for all images but one of a transaction that records several."
-    )
-    yield ""
 
 
 def _database_bytes(case: Case, costs: Costs) -> float:
     """Of one year."""
     images = sum(sent.images for sent in case.studies) / len(case.studies)
-    return case.place.studies_per_year * costs.database_bytes.of(images)
-
-
-def _checked(prediction: Prediction | None) -> Iterator[str]:
-    yield from ("## The simulation beside the real node", "")
-    if prediction is None:
-        yield "Not run yet: `python -m tests.scale check --write`."
-        return
-    yield f"`{prediction.command}`, {prediction.date}, commit {prediction.commit}; {prediction.machine}."
-    yield from ("", f"{prediction.jobs} studies at random times, one worker on the CPU, "
-        f"{prediction.utilisation:.0%} busy. How long jobs waited for it, in seconds:", "")  # fmt: skip
-    yield from ("| | 50th | 95th | 99th percentile |", "|---|---|---|---|")
-    for name, values in (
-        ("the real node", prediction.real_s),
-        ("simulated, each job as long as it really was", prediction.simulated_s),
-        ("predicted, each job as long as on a quiet node", prediction.from_quiet_s),
-    ):
-        yield f"| {name} | {' | '.join(f'{value:.2f}' for value in values)} |"
-    yield from (
-        "",
-        "The second line tests the model of the queue. The third one is a real prediction; it also misses "
-        "what a busy node costs: receiver, housekeeping and worker share the cores, which the model ignores.",
-    )
-
-
-def _ms(seconds: float) -> str:
-    return f"{seconds * 1000:.2f} ms"
+    return case.place.studies_per_year * costs.measured.database_bytes.of(images)
 
 
 def _percentiles(values: Sequence[float]) -> str:

@@ -9,12 +9,14 @@ from enum import StrEnum
 
 import numpy as np
 
+from dicomnode.records.audit import Stage
 from tests.scale.costs import MEGABYTE, Costs
 from tests.scale.load import HOUR_S, Sent
 from tests.scale.queues import Outcome, Step, Visit, simulate
 
-COMPLETION_S = 0.5
-"""From the last image to the job, where the sender is asked how many images there are."""
+BYTES_OF_A_VOXEL = 2
+EVENTS_WITHOUT_JOB = 2
+"""A study that goes to no model is completed and routed."""
 FILL = 0.7
 """How busy a station may be in the busiest hour; beyond, queues grow fast."""
 GPU_S = 3.0
@@ -26,7 +28,6 @@ class Station(StrEnum):
 
     LINE = "line"
     RECEIVER = "receiver"
-    DISK = "disk"
     DATABASE = "database"
     WORKER = "worker"
     SENDER = "sender"
@@ -58,35 +59,34 @@ class Layout:
     """Of one line; more of them are as many nodes, or as many network cards."""
     gpu: bool = True
 
-    def steps(self, sent: Sent, costs: Costs) -> tuple[Step, ...]:
-        """The path of one study: one step after the other, also those that really overlap."""
+    def steps(self, sent: Sent, costs: Costs, job_s: float | None = None) -> tuple[Step, ...]:
+        """The path of one study: one step after the other, also those that really overlap.
+
+        `job_s` is how long its job takes, where that is known better than by the costs.
+        """
         image_mb = sent.size_bytes / sent.images / MEGABYTE
+        events = costs.measured.job_transactions if sent.routed_images else EVENTS_WITHOUT_JOB
         path = {
             Station.LINE: sent.size_bytes * 8 / (self.line_gbit * 1e9),
-            Station.RECEIVER: sent.images * costs.receive_cpu_s,
-            Station.DISK: sent.images * costs.disk_s.of(image_mb),
-            Station.DATABASE: sent.images * costs.record_s + self._job_transactions_s(sent, costs),
+            Station.RECEIVER: sent.images * costs.receive_s.of(image_mb),
+            Station.DATABASE: sent.images * costs.measured.record_s + events * costs.transaction_s,
         }
         steps = [Step(station, service_s) for station, service_s in path.items()]
         if sent.routed_images:
             steps += [
-                Step(None, COMPLETION_S),
-                Step(Station.WORKER, self.job_s(sent, costs)),
+                Step(None, costs.completion_s),
+                Step(Station.WORKER, job_s or self.job_s(sent, costs)),
                 Step(Station.SENDER, costs.delivery_s),
             ]
         return tuple(steps)
 
     def job_s(self, sent: Sent, costs: Costs) -> float:
         """What a worker does for the series: stages on the CPU, and the network on the GPU if it has one."""
-        megavoxels = sent.routed_images * sent.size_bytes / sent.images / 2 / 1e6
-        stages = {name: line.of(megavoxels) for name, line in costs.job_cpu_s.items()}
+        megavoxels = sent.routed_images * sent.size_bytes / sent.images / BYTES_OF_A_VOXEL / 1e6
+        stages = {name: line.of(megavoxels) for name, line in costs.job_s.items()}
         if self.gpu:
-            stages["segment"] = GPU_S
+            stages[Stage.SEGMENT] = GPU_S
         return sum(stages.values())
-
-    @staticmethod
-    def _job_transactions_s(sent: Sent, costs: Costs) -> float:
-        return costs.transaction_s * (costs.job_transactions if sent.routed_images else 2)
 
 
 ONE_MACHINE = Layout(dict.fromkeys(Station, 1))

@@ -13,7 +13,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from tests.scale import load, places
-from tests.scale.costs import Costs, Line
+from tests.scale.costs import Costs, Line, Measured
 from tests.scale.places import ONE_MACHINE, PLACES, Station
 from tests.scale.queues import Outcome, Step, Visit, simulate
 
@@ -21,12 +21,15 @@ VISITS = 20_000
 NEAR = 0.15
 """Means of so many visits stray by a few percent."""
 
-COSTS = Costs(
+MEASURED = Measured(
     machine="", date="", commit="",
-    receive_cpu_s=0.003, disk_s=Line(fixed=0.001, each=0.001), record_s=0.002, transaction_s=0.001,
-    job_transactions=20, job_cpu_s={"read": Line(fixed=0.1, each=0.01), "segment": Line(fixed=1.0, each=1.0)},
-    delivery_s=0.5, result_bytes=Line(fixed=1e4, each=1e3), rows=Line(fixed=30, each=2),
+    record_s=0.002, job_transactions=20, segment_s=Line(fixed=1.0, each=1.0),
+    result_bytes=Line(fixed=1e4, each=1e3), rows=Line(fixed=30, each=2),
     database_bytes=Line(fixed=2e4, each=1e3),
+)  # fmt: skip
+COSTS = Costs(
+    measured=MEASURED, receive_s=Line(fixed=0.003, each=0.001), completion_s=0.1, transaction_s=0.001,
+    job_s={"read": Line(fixed=0.1, each=0.01), "segment": MEASURED.segment_s}, delivery_s=0.5,
 )  # fmt: skip
 
 
