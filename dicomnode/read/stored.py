@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy.typing as npt
 from pydicom import Dataset
+from pydicom.encaps import get_frame
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import iter_pixels
+from pydicom.uid import JPEGLSLossless, JPEGLSNearLossless
 
 from dicomnode.errors import UnreadableSeries
-from dicomnode.read.frames import FrameHeader, name_instance
+from dicomnode.read.frames import FrameHeader, frame_count, name_instance
 from dicomnode.study import Instance
 from inference.volume import Voxels
 
@@ -21,7 +23,9 @@ DECODERS = ("pyjpegls", "pylibjpeg", "pydicom", "pillow")
 """pydicom's plugins by preference. Not gdcm: it ends the whole process on some broken JPEG files and
 decodes other ones to noise without a word."""
 
-
+JPEG_LS = (JPEGLSLossless, JPEGLSNearLossless)
+START_OF_SCAN, END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
+"""Neither can lie within the samples (ISO/IEC 14495-1 annex A.1)."""
 LARGEST_FRAME_SAMPLES = 10**8
 """10,000 x 10,000: more than any radiograph. Each sample needs up to 16 bytes on the way to its value."""
 
@@ -38,7 +42,8 @@ def stored_frames(headers: Sequence[FrameHeader]) -> Iterator[tuple[FrameHeader,
         dataset = _load(instance)
         indices = [(header.frame.frame_number or 1) - 1 for header in frames]
         decoded = iter_pixels(dataset, indices=indices, decoding_plugin=_decoder(dataset))
-        for header in frames:
+        for header, index in zip(frames, indices, strict=True):
+            _check_end(header, index, dataset)
             yield header, _next(decoded, header.name, dataset), dataset
 
 
@@ -50,6 +55,31 @@ def _check_claims(header: FrameHeader) -> None:
             f"{header.name} claims more than {LARGEST_FRAME_SAMPLES} samples in one frame; "
             "send a coarser image"
         )
+
+
+def _check_end(header: FrameHeader, index: int, dataset: Dataset) -> None:
+    """Raise UnreadableSeries for a cut JPEG-LS frame: CharLS may look for its end for seconds."""
+    if getattr(dataset.file_meta, "TransferSyntaxUID", None) not in JPEG_LS:
+        return
+    try:
+        frame = get_frame(
+            dataset.PixelData,
+            index,
+            number_of_frames=frame_count(dataset, header.name),
+            extended_offsets=_extended_offsets(dataset),
+        )
+    except Exception:  # decoding finds the same, and says what is wrong
+        return
+    if frame.rfind(END_OF_IMAGE) <= frame.rfind(START_OF_SCAN):
+        raise UnreadableSeries(
+            f"pixel data of {header.name} are cut off (its JPEG-LS frame has no end marker); send it again"
+        )
+
+
+def _extended_offsets(dataset: Dataset) -> tuple[bytes, bytes] | None:
+    """Starts and lengths of all frames, where the data set has them and pydicom goes by them."""
+    starts, lengths = dataset.get("ExtendedOffsetTable"), dataset.get("ExtendedOffsetTableLengths")
+    return (starts, lengths) if starts and lengths and len(starts) == len(lengths) else None
 
 
 def _load(instance: Instance) -> Dataset:

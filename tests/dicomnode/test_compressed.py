@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import jpeg_ls
 import numpy as np
 import numpy.typing as npt
 import pydicom
@@ -19,13 +20,14 @@ from pydicom.uid import (
     UID,
     JPEG2000Lossless,
     JPEGLSLossless,
+    JPEGLSNearLossless,
 )
 
 from dicomnode.errors import UnreadableSeries
-from dicomnode.read.frames import frame_headers
+from dicomnode.read.frames import FrameHeader, frame_headers
 from dicomnode.read.pixels import check_greyscale, read_voxels
-from dicomnode.read.straight import read_straight
-from dicomnode.study import Series, read_instance
+from dicomnode.read.stored import stored_frames
+from dicomnode.study import Series, SourceFrame, read_instance
 from inference.volume import Volume
 from tests.dicomnode.test_straight import assert_same, both, write_slice
 from tests.fuzz.mutate import mutate
@@ -121,14 +123,49 @@ def test_a_broken_frame_is_never_more_than_the_simple_way_makes_of_it(tmp_path: 
 
 @pytest.mark.parametrize("syntax", SYNTAXES)
 @pytest.mark.parametrize("part", [0.0, 0.01, 0.3, 0.9, 0.999])
-def test_a_cut_frame_is_left_to_pydicom(tmp_path: Path, syntax: str, part: float) -> None:
-    """pydicom is not asked here: CharLS may look at a cut JPEG-LS stream for many seconds."""
+def test_a_cut_frame_is_left_to_the_simple_way_which_refuses_it(
+    tmp_path: Path, syntax: str, part: float
+) -> None:
     samples = image(np.random.default_rng(5), (40, 36), 12, signed=False)
     frame = encoded(syntax, samples, 12, False)
     cut = frame[: max(2, int(part * len(frame)))]
     write_compressed(tmp_path / "series" / "0.dcm", samples, cut, syntax, 12, False)
-    headers = frame_headers(read_series(tmp_path / "series"))
-    assert read_straight(headers, (1, *samples.shape), False) is None
+    fast, simple = both(frame_headers(read_series(tmp_path / "series")))
+    assert fast is None
+    assert isinstance(simple, str)
+
+
+@pytest.mark.parametrize("syntax", [JPEGLSLossless, JPEGLSNearLossless])
+@pytest.mark.parametrize("frames", [1, 3])
+def test_a_cut_jpeg_ls_frame_never_reaches_its_decoder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, syntax: str, frames: int
+) -> None:
+    """CharLS may look for the end of such a frame for seconds."""
+    shape = (40, 36)
+    images = [image(np.random.default_rng(seed), shape, 12, signed=False) for seed in range(frames)]
+    streams = [encoded(JPEGLSLossless, samples, 12, False) for samples in images]
+    streams[-1] = streams[-1][: len(streams[-1]) // 3]
+    change = Dataset()
+    change.Rows, change.Columns = shape
+    change.BitsStored, change.HighBit, change.PixelRepresentation = 12, 11, 0
+    change.NumberOfFrames = frames
+    change.SOPInstanceUID = "1.2.3"
+    write_slice(tmp_path / "0.dcm", encapsulate(streams), change, syntax)
+    instance = read_instance(tmp_path / "0.dcm", sha256="")
+    headers = [
+        FrameHeader(SourceFrame(instance, number), (instance.header,)) for number in range(1, frames + 1)
+    ]
+    asked: list[int] = []
+    decode = jpeg_ls.decode_pixel_data
+
+    def counting(stream: bytes) -> object:
+        asked.append(len(stream))
+        return decode(stream)
+
+    monkeypatch.setattr(jpeg_ls, "decode_pixel_data", counting)
+    with pytest.raises(UnreadableSeries, match=f"frame {frames} are cut off.*no end marker.*send it again"):
+        list(stored_frames(headers))
+    assert len(asked) == frames - 1
 
 
 def test_a_frame_that_is_not_what_its_header_says_is_left_to_pydicom(tmp_path: Path) -> None:
