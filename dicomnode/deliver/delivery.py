@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from dicomnode.deliver.answers import Fate, PeerUnavailable
 from dicomnode.deliver.breaker import Breaker, retry_delay_s
+from dicomnode.deliver.intact import damage_of
 from dicomnode.deliver.sender import Response, send
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database, utc_now
@@ -60,7 +61,7 @@ class Delivery:
 
     def _send(self, peer: PeerSettings, batch: list[tuple[DeliveryRow, ResultRow]]) -> None:
         """Send a batch over one association; what cannot be tried stays as it was."""
-        by_path = {Path(result.path): delivery for delivery, result in batch}
+        by_path = self._intact(batch)
         answered, broken_at, silence = False, None, ""
         try:
             for response in send(
@@ -81,6 +82,18 @@ class Delivery:
             for path, delivery in by_path.items():
                 self._settle(delivery, Response(path, Fate.NOT_SENT, str(failure)))
             self._breaker.failed(peer.name, failure)
+
+    def _intact(self, batch: list[tuple[DeliveryRow, ResultRow]]) -> dict[Path, DeliveryRow]:
+        """A batch by its files; what is damaged is given up here, since no attempt can mend it."""
+        intact = {}
+        for delivery, result in batch:
+            path, damage = Path(result.path), damage_of(result)
+            if damage is None:
+                intact[path] = delivery
+            else:
+                log.error("result_damaged", sop_instance_uid=result.sop_instance_uid, path=result.path)
+                self._settle(delivery, Response(path, Fate.REFUSED, damage))
+        return intact
 
     def _keep_in_order(self, broken_at: int) -> None:
         """What follows an object of the same job waits as long as that: the SEG stays before its reports."""

@@ -9,6 +9,7 @@ import structlog
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom.sop_class import StorageCommitmentPushModel, Verification
 
+from dicomnode.deliver.asking_again import ask_again_soon
 from dicomnode.deliver.commitment import Commitment
 from dicomnode.imaging import is_image
 from dicomnode.receive.acknowledging import Acknowledging, StartRecorder, recorder_in_a_thread
@@ -84,6 +85,7 @@ class Listener:
         for server in self._servers:
             threading.Thread(target=server.serve_forever, name="port", daemon=True).start()
         threading.Thread(target=self._flush, name="turned away", daemon=True).start()
+        ask_again_soon(self._database)
         log.info("listener_started", ae_title=self._settings.node.ae_title, ports=self.ports)
 
     def _open(self, entity: AE, port: int, credentials: Credentials | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -74,7 +75,8 @@ class Outbox:
                 ResultRow(
                     sop_instance_uid=uid, job_id=1, kind="seg",
                     sop_class_uid=str(meta.MediaStorageSOPClassUID),
-                    study_instance_uid="1.2.3", series_instance_uid="1.9", instance_number=1, sha256="s",
+                    study_instance_uid="1.2.3", series_instance_uid="1.9", instance_number=1,
+                    sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
                     path=str(path), created_at=now,
                 )
             )  # fmt: skip

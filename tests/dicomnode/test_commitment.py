@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,12 @@ def listening(settings: Settings, database: Database) -> Iterator[Settings]:
         yield settings
     finally:
         listener.stop()
+
+
+def listening_too(settings: Settings, database: Database) -> AbstractContextManager[Settings]:
+    """A second receiver of the same node, at a port of its own."""
+    node = settings.node.model_copy(update={"port": free_port()})
+    return listening(settings.model_copy(update={"node": node}), database)
 
 
 def committing(settings: Settings, **peer: Any) -> Settings:
@@ -228,6 +234,26 @@ def test_without_a_report_it_is_asked_again_and_at_last_given_up(outbox: Outbox,
         ask(outbox, commitment_attempts=2)
     assert states(outbox) == ["dead", "dead"]
     assert outbox.rows()[0].last_status == "not committed after 2 requests"
+
+
+def test_what_was_asked_while_nobody_listened_is_asked_again_when_somebody_does(
+    outbox: Outbox, database: Database
+) -> None:
+    with archive_at(outbox.settings) as archive:
+        outbox.push()
+        ask(outbox)  # the report of the archive finds no port
+        due_in_s = (outbox.rows()[0].not_before - utc_now()).total_seconds()
+        assert due_in_s > 500
+        with listening(outbox.settings, database), listening_too(outbox.settings, database):
+            deadline = utc_now() + timedelta(seconds=WAIT_S)
+            while len(archive.asked) < 2 and utc_now() < deadline:
+                ask(outbox)
+            ask(outbox)  # once for both
+            report = Report(refer("1.7.1", "1.7.2"), ())
+            assert report_to_node(outbox.settings, archive.transaction_uid, report) == 0x0000
+    assert states(outbox) == ["delivered", "delivered"]
+    assert len(archive.asked) == 2
+    assert [row.commitment_attempt for row in outbox.rows()] == [1, 1]  # one was not heard
 
 
 def test_a_late_report_on_an_earlier_request_still_commits_but_no_longer_fails(

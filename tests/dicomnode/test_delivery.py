@@ -140,6 +140,22 @@ def test_a_file_that_is_gone_or_broken_holds_up_no_other(
     assert "sending" not in states
 
 
+def test_a_result_whose_file_was_damaged_on_the_disk_is_not_sent(
+    peer: Peer, database: Database, tmp_path: Path
+) -> None:
+    outbox = outbox_to(peer, database, tmp_path)
+    damaged = outbox.add("1.1")
+    content = bytearray(damaged.read_bytes())
+    content[-1] ^= 1  # one bit of a pixel: still a DICOM file
+    damaged.write_bytes(content)
+    outbox.add("1.2")
+    outbox.push()
+    assert outbox.states() == ["dead", "delivered"]
+    assert peer.received == ["1.2"]
+    assert "its file is damaged: SHA-256" in str(outbox.rows()[0].last_status)
+    assert "delivery_dead" in kinds(database)
+
+
 def test_a_peer_that_is_not_there_leaves_everything_waiting(database: Database, tmp_path: Path) -> None:
     outbox = outbox_to(None, database, tmp_path)
     outbox.add("1.1")
