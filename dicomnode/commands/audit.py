@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
+from dicomnode.commands.audit_filters import Kinds, Model, Moment, OutcomeName, Peer, Who, kinds_of
 from dicomnode.commands.options import (
     DEFAULT_CONFIG,
     ConfigOption,
@@ -26,8 +25,8 @@ from dicomnode.records.anchoring import anchor_of_the_day
 from dicomnode.records.anchors import private_key, public_key
 from dicomnode.records.audit import Event, Subject
 from dicomnode.records.chain import ChainCheck
-from dicomnode.records.db import Database, utc_now
-from dicomnode.records.events import EventFilter, Outcome, event_page, events_with
+from dicomnode.records.db import Database
+from dicomnode.records.events import EventFilter, event_page
 from dicomnode.records.lookup import Hit, Named, events_about, find, nothing_known
 from dicomnode.records.queries import event_record
 from dicomnode.records.story import SENTENCES, tell
@@ -39,28 +38,6 @@ from dicomnode.show.plain import plain
 audit = typer.Typer(no_args_is_help=True, help="Read and check the audit trail.")
 
 EXIT_BROKEN = 1
-AGO = re.compile(r"(\d+)(min|h|d)")
-UNITS = {"min": "minutes", "h": "hours", "d": "days"}
-OUTCOMES = {
-    **{outcome.name.lower(): events_with(outcome) for outcome in Outcome},
-    "failure": frozenset(Event) - events_with(Outcome.SUCCESS),
-}
-
-
-def _moment(text: str) -> datetime:
-    """A time as people type it: 2h ago, or ISO 8601, local where it names no offset."""
-    ago = AGO.fullmatch(text.strip())
-    try:
-        if ago:
-            return utc_now() - timedelta(**{UNITS[ago[2]]: int(ago[1])})
-        return datetime.fromisoformat(text.strip()).astimezone()
-    except (ValueError, OverflowError) as error:
-        raise typer.BadParameter(
-            f"{text!r} is no time; write 2026-03-01, '2026-03-01 14:30', or 30min, 2h, 7d for so long ago"
-        ) from error
-
-
-Moment = Annotated[datetime | None, typer.Option(parser=_moment, metavar="TIME")]
 
 
 @audit.command("show")
@@ -108,22 +85,20 @@ def audit_show(
 @audit.command("list")
 def audit_list(
     config: ConfigOption = DEFAULT_CONFIG,
-    event: Annotated[list[Event] | None, typer.Option(help="Only this kind. Repeatable.")] = None,
+    event: Kinds = None,
     since: Moment = None,
     until: Moment = None,
-    peer: Annotated[str | None, typer.Option(help="AE title of a sender, or name of a destination.")] = None,
-    outcome: Annotated[
-        str | None,
-        typer.Option(help=f"One of: {', '.join(OUTCOMES)}."),
-    ] = None,
-    model: Annotated[str | None, typer.Option(help="Everything that jobs of this model did.")] = None,
+    peer: Peer = None,
+    who: Who = None,
+    outcome: OutcomeName = None,
+    model: Model = None,
     before: Annotated[int | None, typer.Option(help="Only what is older than this event.")] = None,
     limit: LimitOption = 50,
     as_json: JsonOption = False,
 ) -> None:
     """List the newest events, newest last."""
     _, database = open_node(config)
-    wanted = EventFilter(_kinds(event, outcome), since, until, peer, model)
+    wanted = EventFilter(kinds_of(event, outcome), since, until, peer, model, who)
     with database.snapshot() as session:
         rows = event_page(session, wanted, before, limit)[::-1]
     _note_reading(database, "list", {row.study_instance_uid for row in rows})
@@ -187,15 +162,6 @@ def audit_anchor(config: ConfigOption = DEFAULT_CONFIG) -> None:
         console.print("nothing to do: today's anchor is written, or the trail is empty")
     else:
         console.print(f"anchor of {anchor.day}: {anchor.event_count} events, in {settings.anchors}")
-
-
-def _kinds(events: list[Event] | None, outcome: str | None) -> frozenset[Event]:
-    """The events to look for; all when nothing is said."""
-    if outcome is None:
-        return frozenset(events or ())
-    if outcome not in OUTCOMES:
-        raise typer.BadParameter(f"{outcome!r} is no outcome; known: {', '.join(OUTCOMES)}")
-    return OUTCOMES[outcome] & frozenset(events or Event)
 
 
 def _note_reading(database: Database, command: str, studies: set[str | None]) -> None:

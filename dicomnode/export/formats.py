@@ -11,7 +11,9 @@ from typing import Any
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from dicomnode.export.fhir import audit_event
+from dicomnode.records.audit import Event
 from dicomnode.records.queries import event_record
+from dicomnode.records.story import SENTENCES
 from dicomnode.records.tables import AuditRow
 from dicomnode.show.plain import plain
 
@@ -43,12 +45,12 @@ def lines(rows: Iterable[AuditRow], form: Format) -> Iterator[str]:
 
 
 def _csv(rows: Iterable[AuditRow]) -> Iterator[str]:
-    yield _cells([column.name for column in AuditRow.__table__.columns])
+    yield _cells([*(column.name for column in AuditRow.__table__.columns), "what"])
     for row in rows:
         record = event_record(row)
         record["at"] = row.at.isoformat()
         record["detail"] = json.dumps(row.detail, sort_keys=True)
-        yield _cells(record.values())
+        yield _cells([*record.values(), SENTENCES[Event(row.event)](row.detail)])
 
 
 def _cells(values: Iterable[object]) -> str:

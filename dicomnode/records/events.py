@@ -1,4 +1,4 @@
-"""Pages through the audit trail, newest first, by what happened, when, with whom and by which model."""
+"""Pages through the audit trail, newest first: what happened, when, by and with whom, by which model."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from sqlalchemy import Select, select, tuple_
 from sqlalchemy.orm import Session
 
 from dicomnode.errors import PermanentError
+from dicomnode.records.actors import by_whom
 from dicomnode.records.audit import Event
 from dicomnode.records.tables import AuditRow, JobRow
 
@@ -65,6 +66,13 @@ def events_with(outcome: Outcome) -> frozenset[Event]:
     return frozenset(event for event in Event if outcome_of(event) is outcome)
 
 
+OUTCOMES = {
+    "failure": frozenset(Event) - events_with(Outcome.SUCCESS),
+    **{outcome.name.lower(): events_with(outcome) for outcome in Outcome},
+}
+"""What may be asked for as an outcome, with the kinds of events that have it."""
+
+
 @dataclass(frozen=True)
 class EventFilter:
     """Which events; None or empty leaves a question open."""
@@ -77,6 +85,8 @@ class EventFilter:
     """Calling AE title of who sent, or name of the destination."""
     model: str | None = None
     """Name of a model: everything that its jobs did."""
+    who: str | None = None
+    """A person, or an actor as the trail tells of it (`actors.py`)."""
 
 
 def event_page(
@@ -99,9 +109,11 @@ def event_page(
     return sorted(found, key=lambda row: (row.at, row.id), reverse=True)[:limit]
 
 
-def events_between(session: Session, since: datetime | None, until: datetime | None) -> Iterator[AuditRow]:
-    """All events of a time, oldest first; they are not all in memory at once."""
-    query = _among(session, EventFilter(since=since, until=until)).order_by(AuditRow.at, AuditRow.id)
+def events_in_order(session: Session, wanted: EventFilter) -> Iterator[AuditRow]:
+    """All events that are wanted, oldest first; they are not all in memory at once."""
+    query = _among(session, wanted).order_by(AuditRow.at, AuditRow.id)
+    if wanted.events:
+        query = query.where(AuditRow.event.in_([event.value for event in wanted.events]))
     yield from session.scalars(query.execution_options(yield_per=1000))
 
 
@@ -113,6 +125,8 @@ def _among(session: Session, wanted: EventFilter) -> Select[AuditRow]:
         query = query.where(AuditRow.at < wanted.until)
     if wanted.peer is not None:
         query = query.where(AuditRow.peer == wanted.peer)
+    if wanted.who is not None:
+        query = by_whom(session, query, wanted.who)
     if wanted.model is not None:
         jobs = session.scalars(
             select(JobRow.id).where(JobRow.model == wanted.model).limit(FEW_JOBS + 1)

@@ -24,8 +24,8 @@ SENTENCES: dict[Event, Callable[[Detail], str]] = {
         f"{d['study_count']} {'study' if d['study_count'] == 1 else 'studies'})"
     ),
     Event.AUDIT_EXPORTED: lambda d: (
-        f"audit trail exported ({d['format']}{', with objects' if d['objects'] else ''}): "
-        f"{d['event_count']} events"
+        f"audit trail exported ({d['format']}{', with objects' if d['objects'] else ''})"
+        + (f": {d['event_count']} events" if "event_count" in d else "")
     ),
     Event.AUDIT_VERIFIED: lambda d: (
         f"audit trail checked against {d['anchor_count']} anchors: {d['event_count']} events, "

@@ -216,6 +216,14 @@ class DestinationRow(Base):
     reason: Mapped[str | None]
 
 
+WORKER = "worker "
+BUSY_ACTORS = ("receiver", "assembly", "routing", "delivery")
+SELDOM = (
+    f"actor NOT IN ({', '.join(map(repr, BUSY_ACTORS))}) AND substr(actor, 1, {len(WORKER)}) <> '{WORKER}'"
+)
+"""True of the events of people, and of machines that do little; these words are those of an index."""
+
+
 class AuditRow(Base):
     """One fact. Rows are only ever added; each carries the digest of the one before."""
 
@@ -230,6 +238,14 @@ class AuditRow(Base):
             "sop_instance_uid",
             sqlite_where=text("study_instance_uid IS NULL"),
             postgresql_where=text("study_instance_uid IS NULL"),
+        ),
+        Index(
+            "audit_events_of_few",
+            "actor",
+            "at",
+            "id",
+            sqlite_where=text(SELDOM),
+            postgresql_where=text(SELDOM),
         ),
     )
 

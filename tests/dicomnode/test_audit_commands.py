@@ -15,6 +15,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from dicomnode.commands.person import account
 from dicomnode.config import load_settings
 from dicomnode.errors import PermanentError
 from dicomnode.receive.intake import Intake
@@ -88,6 +89,8 @@ def test_the_list_is_filtered_and_turned(command: Command, database: Database) -
     assert command.json("audit", "list", "--peer", "PACS", "--until", "2h") == []
     assert command.json("audit", "list", "--outcome", "failure") == []
     assert command.json("audit", "list", "--model", "none") == []
+    assert len(command.json("audit", "list", "--who", "receiver")) == 2
+    assert {row["event"] for row in command.json("audit", "list", "--who", account())} == {"audit_read"}
     assert f"--before {older['id']}" in command(
         "audit", "list", "--limit", "1", "--before", str(newest["id"])
     )
@@ -95,7 +98,13 @@ def test_the_list_is_filtered_and_turned(command: Command, database: Database) -
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--since", "soon"], ["--outcome", "bad"], ["--event", "nonsense"], ["--since", "9" * 30 + "d"]],
+    [
+        ["--since", "soon"],
+        ["--outcome", "bad"],
+        ["--event", "nonsense"],
+        ["--since", "9" * 30 + "d"],
+        ["--event", "job_failed", "--outcome", "success"],
+    ],
 )
 def test_a_filter_that_is_none_is_a_wrong_command_line(command: Command, arguments: list[str]) -> None:
     command("audit", "list", *arguments, code=2)

@@ -78,6 +78,7 @@ def test_a_spreadsheet_gets_cells_and_no_formula(
     assert rows[2]["peer"].startswith("'=cmd|")
     assert not any(cell.startswith(("=", "+", "-", "@")) for row in rows for cell in row.values())
     assert rows[1]["study_instance_uid"] == "1.2.3.4"
+    assert rows[1]["what"] == "instance received from PACS"
     assert json.loads(rows[1]["detail"])["calling_ae_title"] == "PACS"
 
 
@@ -122,8 +123,29 @@ def test_fhir_is_what_a_fhir_library_takes(command: Command, database: Database,
     assert found[1].model_dump()["entity"][0]["what"]["identifier"]["value"] == "urn:oid:1.2.3.4"
 
 
-def test_a_time_can_be_chosen(command: Command, database: Database, tmp_path: Path) -> None:
-    assert exported(command, tmp_path, "--format", "jsonl", "--until", "2h") == ""
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--until", "2h"], []),
+        (["--event", "node_started", "--event", "instance_received"], ["node_started", "instance_received"]),
+        (["--outcome", "failure"], ["association_rejected"]),
+        (["--peer", "PACS"], ["instance_received"]),
+        (["--who", "@SUM(1)"], ["association_rejected"]),
+    ],
+)
+def test_what_is_exported_can_be_chosen(
+    command: Command, database: Database, tmp_path: Path, arguments: list[str], expected: list[str]
+) -> None:
+    lines = exported(command, tmp_path, "--format", "jsonl", *arguments).splitlines()
+    assert [json.loads(line)["event"] for line in lines] == expected
+
+
+def test_everything_about_a_study_leaves_nothing_out(
+    command: Command, database: Database, tmp_path: Path
+) -> None:
+    arguments = ("--out", str(tmp_path / "a.zip"), "--everything", "1.2.3.4", "--since", "2h")
+    command("audit", "export", *arguments, code=2)
+    assert not (tmp_path / "a.zip").exists()
 
 
 def test_everything_about_a_study_is_in_one_zip(command: Command, database: Database, tmp_path: Path) -> None:

@@ -14,7 +14,14 @@ from dicomnode.errors import PermanentError
 from dicomnode.receive.intake import Intake
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database, utc_now
-from dicomnode.records.events import EventFilter, Outcome, event_page, events_with, outcome_of
+from dicomnode.records.events import (
+    EventFilter,
+    Outcome,
+    event_page,
+    events_in_order,
+    events_with,
+    outcome_of,
+)
 from dicomnode.records.lookup import (
     Named,
     StudyCursor,
@@ -222,6 +229,41 @@ def test_events_are_filtered_and_paged(database: Database) -> None:
     assert found(EventFilter(since=utc_now())) == []
     with pytest.raises(PermanentError, match="there is no event 99"):
         found(EventFilter(), before=99)
+
+
+ACTORS = (
+    "receiver", "worker cuda:0", "web m.keller", "admin m.keller", "admin root (logged in as m.keller)",
+    "web m.keller2", "admin root", "serve",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("who", "expected"),
+    [
+        ("m.keller", [2, 3, 4]),
+        ("root", [4, 6]),
+        ("web m.keller", [2]),
+        ("serve", [7]),
+        ("receiver", [0]),
+        ("worker cuda:0", [1]),
+        ("keller", []),
+        ("cuda:0", []),
+        ("' OR 1=1 --", []),
+        ("%", []),
+    ],
+)
+def test_what_a_person_did_is_found_however_they_came(
+    database: Database, who: str, expected: list[int]
+) -> None:
+    with database.transaction() as session:
+        for actor in ACTORS:
+            Audit(actor).record(session, Event.AUDIT_READ, Subject(), command="list", study_count=0)
+    failures = frozenset(Event) - {Event.AUDIT_READ}
+    with database.snapshot() as session:
+        found = [row.actor for row in event_page(session, EventFilter(who=who))]
+        assert found == [ACTORS[number] for number in reversed(expected)]
+        assert [row.actor for row in events_in_order(session, EventFilter(who=who))] == found[::-1]
+        assert event_page(session, EventFilter(who=who, events=failures)) == []
 
 
 def test_a_busy_model_is_searched_in_another_way_with_the_same_answer(

@@ -10,18 +10,24 @@ from urllib.parse import urlencode
 from starlette.responses import Response, StreamingResponse
 
 from dicomnode.errors import PermanentError
+from dicomnode.export.formats import Format, lines
 from dicomnode.records.audit import Event, Subject
-from dicomnode.records.events import EventFilter, Outcome, event_page, events_with, outcome_of
+from dicomnode.records.events import OUTCOMES, EventFilter, event_page, outcome_of
 from dicomnode.records.story import SENTENCES
 from dicomnode.records.tables import AuditRow
-from dicomnode.show.exported import as_csv, as_json_lines
 from dicomnode.web.access import page
 from dicomnode.web.site import Right, Visit
 
 PAGE_LENGTH = 100
 EXPORT_BATCH = 2000
-FILTERS = ("event", "outcome", "peer", "model", "since", "until")
-FAILURE = "failure"
+FILTERS = ("event", "outcome", "peer", "who", "model", "since", "until")
+DOWNLOADS = {
+    Format.CSV: ("text/csv; charset=utf-8", "csv"),
+    Format.JSONL: ("application/jsonl", "jsonl"),
+    Format.XML: ("application/xml", "xml"),
+    Format.FHIR: ("application/fhir+ndjson", "fhir.ndjson"),
+}
+"""Media type and end of the name of each export."""
 
 
 def show_audit(visit: Visit) -> Response:
@@ -35,16 +41,23 @@ def show_audit(visit: Visit) -> Response:
     except PermanentError as error:
         rows, problem = [], str(error)
     shown = rows[:PAGE_LENGTH]
-    _record_reading(visit, "list", shown)
+    studies = sorted({row.study_instance_uid for row in shown if row.study_instance_uid})
+    visit.record(
+        Event.AUDIT_READ,
+        Subject(studies[0] if len(studies) == 1 else None),
+        command="list",
+        study_count=len(studies),
+        filters=_asked(visit),
+    )
     return visit.page(
         "audit.html",
         rows=[(row, SENTENCES[Event(row.event)](row.detail), outcome_of(Event(row.event))) for row in shown],
         problem=problem,
         older=_address(visit, before=str(shown[-1].id)) if len(rows) > PAGE_LENGTH else "",
         newest=_address(visit) if visit.query("before") else "",
-        exports={kind: _address(visit, path=f"/audit/export.{kind}") for kind in EXPORTS},
+        exports={form: _address(visit, path=f"/audit/export.{form}") for form in Format},
         kinds=[event.value for event in Event],
-        outcomes=[FAILURE, *(outcome.name.lower() for outcome in Outcome)],
+        outcomes=list(OUTCOMES),
         asked={name: visit.query(name) for name in FILTERS},
         verification=visit.site.verification.status,
     )
@@ -62,25 +75,23 @@ def show_verification(visit: Visit) -> Response:
 
 
 def export(visit: Visit) -> Response:
-    """All events that fit, oldest last, as a file."""
+    """All events that fit, oldest last, as a file. Recorded before the first of them leaves."""
     kind = visit.part("kind")
-    if kind not in EXPORTS:
-        return visit.not_found("Events are exported as csv or jsonl.")
-    media_type, write = EXPORTS[kind]
+    if kind not in set(Format):
+        return visit.not_found(f"Events are exported as {', '.join(Format)}.")
     try:
         wanted = _wanted(visit)
     except PermanentError as error:
         return visit.page("message.html", 400, title="Not exported", message=str(error))
-    _record_reading(visit, "export", [])
-    name = f"audit-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.{kind}"
+    form = Format(kind)
+    visit.record(Event.AUDIT_EXPORTED, format=form.value, objects=False, filters=_asked(visit))
+    media_type, suffix = DOWNLOADS[form]
+    name = f"audit-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.{suffix}"
     return StreamingResponse(
-        write(_all_rows(visit, wanted)),
+        lines(_all_rows(visit, wanted), form),
         media_type=media_type,
         headers={"Content-Disposition": f'attachment; filename="{name}"'},
     )
-
-
-EXPORTS = {"csv": ("text/csv; charset=utf-8", as_csv), "jsonl": ("application/jsonl", as_json_lines)}
 
 
 def _all_rows(visit: Visit, wanted: EventFilter) -> Iterator[AuditRow]:
@@ -95,15 +106,9 @@ def _all_rows(visit: Visit, wanted: EventFilter) -> Iterator[AuditRow]:
         before = rows[-1].id
 
 
-def _record_reading(visit: Visit, command: str, rows: list[AuditRow]) -> None:
-    studies = sorted({row.study_instance_uid for row in rows if row.study_instance_uid})
-    visit.record(
-        Event.AUDIT_READ,
-        Subject(studies[0] if len(studies) == 1 else None),
-        command=command,
-        study_count=len(studies),
-        filters=[name for name in FILTERS if visit.query(name)],
-    )
+def _asked(visit: Visit) -> list[str]:
+    """The filters that are set; what was typed into them may be a patient's."""
+    return [name for name in FILTERS if visit.query(name)]
 
 
 def _wanted(visit: Visit) -> EventFilter:
@@ -114,20 +119,14 @@ def _wanted(visit: Visit) -> EventFilter:
         until=until + timedelta(days=1) if until else None,
         peer=visit.query("peer") or None,
         model=visit.query("model") or None,
+        who=visit.query("who") or None,
     )
-    kinds = _of_outcome(visit.query("outcome"))
+    kinds = OUTCOMES.get(visit.query("outcome"), frozenset())
     if visit.query("event") in set(Event):
         kinds = (kinds or frozenset(Event)) & {Event(visit.query("event"))}
         if not kinds:
             raise PermanentError("No event of this kind has this outcome.")
     return replace(found, events=kinds)
-
-
-def _of_outcome(name: str) -> frozenset[Event]:
-    """The kinds of events with an outcome; empty, which asks nothing, for an unknown one."""
-    if name == FAILURE:
-        return frozenset(Event) - events_with(Outcome.SUCCESS)
-    return next((events_with(o) for o in Outcome if o.name.lower() == name), frozenset())
 
 
 def _day(words: str) -> datetime | None:

@@ -39,6 +39,7 @@ def addresses(count: int) -> dict[str, str]:
         "audit, failures": "/audit?outcome=failure",
         "audit, one peer and day": "/audit?peer=PACS&since=2026-10-30&until=2026-10-30",
         "audit, one model": "/audit?model=ct-lung-nodule",
+        "audit, one person": "/audit?who=admin&event=logged_in",
         "configuration": "/configuration",
     }
 

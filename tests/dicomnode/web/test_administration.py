@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
+from dicomnode.export.formats import Format
 from dicomnode.records.accounts import Role
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.tables import AuditRow, JobRow, StudyRow
@@ -100,13 +101,33 @@ def test_an_export_holds_every_event_and_no_formula(worked: Page, monkeypatch: p
     with worked.database.snapshot() as session:
         stored = session.scalars(select(AuditRow).order_by(AuditRow.id.desc())).all()
     assert [int(row["id"]) for row in rows] == [row.id for row in stored]
-    assert rows[0]["event"] == "audit_read", "the export is in its own export"
+    assert rows[0]["event"] == "audit_exported", "the export is in its own export"
     assert not any(cell.startswith(("=", "+", "-", "@")) for row in rows for cell in row.values())
     assert any(row["actor"] == "'=HYPERLINK(1)" for row in rows)
     lines = browser.get("/audit/export.jsonl?event=study_parked").text.splitlines()
     (record,) = map(json.loads, lines)
     assert record["detail"]["reason"] == '+cmd|"/c calc"\r\n@SUM(1)', "JSON needs no guard"
     assert browser.get("/audit/export.exe").status_code == 404
+
+
+def test_every_format_of_the_command_can_be_downloaded_of_what_was_searched(worked: Page) -> None:
+    browser = worked.logged_in(Role.AUDITOR)
+    shown = browser.get("/audit?who=auditor").text
+    addresses = re.findall(r'href="(/audit/export\.[^"]+)"', shown)
+    assert [address.split("?")[1] for address in addresses] == ["who=auditor"] * len(Format)
+    for address, form in zip(addresses, Format, strict=True):
+        text = browser.get(address).text
+        assert f"audit trail exported ({form.value})" in text or "audit_exported" in text
+        assert "instance_received" not in text
+    told = [d for _, d in events(worked.database, "audit_exported")]
+    assert [(d["format"], d["filters"]) for d in told] == [(form.value, ["who"]) for form in Format]
+
+
+def test_an_auditor_sees_what_one_person_did(worked: Page) -> None:
+    worked.logged_in(Role.ADMIN).submit("/letters", "/letters/replay")
+    told = words(worked.logged_in(Role.AUDITOR).get("/audit?who=admin&event=delivery_replayed"))
+    assert "delivery to PACS queued again by hand" in told
+    assert "No event fits" in words(worked.logged_in(Role.AUDITOR).get("/audit?who=viewer"))
 
 
 def verified(browser: Browser) -> str:

@@ -33,3 +33,5 @@ def test_no_page_reads_a_whole_table(tmp_path: Path) -> None:
         assert browser.get(address).status_code in (200, 303), address
     assert len(asked) > len(addresses(STUDIES))
     assert [statement for statement, plan in asked.items() if any(map(WHOLE_TABLE.match, plan))] == []
+    steps = [step for plan in asked.values() for step in plan]
+    assert "SEARCH audit_events USING INDEX audit_events_of_few (actor=?)" in steps, "who"
