@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dicomnode.config import load_settings
@@ -19,6 +20,8 @@ from dicomnode.settings.node import PeerSettings, Settings
 
 START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 90.0
+PORTS = range(15000, 32768)
+"""Linux gives connections those from 32768, other systems those from 49152."""
 CONFIGURATION = """\
 [node]
 ae_title = "SELFTEST"
@@ -56,11 +59,15 @@ modality = "CT"
 
 
 def free_port() -> int:
-    """A port on the loopback interface that nobody uses."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port on the loopback interface that nobody uses.
+
+    It is none of those that the system gives to connections: one of these could take it before its use.
+    """
+    while True:
+        port = random.SystemRandom().choice(PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def as_peer(settings: Settings) -> PeerSettings:

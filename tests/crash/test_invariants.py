@@ -20,11 +20,11 @@ from pydicom import dcmread
 from dicomnode.deliver.delivery import Delivery
 from dicomnode.receive.intake import Intake
 from dicomnode.records.audit import Audit
-from dicomnode.records.db import Database, migrate
 from dicomnode.selftest.bundles import write_bundle
 from dicomnode.series_writer import SeriesIdentity, write_series
 from dicomnode.spool import Spool
 from tests.crash.invariants import Sent, complaints, data_set_digest
+from tests.databases import migrated_database
 from tests.dicomnode.parts import peer_answering, settings_in
 from tests.dicomnode.test_worker import Node
 from tests.phantoms import phantom
@@ -41,8 +41,7 @@ def intact(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Sent]:
     write_bundle(folder / "models" / "threshold")
     with peer_answering() as pacs:
         settings = settings_in(folder, '[models]\nfolder = "models"\n', peer_port=pacs.port)
-        database, spool = Database(settings.database_url), Spool(settings.spool)
-        migrate(database)
+        database, spool = migrated_database(settings), Spool(settings.spool)
         spool.prepare()
         node = Node(settings, database, Intake(spool, database, Audit("receiver")), files)
         node.receive(files)

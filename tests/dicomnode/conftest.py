@@ -11,9 +11,10 @@ from structlog.testing import capture_logs
 
 from dicomnode.receive.intake import Intake
 from dicomnode.records.audit import Audit
-from dicomnode.records.db import Database, migrate
+from dicomnode.records.db import Database
 from dicomnode.settings.node import Settings
 from dicomnode.spool import Spool
+from tests.databases import migrated_database
 from tests.dicomnode.parts import settings_in
 
 
@@ -26,8 +27,7 @@ def settings(tmp_path: Path, store: str) -> Settings:
 @pytest.fixture
 def database(settings: Settings) -> Iterator[Database]:
     """The node's database with its schema."""
-    found = Database(settings.database_url)
-    migrate(found)
+    found = migrated_database(settings)
     yield found
     found.engine.dispose()
 

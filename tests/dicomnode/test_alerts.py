@@ -24,12 +24,13 @@ from dicomnode.observe.alerts import Alerts
 from dicomnode.observe.peers import check_peer, forget_others
 from dicomnode.observe.trail import verify_daily
 from dicomnode.records.audit import Audit, Event, Subject
-from dicomnode.records.db import Database, migrate, utc_now
+from dicomnode.records.db import Database, utc_now
 from dicomnode.records.tables import DeliveryRow, DestinationRow, StudyRow
 from dicomnode.records.verifying import record_check, verify_trail
 from dicomnode.records.watch_tables import AlertRow, PeerCheckRow
 from dicomnode.selftest.temporary import free_port
 from dicomnode.settings.node import Settings
+from tests.databases import migrated_database
 from tests.dicomnode.parts import PATIENT, kinds, peer_answering, settings_in
 from tests.dicomnode.tampering import tamper
 from tests.dicomnode.test_metrics import add_delivery, add_job
@@ -100,8 +101,7 @@ def hook() -> Iterator[Hook]:
 
 def node(folder: Path, more: str) -> tuple[Settings, Database]:
     settings = settings_in(folder, f"[alerts]\n{more}")
-    database = Database(settings.database_url)
-    migrate(database)
+    database = migrated_database(settings)
     return settings, database
 
 

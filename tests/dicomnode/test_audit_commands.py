@@ -20,9 +20,10 @@ from dicomnode.config import load_settings
 from dicomnode.errors import PermanentError
 from dicomnode.receive.intake import Intake
 from dicomnode.records.audit import Audit, Event, Subject
-from dicomnode.records.db import Database, migrate
+from dicomnode.records.db import Database
 from dicomnode.show.plain import plain
 from dicomnode.spool import Spool
+from tests.databases import migrated_database
 from tests.dicomnode.console import Command
 from tests.dicomnode.parts import PATIENT, arrival, events, image, write_config
 from tests.dicomnode.tampering import tamper
@@ -46,8 +47,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
 def database(command: Command) -> Database:
     """One instance each of two studies of one patient."""
     settings = load_settings(command.config)
-    database = Database(settings.database_url)
-    migrate(database)
+    database = migrated_database(settings)
     spool = Spool(settings.spool)
     spool.prepare()
     intake = Intake(spool, database, Audit("receiver"))

@@ -21,8 +21,9 @@ from dicomnode.errors import PermanentError
 from dicomnode.export.formats import harmless_cell
 from dicomnode.receive.intake import Intake
 from dicomnode.records.audit import Audit, Event, Subject
-from dicomnode.records.db import Database, migrate
+from dicomnode.records.db import Database
 from dicomnode.spool import Spool
+from tests.databases import migrated_database
 from tests.dicomnode.console import Command
 from tests.dicomnode.parts import PATIENT, arrival, events, image, write_config
 
@@ -41,8 +42,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
 def database(command: Command) -> Database:
     """An instance, a start of the node, and a rejected association with hostile words."""
     settings = load_settings(command.config)
-    database = Database(settings.database_url)
-    migrate(database)
+    database = migrated_database(settings)
     spool = Spool(settings.spool)
     spool.prepare()
     audit = Audit("receiver")

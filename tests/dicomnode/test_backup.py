@@ -28,10 +28,11 @@ from dicomnode.errors import PermanentError
 from dicomnode.receive.listener import Listener
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.chain import verify_chain
-from dicomnode.records.db import Database, migrate, utc_now
+from dicomnode.records.db import Database, utc_now
 from dicomnode.records.tables import DeliveryRow, InstanceRow, JobRow, ResultRow, StudyRow
 from dicomnode.settings.node import PeerSettings, Settings
 from dicomnode.spool import Spool
+from tests.databases import migrated_database
 from tests.dicomnode.parts import events, image, peer_answering, save, write_config
 
 ADMIN = Audit("admin test")
@@ -94,8 +95,7 @@ def node(tmp_path: Path) -> Iterator[Node]:
     folder.mkdir()
     config = write_config(folder)
     settings = load_settings(config)
-    database = Database(settings.database_url)
-    migrate(database)
+    database = migrated_database(settings)
     Spool(settings.spool).prepare()
     yield Node(config, settings, database)
     database.engine.dispose()

@@ -19,9 +19,10 @@ from pydicom.uid import generate_uid
 
 from dicomnode.receive.listener import Listener
 from dicomnode.receive.takeover import take_over
-from dicomnode.records.db import Database, migrate
+from dicomnode.records.db import Database
 from dicomnode.records.tables import AuditRow, InstanceRow
 from dicomnode.spool import Spool
+from tests.databases import migrated_database
 from tests.dicomnode.parts import encoded, events, image, settings_in, wait_until
 from tests.dicomnode.raw_sender import (
     ABORT,
@@ -83,8 +84,7 @@ def ways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Way, Way]]:
         node = settings_in(tmp_path_factory.mktemp("fast" if fast else "plain"))
         rules = {"fast_path": fast, "maximum_pdu_bytes": LONGEST_PDU_BYTES}
         node = node.model_copy(update={"listener": node.listener.model_copy(update=rules)})
-        database = Database(node.database_url)
-        migrate(database)
+        database = migrated_database(node)
         spool = Spool(node.spool)
         spool.prepare()
         listeners.append(Listener(node, database, spool))

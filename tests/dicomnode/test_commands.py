@@ -26,12 +26,13 @@ from dicomnode.observe.figures import read_figures
 from dicomnode.observe.troubles import Kind, find_troubles
 from dicomnode.receive.intake import Intake
 from dicomnode.records.audit import Audit, Event, Subject
-from dicomnode.records.db import Database, migrate, utc_now
+from dicomnode.records.db import Database, utc_now
 from dicomnode.records.tables import DestinationRow, JobRow, StudyRow
 from dicomnode.selftest.bundles import write_bundle
 from dicomnode.series_writer import SeriesIdentity
 from dicomnode.spool import Spool
 from inference.bundle import read_bundle
+from tests.databases import migrated_database
 from tests.dicomnode.console import Command
 from tests.dicomnode.parts import Peer, arrival, image, peer_answering, save, write_config
 from tests.phantoms import phantom, write_phantom
@@ -93,8 +94,7 @@ def command(tmp_path: Path) -> Command:
 @pytest.fixture
 def known_study(command: Command) -> str:
     settings = load_settings(command.config)
-    database = Database(settings.database_url)
-    migrate(database)
+    database = migrated_database(settings)
     spool = Spool(settings.spool)
     spool.prepare()
     Intake(spool, database, Audit("receiver")).take(arrival(image()))

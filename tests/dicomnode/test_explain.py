@@ -15,7 +15,7 @@ from dicomnode.config import load_settings
 from dicomnode.errors import PermanentError
 from dicomnode.receive.intake import Intake
 from dicomnode.records.audit import Audit
-from dicomnode.records.db import Database, migrate
+from dicomnode.records.db import Database
 from dicomnode.records.lookup import events_about, find_one
 from dicomnode.records.states import StudyState
 from dicomnode.records.story import tell
@@ -24,6 +24,7 @@ from dicomnode.route.dispatch import Dispatch
 from dicomnode.selftest.bundles import write_bundle
 from dicomnode.spool import Spool
 from inference.registry import find_bundles
+from tests.databases import migrated_database
 from tests.dicomnode.parts import arrival, image, save, write_config
 
 STUDY = "1.2.3.4"
@@ -71,8 +72,7 @@ def config(tmp_path: Path) -> Path:
 def known(config: Path) -> Database:
     """A study of a thick and a thin series of CT and one of MR, received and routed."""
     settings = load_settings(config)
-    database = Database(settings.database_url)
-    migrate(database)
+    database = migrated_database(settings)
     spool = Spool(settings.spool)
     spool.prepare()
     intake = Intake(spool, database, Audit("receiver"))

@@ -18,9 +18,10 @@ from pynetdicom.sop_class import CTImageStorage
 from dicomnode.receive.listener import Listener
 from dicomnode.receive.pressure import DiskGauge, Flow, next_flow
 from dicomnode.records.audit import Audit
-from dicomnode.records.db import Database, migrate
+from dicomnode.records.db import Database
 from dicomnode.settings.node import ListenerSettings, Settings
 from dicomnode.spool import Spool
+from tests.databases import migrated_database
 from tests.dicomnode.parts import events, image, settings_in, wait_until
 from tests.faults.mounting import mount_small, unmount
 
@@ -99,8 +100,7 @@ def test_a_real_disk_that_fills_up_refuses_then_closes_then_recovers(
 ) -> None:
     marks = ListenerSettings(closed_free_gb=0.002, minimum_free_gb=0.004, recovered_free_gb=0.006)
     node = settings_in(tmp_path).model_copy(update={"listener": marks})
-    database, spool, ballast = Database(node.database_url), Spool(node.spool), small_disk / "ballast"
-    migrate(database)
+    database, spool, ballast = migrated_database(node), Spool(node.spool), small_disk / "ballast"
     spool.prepare()
 
     def leave_free(megabytes: float) -> None:

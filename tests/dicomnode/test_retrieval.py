@@ -20,11 +20,11 @@ from dicomnode.assemble.query import instances_at
 from dicomnode.assemble.ticks import assembly_ticks, count_askers
 from dicomnode.errors import TransientError
 from dicomnode.receive.listener import Listener
-from dicomnode.records.db import Database, migrate
 from dicomnode.records.tables import InstanceRow, StudyRow
 from dicomnode.selftest.temporary import free_port
 from dicomnode.settings.node import PeerSettings, Settings
 from dicomnode.spool import Spool
+from tests.databases import migrated_database
 from tests.dicomnode.parts import events, image, save, settings_in, wait_until
 from tests.system.node import AE_TITLE
 from tests.system.orthanc import AE, Orthanc
@@ -84,8 +84,7 @@ class Gathering:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.database = Database(settings.database_url)
-        migrate(self.database)
+        self.database = migrated_database(settings)
         spool = Spool(settings.spool)
         spool.prepare()
         self.listener = Listener(settings, self.database, spool)

@@ -29,12 +29,13 @@ from dicomnode.errors import ConfigurationError, TransientError
 from dicomnode.receive.admission import WITHOUT_TLS, WRONG_CERTIFICATE, admit
 from dicomnode.receive.arrival import Origin
 from dicomnode.receive.listener import Listener
-from dicomnode.records.db import Database, migrate
+from dicomnode.records.db import Database
 from dicomnode.records.tables import InstanceRow
 from dicomnode.selftest.temporary import free_port
 from dicomnode.settings.node import PeerSettings, Settings
 from dicomnode.spool import Spool
 from tests.certificates import Authority
+from tests.databases import migrated_database
 from tests.dicomnode.parts import events, image, save, wait_until, write_config
 from tests.real_parts import require_program
 
@@ -93,8 +94,7 @@ def place_in(folder: Path, tls_name: str = "") -> Place:
         peer_port=free_port(), tls_name=tls_name,
     )  # fmt: skip
     settings = load_settings(write_config(folder, more))
-    database = Database(settings.database_url)
-    migrate(database)
+    database = migrated_database(settings)
     return Place(authority, certificate, key, settings, database)
 
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 import dicomnode.work.worker
-from dicomnode.records.db import Database, migrate
 from dicomnode.selftest.bundles import write_bundle
 from dicomnode.settings.node import ModelSettings
 from dicomnode.work.engine import LocalEngine
 from dicomnode.work.worker import Worker
 from inference.bundle import ModelBundle
 from inference.registry import find_bundles
+from tests.databases import migrated_database
 from tests.dicomnode.parts import settings_in
 
 SCRIPT = """
@@ -51,8 +51,7 @@ def test_a_worker_does_it_before_its_first_job(tmp_path: Path, monkeypatch: pyte
     settings = settings_in(tmp_path).model_copy(update={"models": models})
     stopping, warmed = threading.Event(), list[str]()
     write_bundle(settings.models.folder / "threshold")
-    database = Database(settings.database_url)
-    migrate(database)
+    database = migrated_database(settings)
 
     def note(bundle: ModelBundle) -> None:
         warmed.append(bundle.card.name)

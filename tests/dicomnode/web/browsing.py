@@ -14,10 +14,11 @@ from starlette.testclient import TestClient
 
 from dicomnode.config import load_settings
 from dicomnode.records.accounts import Role, UserRow, add_user
-from dicomnode.records.db import Database, migrate
+from dicomnode.records.db import Database
 from dicomnode.records.passwords import hash_password
 from dicomnode.settings.node import Settings
 from dicomnode.web.app import create_app
+from tests.databases import migrated_database
 from tests.dicomnode.parts import write_config
 
 PASSWORD = "correct horse battery"
@@ -41,8 +42,7 @@ class Page:
     def __post_init__(self) -> None:
         config = write_config(self.folder, self.more)
         self.settings = load_settings(config)
-        self.database = Database(self.settings.database_url)
-        migrate(self.database)
+        self.database = migrated_database(self.settings)
         with self.database.transaction() as session:
             for role in Role:
                 if session.get(UserRow, role.value) is None:
