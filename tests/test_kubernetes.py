@@ -16,6 +16,7 @@ import kubernetes_validate
 import pytest
 import typer
 import yaml
+from jsonschema import Draft202012Validator, ValidationError
 
 import dicomnode.__main__
 from dicomnode.config import load_settings
@@ -29,14 +30,51 @@ from tests.test_deploy import ROOT, instructions
 
 KUBERNETES = ROOT / "deploy/kubernetes"
 VARIANTS = ("base", "cpu", "ray")
+WORDS = {"type": "object", "additionalProperties": {"type": "string"}}
+POD_TEMPLATE = {"type": "object", "required": ["spec"]}
+"""Pods are judged by the schema of Kubernetes."""
 RAY_CLUSTER = {
-    "rayVersion",
-    "enableInTreeAutoscaling",
-    "autoscalerOptions",
-    "headGroupSpec",
-    "workerGroupSpecs",
+    "type": "object",
+    "required": ["headGroupSpec"],
+    "additionalProperties": False,
+    "properties": {
+        "rayVersion": {"type": "string"},
+        "enableInTreeAutoscaling": {"type": "boolean"},
+        "autoscalerOptions": {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {
+                "idleTimeoutSeconds": {"type": "integer"},
+                "resources": {"type": "object"},
+                "securityContext": {"type": "object"},
+            },
+        },
+        "headGroupSpec": {
+            "type": "object",
+            "required": ["rayStartParams", "template"],
+            "additionalProperties": False,
+            "properties": {"rayStartParams": WORDS, "template": POD_TEMPLATE},
+        },
+        "workerGroupSpecs": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["groupName", "minReplicas", "maxReplicas", "rayStartParams", "template"],
+                "additionalProperties": False,
+                "properties": {
+                    "groupName": {"type": "string"},
+                    "replicas": {"type": "integer"},
+                    "minReplicas": {"type": "integer"},
+                    "maxReplicas": {"type": "integer"},
+                    "rayStartParams": WORDS,
+                    "template": POD_TEMPLATE,
+                },
+            },
+        },
+    },
 }
-"""What of a RayCluster's spec is used here. Its schema comes with its operator, and is not here."""
+"""What the definition of a RayCluster (ray.io/v1) says of the keys that are used here, in KubeRay 1.0 to 1.5.
+The definition itself comes with the operator, and is not here."""
 SCHEMA_VERSION = "1.32"
 ROLES = {"receiver": "receive", "housekeeping": "housekeep", "worker": "work", "web": "web"}
 
@@ -59,6 +97,11 @@ def built(variant: str) -> list[Manifest]:
 @pytest.fixture(scope="module")
 def base() -> list[Manifest]:
     return built("base")
+
+
+@pytest.fixture(scope="module")
+def ray_cluster() -> Manifest:
+    return named(built("ray"), "RayCluster", "models")
 
 
 @pytest.fixture(scope="module")
@@ -101,16 +144,31 @@ def test_the_schemas_of_kubernetes_take_every_manifest(variant: str) -> None:
             kubernetes_validate.validate(manifest, SCHEMA_VERSION, strict=True)
 
 
-def test_pods_of_a_ray_cluster_are_pods_and_run_the_same_ray_everywhere() -> None:
-    manifests = built("ray")
-    cluster = named(manifests, "RayCluster", "models")
-    assert set(cluster["spec"]) == RAY_CLUSTER
-    for template in templates([cluster]):
-        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "one"}, "spec": template["spec"]}
+def test_a_ray_cluster_has_the_keys_that_its_definition_knows(ray_cluster: Manifest) -> None:
+    assert ray_cluster["apiVersion"] == "ray.io/v1"
+    judge = Draft202012Validator(RAY_CLUSTER)
+    judge.validate(ray_cluster["spec"])
+    for group in ray_cluster["spec"]["workerGroupSpecs"]:
+        assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+    broken = copy.deepcopy(ray_cluster["spec"])
+    broken["headGroupSpec"]["rayStartParams"]["num-cpus"] = 0  # a number where words are asked for
+    with pytest.raises(ValidationError, match="is not of type 'string'"):
+        judge.validate(broken)
+
+
+def test_pods_of_a_ray_cluster_are_pods(ray_cluster: Manifest) -> None:
+    autoscaler = {"name": "autoscaler", "image": "a", **ray_cluster["spec"]["autoscalerOptions"]}
+    del autoscaler["idleTimeoutSeconds"]
+    specs = [template["spec"] for template in templates([ray_cluster])]
+    for spec in (*specs, {"containers": [autoscaler]}):
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "one"}, "spec": spec}
         kubernetes_validate.validate(pod, SCHEMA_VERSION, strict=True)
+
+
+def test_a_ray_cluster_runs_the_same_ray_everywhere(ray_cluster: Manifest) -> None:
     pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split() if "==" in line)
-    assert cluster["spec"]["rayVersion"] == pinned["ray"]
-    images = {container["image"] for _, pod in pods(manifests) for container in pod["containers"]}
+    assert ray_cluster["spec"]["rayVersion"] == pinned["ray"]
+    images = {container["image"] for _, pod in pods(built("ray")) for container in pod["containers"]}
     assert len(images - {"postgres:17"}) == 1
 
 

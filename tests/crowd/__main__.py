@@ -34,6 +34,7 @@ from tests.system.orthanc import AE, Orthanc
 TINY = (Kind("tiny CT", "CT", (16.0, 3.0, 3.0), 1),)
 RECORDS = "records"
 SPREAD = (0.5, 1.5)
+MOST_KILLS = 50
 LOOK_S = 0.5
 CLEARING_S = 60.0
 """What a killed worker left half-written goes when the next one starts."""
@@ -43,6 +44,7 @@ HEADER = f"""\
 | workers | studies | killed | jobs tried again | studies a minute | result | run |
 |---|---|---|---|---|---|---|
 """
+SUCCEEDED = "SELECT count(*) FROM jobs WHERE state = 'succeeded'"
 RECORDED = "SELECT count(*) FROM instances"
 TRIED_AGAIN = "SELECT count(*) FROM audit_events WHERE event IN ('job_recovered', 'job_retried')"
 
@@ -71,6 +73,7 @@ class Crowd:
         ).start()
         self.hospital = Hospital(folder / "sent", self.orthanc, port, studies, seed, TINY)
         self.killed: Counter[str] = Counter()
+        self._jobs_between_kills = studies // MOST_KILLS
 
     def run(self, senders: int, kill_every_s: float, patience_s: float) -> list[str]:
         """Send and kill, until nothing is left to do. Returns what is wrong."""
@@ -105,10 +108,16 @@ class Crowd:
         return int(found[0])
 
     def _kill_until(self, done: Callable[[], bool], every_s: float, patience_s: float) -> None:
-        """On the main thread, since only there a new machine can join a Ray cluster."""
-        end = time.monotonic() + patience_s
+        """On the main thread, since only there a new machine can join a Ray cluster.
+
+        Between two kills some jobs succeed, however slow the machine is on which workers start again.
+        """
+        end, wanted = time.monotonic() + patience_s, 0
         while not _within(every_s * self._chance.uniform(*SPREAD), done):
             assert time.monotonic() < end, f"not drained within {patience_s:.0f} s"
+            if (succeeded := self._count(SUCCEEDED)) < wanted:
+                continue
+            wanted = succeeded + self._jobs_between_kills
             what = self._chance.choice(list(self._workers.kills))
             self.killed[what] += self._workers.kills[what](self.node, self._chance)
 

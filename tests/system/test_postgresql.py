@@ -22,7 +22,7 @@ from dicomnode.deliver.answers import Fate
 from dicomnode.deliver.sender import Response, send
 from dicomnode.errors import TransientError
 from dicomnode.records.chain import verify_chain
-from dicomnode.records.tables import InstanceRow, JobRow
+from dicomnode.records.tables import AuditRow, InstanceRow, JobRow
 from dicomnode.selftest.archive import Archive
 from dicomnode.series_writer import SeriesIdentity, write_series
 from tests.crash.invariants import Sent, complaints, data_set_digest
@@ -173,3 +173,5 @@ def _taken(node: Node, pacs: Archive, paths: list[Path]) -> bool:
 def _the_trail_holds(node: Node) -> None:
     with node.database.snapshot() as session:
         assert verify_chain(session).faults == ()
+        numbers = list(session.scalars(select(AuditRow.id).order_by(AuditRow.id)))
+    assert numbers == list(range(1, len(numbers) + 1)), "a crash of the server wastes numbers"
