@@ -8,10 +8,11 @@ uses; they need no compiler, and have no gradients.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import torch
+from monai.networks.blocks.convolutions import ResidualUnit
 from torch import nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -27,9 +28,11 @@ TOLERANCE = 1e-3
 class Merged(nn.Module):
     """A convolution with what follows it."""
 
-    def __init__(self, convolution: _ConvNd) -> None:
+    def __init__(self, convolution: _ConvNd, name: str) -> None:
         super().__init__()
         self.convolution = convolution
+        self.name = name
+        """That of the convolution in the network as it was loaded."""
         self.slope: float | None = None
         """What an activation multiplies negative values by; None without one."""
 
@@ -38,20 +41,41 @@ class Merged(nn.Module):
         transposed = isinstance(self.convolution, _ConvTransposeNd)
         self.convolution = fuse_conv_bn_eval(self.convolution, norm, transpose=transposed)
 
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """The map (n, channel, ...) of `image` (n, channel, ...)."""
+    @property
+    def can_add(self) -> bool:
+        """Whether the call adds another map at its end."""
+        return self.slope is None and not isinstance(self.convolution, _ConvTransposeNd)
+
+    def forward(self, image: torch.Tensor, other: torch.Tensor | None = None) -> torch.Tensor:
+        """The map (n, channel, ...) of `image` (n, channel, ...); plus `other`, where it `can_add`."""
         layer = self.convolution
         # oneDNN's ReLU makes 0 of what is not a number, and hides how far a network looks
         fused = ("leaky_relu", [self.slope]) if self.slope else ("none", [])
-        given = (image, layer.weight, layer.bias, layer.padding)
+        given = (layer.weight, layer.bias, layer.padding)
         size = (layer.stride, layer.dilation, layer.groups)
+        convolve = torch.ops.mkldnn._convolution_pointwise
         result: torch.Tensor
-        if isinstance(layer, _ConvTransposeNd):
+        if other is not None:
+            result = convolve.binary(image, other, *given, *size, "add", 1.0, None, [], None)
+        elif isinstance(layer, _ConvTransposeNd):
             transposed = torch.ops.mkldnn._convolution_transpose_pointwise
-            result = transposed(*given, layer.output_padding, *size, *fused, "")
+            result = transposed(image, *given, layer.output_padding, *size, *fused, "")
         else:
-            result = torch.ops.mkldnn._convolution_pointwise(*given, *size, *fused, "")
+            result = convolve(image, *given, *size, *fused, "")
         return functional.relu_(result) if self.slope == 0.0 else result
+
+
+class Added(nn.Module):
+    """A residual unit: `last(before(image)) + beside(image)`, with the sum in the last convolution's call."""
+
+    def __init__(self, before: nn.Module, last: Merged, beside: nn.Module) -> None:
+        super().__init__()
+        self.before, self.last, self.beside = before, last, beside
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """The map (n, channel, ...) of `image` (n, channel, ...)."""
+        result: torch.Tensor = self.last(self.before(image), self.beside(image))
+        return result
 
 
 class _Place(NamedTuple):
@@ -72,7 +96,8 @@ def merged(network: nn.Module, example: torch.Tensor) -> nn.Module:
     if not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
         return network
     fast = copy.deepcopy(network)
-    _merge_below(fast)
+    _merge_below(fast, {module: name for name, module in fast.named_modules()})
+    _add_below(fast)
     expected = network(example)
     try:
         found = fast(example)
@@ -82,12 +107,12 @@ def merged(network: nn.Module, example: torch.Tensor) -> nn.Module:
     return network if far else fast
 
 
-def _merge_below(parent: nn.Module) -> None:
+def _merge_below(parent: nn.Module, names: Mapping[nn.Module, str]) -> None:
     if _is_chain(parent):
-        _merge_chain(list(_in_order(parent)))
+        _merge_chain(list(_in_order(parent)), names)
         return
     for name, module in list(parent.named_children()):
-        _merge_chain([_Place(parent, name, module)])
+        _merge_chain([_Place(parent, name, module)], names)
 
 
 def _is_chain(module: nn.Module) -> bool:
@@ -104,13 +129,13 @@ def _in_order(chain: nn.Module) -> Iterator[_Place]:
             yield _Place(chain, name, module)
 
 
-def _merge_chain(places: list[_Place]) -> None:
+def _merge_chain(places: list[_Place], names: Mapping[nn.Module, str]) -> None:
     """Merge what follows a convolution into it, and leave nothing in its place."""
     last: Merged | None = None
     for parent, name, module in places:
         slope = _slope(module)
         if _can_merge(module):
-            last = Merged(module)  # type: ignore[arg-type]  # mypy does not see the classes through type()
+            last = Merged(module, names[module])  # type: ignore[arg-type]  # mypy does not see through type()
             setattr(parent, name, last)
         elif last is not None and isinstance(module, _BatchNorm) and module.running_var is not None:
             last.take_norm(module)
@@ -121,7 +146,26 @@ def _merge_chain(places: list[_Place]) -> None:
             last = None
         elif not isinstance(module, nn.Identity | _DropoutNd):
             last = None
-            _merge_below(module)
+            _merge_below(module, names)
+
+
+def _add_below(parent: nn.Module) -> None:
+    """Make the sums of residual units part of their last convolutions."""
+    for name, module in list(parent.named_children()):
+        _add_below(module)
+        if type(module) is ResidualUnit and (added := _added(module)) is not None:
+            setattr(parent, name, added)
+
+
+def _added(unit: ResidualUnit) -> Added | None:
+    """None where no convolution ends one of the two ways, and nothing comes after it."""
+    if isinstance(unit.residual, Merged) and unit.residual.can_add:
+        return Added(nn.Identity(), unit.residual, unit.conv)
+    called = [place.module for place in _in_order(unit.conv)]
+    layers = [module for module in called if not isinstance(module, nn.Identity | _DropoutNd)]
+    if isinstance(unit.residual, nn.Identity) and isinstance(layers[-1], Merged) and layers[-1].can_add:
+        return Added(nn.Sequential(*layers[:-1]), layers[-1], nn.Identity())
+    return None
 
 
 def _can_merge(module: nn.Module) -> bool:

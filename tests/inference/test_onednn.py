@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from monai.networks.blocks.convolutions import ResidualUnit
 from torch import nn
 
 from inference.bundle import read_bundle
 from inference.engine import Model, load_network
-from inference.networks.onednn import Merged, merged
+from inference.networks.onednn import Added, Merged, merged
 from inference.view import view_of
 from tests.inference.test_blocks import EXACT, LOOKS_EVERYWHERE, UNET, built
 
@@ -60,6 +61,33 @@ def test_norms_and_activations_become_part_of_the_convolutions() -> None:
     assert norms(network) > 0
     assert norms(fast) == 0
     assert not any(isinstance(module, nn.PReLU) for module in fast.modules())
+
+
+@needs_onednn
+@torch.inference_mode()
+def test_sums_of_residual_units_become_part_of_a_convolution() -> None:
+    network = built(UNET | {"num_res_units": 2}, 3)
+    image = torch.randn(1, 1, *WINDOW[3])
+    fast = merged(network, image)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        found = fast(image)
+    called = {event.key: event.count for event in profile.key_averages()}
+    units = sum(isinstance(module, ResidualUnit) for module in network.modules())
+    ends_with_activation = 1
+    assert sum(isinstance(module, Added) for module in fast.modules()) == units - ends_with_activation
+    assert called["aten::add"] == ends_with_activation
+    torch.testing.assert_close(found, network(image), atol=1e-4, rtol=1e-4)
+
+
+@needs_onednn
+@torch.inference_mode()
+def test_a_residual_unit_that_ends_with_an_activation_keeps_its_sum() -> None:
+    network = nn.Sequential(ResidualUnit(2, 4, 4, subunits=1, norm="batch"), nn.Conv2d(4, 2, 1)).eval()
+    image = torch.randn(1, 4, 32, 32)
+    fast = merged(network, image)
+    assert convolutions_left(fast) == 0
+    assert not any(isinstance(module, Added) for module in fast.modules())
+    torch.testing.assert_close(fast(image), network(image))
 
 
 @needs_onednn
