@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from sqlalchemy import inspect, select, text
 
 from dicomnode.backups.make import Made, make_backup
@@ -28,6 +31,7 @@ from tests.real_parts import require_program
 pytestmark = pytest.mark.parametrize("store", ["postgresql"], indirect=True)
 
 ADMIN = Audit("admin test")
+CRON_JOB = yaml.safe_load((Path(__file__).parents[2] / "deploy/kubernetes/base/backup.yaml").read_text())
 
 
 @pytest.fixture
@@ -104,3 +108,31 @@ def test_without_the_client_programs_the_remedy_is_named(
     with pytest.raises(PermanentError, match=r"pg_dump is not installed; install .*postgresql-client"):
         make_backup(settings, database, ADMIN, tmp_path / "node.toml", tmp_path / "backups", Content.NONE)
     assert list((tmp_path / "backups").iterdir()) == []
+
+
+def test_the_nightly_job_of_kubernetes_makes_a_dump_that_comes_back_and_forgets_old_ones(
+    settings: Settings,
+    database: Database,
+    intake: Intake,
+    cluster: Cluster,
+    tmp_path: Path,
+    empty: Callable[[], None],
+) -> None:
+    intake.take(arrival(image()))
+    (container,) = CRON_JOB["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    (variable,) = container["env"]
+    old = tmp_path / "node-2020-01-01.dump"
+    old.touch()
+    os.utime(old, (0, 0))
+    (script,) = container["args"]
+    command = [*container["command"], script.replace("/backups", str(tmp_path))]
+    url = settings.database_url.set(drivername="postgresql").render_as_string(hide_password=False)
+    subprocess.run(command, check=True, env={**os.environ, variable["name"]: url})
+    (dump,) = tmp_path.glob("node-*")
+    assert dump.suffix == ".dump"
+    empty()
+    restored = cluster.url("empty")
+    subprocess.run([require_program("pg_restore"), "--dbname", restored, str(dump)], check=True)
+    with Database(restored.replace("postgresql:", "postgresql+psycopg:")).snapshot() as session:
+        assert session.scalars(select(InstanceRow.sop_instance_uid)).all()
+        assert verify_chain(session).faults == ()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from prometheus_client.metrics_core import Metric
 
 from dicomnode.observe.figures import Queue
@@ -22,6 +23,7 @@ from tests.real_parts import require_program
 
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "deploy" / "monitoring"
+KUBERNETES = ROOT / "deploy" / "kubernetes"
 DASHBOARD = MONITORING / "grafana" / "dashboards" / "node.json"
 KNOWN_LABEL_VALUES = {
     "state": {state.value for kind in (StudyState, JobState, DeliveryState, BreakerState) for state in kind},
@@ -39,6 +41,13 @@ def families(settings: Settings, database: Database) -> list[Metric]:
 def sample_names(families: list[Metric]) -> set[str]:
     endings = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"], "info": ["_info"]}
     return {family.name + ending for family in families for ending in endings.get(family.type, [""])}
+
+
+def promtool(*arguments: str) -> None:
+    checked = subprocess.run(
+        [require_program("promtool"), *arguments], cwd=MONITORING, capture_output=True, text=True, check=False
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 def expressions() -> list[str]:
@@ -98,10 +107,7 @@ def test_the_panels_of_the_dashboard_do_not_lie_on_each_other() -> None:
      ("check", "config", "prometheus.yml")],
 )  # fmt: skip
 def test_promtool_agrees_with_what_is_shipped(arguments: tuple[str, ...]) -> None:
-    checked = subprocess.run(
-        [require_program("promtool"), *arguments], cwd=MONITORING, capture_output=True, text=True, check=False
-    )
-    assert checked.returncode == 0, checked.stdout + checked.stderr
+    promtool(*arguments)
 
 
 @pytest.mark.real_parts
@@ -112,10 +118,25 @@ def test_promtool_understands_every_expression_of_the_dashboard(tmp_path: Path) 
     ]
     path = tmp_path / "panels.json"  # JSON is YAML
     path.write_text(json.dumps({"groups": [{"name": "panels", "rules": rules}]}))
-    checked = subprocess.run(
-        [require_program("promtool"), "check", "rules", str(path)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert checked.returncode == 0, checked.stdout + checked.stderr
+    promtool("check", "rules", str(path))
+
+
+@pytest.mark.real_parts
+def test_the_metric_of_the_autoscaler_is_the_age_of_the_oldest_job_of_all_web_pages(tmp_path: Path) -> None:
+    """The adapter itself is not here: its template is filled in as it does for the autoscaler's selector."""
+    (rule,) = yaml.safe_load((KUBERNETES / "prometheus-adapter.yaml").read_text())["rules"]["external"]
+    matchers = f'queue="{Queue.QUEUED_JOBS}"'
+    asked = rule["metricsQuery"].replace("<<.LabelMatchers>>", matchers)
+    series = [
+        {"series": f"{rule['seriesQuery']}{{{labels}}}", "values": value}
+        for labels, value in (
+            (f'instance="one",{matchers}', "70"),
+            (f'instance="two",{matchers}', "75"),
+            (f'instance="one",queue="{Queue.WAITING_DELIVERIES}"', "900"),
+        )
+    ]
+    sample = {"labels": f"{{{matchers}}}", "value": 75}
+    expected = {"expr": asked, "eval_time": "0s", "exp_samples": [sample]}
+    path = tmp_path / "adapter.json"
+    path.write_text(json.dumps({"tests": [{"input_series": series, "promql_expr_test": [expected]}]}))
+    promtool("test", "rules", str(path))
