@@ -43,11 +43,11 @@ demo: .venv/ready
 real-parts:
 	@deploy/install-test-programs
 
-# The quick tests two at a time, then the slow ones, which start whole nodes and viewers. With ARGS either
-# part may have nothing to run, which pytest tells by 5.
+# The quick tests, then the slow ones, which start whole nodes and viewers, two at a time. With ARGS either part
+# may have nothing to run, which pytest tells by 5.
 test: .venv/ready real-parts
 	$(BIN)/python -m pytest -m "not slow" -n 2 $(ARGS) || [ $$? -eq 5 ]
-	$(BIN)/python -m pytest -m slow $(ARGS) || [ $$? -eq 5 ]
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadgroup $(ARGS) || [ $$? -eq 5 ]
 
 viewer: .venv/ready real-parts
 	$(BIN)/python -m tests.viewers $(ARGS)

@@ -21,8 +21,14 @@ from pydicom import dcmread
 TIME_LIMIT_S = 120
 PIXELMED_JAR = Path("/usr/share/java/pixelmed.jar")
 """Where Debian's libpixelmed-java puts it."""
-NO_XPATH_LIMITS = [f"-Djdk.xml.xpath{limit}Limit=0" for limit in ("ExprOp", "TotalOp", "ExprGrp")]
-PIXELMED_CLASS = "com.pixelmed.validate.DicomSRValidator"
+PIXELMED = [
+    "-XX:TieredStopAtLevel=1",  # for one file, compiling better costs more than it saves
+    "-XX:+UseSerialGC",
+    *(f"-Djdk.xml.xpath{limit}Limit=0" for limit in ("ExprOp", "TotalOp", "ExprGrp")),
+    "-cp",
+    str(PIXELMED_JAR),
+    "com.pixelmed.validate.DicomSRValidator",
+]
 COMPLAINT = re.compile(r"^(Error.*|E: .*)$", re.MULTILINE)
 
 State = Literal["passed", "failed", "not installed"]
@@ -40,6 +46,8 @@ class Validator:
     """Of the file and of an empty folder that the program may write into."""
     exit_code_tells: bool = True
     """Whether a failure shows in the exit code; dciodvfy and PixelMed tell by their lines only."""
+    ends_with: str | None = None
+    """What it says last; without it, it did not come to an end."""
     needs: Path | None = None
     needs_place: bool = False
     """Whether it can only read what has a frame of reference; ultrasound images have none."""
@@ -63,14 +71,9 @@ VALIDATORS = (
         "PixelMed",
         "java",
         "SR",
-        lambda path, _: [
-            *NO_XPATH_LIMITS,
-            "-cp",
-            PIXELMED_JAR,
-            PIXELMED_CLASS,
-            path,
-        ],
+        lambda path, _: [*PIXELMED, path],
         exit_code_tells=False,
+        ends_with="IOD validation complete",
         needs=PIXELMED_JAR,
     ),
     Validator(
@@ -114,6 +117,8 @@ def _verdict(validator: Validator, path: Path) -> Verdict:
         complaints = complaints or (f"exit code {said.returncode}",)
     elif validator.exit_code_tells:
         complaints = ()  # it warned, and read the file all the same
+    elif validator.ends_with and validator.ends_with not in said.stdout + said.stderr:
+        complaints = complaints or (f"ended before it said {validator.ends_with!r}",)
     return Verdict(path, validator.name, "failed" if complaints else "passed", complaints)
 
 

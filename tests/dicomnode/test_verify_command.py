@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from dicomnode.__main__ import app
 from dicomnode.show import validators
 from tests.dicomnode.encode.situations import saved, situation
-from tests.real_parts import require_program
+from tests.real_parts import require_file, require_program
 
 pytestmark = pytest.mark.real_parts
 
@@ -22,7 +22,7 @@ def results(tmp_path: Path) -> Path:
     """A segmentation and its two reports beside a file that is neither."""
     folder = tmp_path / "results"
     folder.mkdir()
-    saved(situation("oblique-mr", tmp_path / "source"), folder)
+    saved(situation("straight-line", tmp_path / "source"), folder)
     (folder / "measurements.json").write_text("{}")
     return folder
 
@@ -45,8 +45,10 @@ def test_sound_results_pass_every_validator(results: Path) -> None:
     assert len(judged["sr_volumes.dcm"]) == 5
 
 
-def test_a_damaged_report_is_named_with_the_complaint(results: Path) -> None:
+def test_a_damaged_report_is_named_with_the_complaint(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     require_program("dciodvfy")
+    quick = [validator for validator in validators.VALIDATORS if validator.name != "PixelMed"]
+    monkeypatch.setattr(validators, "VALIDATORS", quick)
     report = dcmread(results / "sr_volumes.dcm")
     del report.CompletionFlag
     report.save_as(results / "sr_volumes.dcm")
@@ -63,6 +65,16 @@ def test_what_is_not_installed_is_said_and_judges_nothing(
     monkeypatch.setattr(validators, "_find", lambda program: None)
     found = verdicts(results, exit_code=1)
     assert {state["state"] for state in found.values()} == {"not installed"}
+
+
+def test_a_validator_that_does_not_come_to_its_end_has_passed_nothing(
+    results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_file(validators.PIXELMED_JAR)
+    monkeypatch.setattr(validators, "_find", lambda program: require_program("true"))
+    verdict = verdicts(results, exit_code=1)["sr_volumes.dcm", "PixelMed"]
+    assert verdict["state"] == "failed"
+    assert "ended before it said 'IOD validation complete'" in str(verdict["complaints"])
 
 
 def test_a_folder_without_results_is_no_success(tmp_path: Path) -> None:
