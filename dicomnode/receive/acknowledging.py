@@ -22,8 +22,9 @@ from dicomnode.errors import TransientError
 from dicomnode.receive.arrival import Arrival, identify
 from dicomnode.receive.intake import Intake, Outcome
 from dicomnode.receive.journal import Entry, Journal, NoRoom, Place
+from dicomnode.receive.orders import ORDER, REPORT, Order, received
 from dicomnode.receive.ownership import new_name
-from dicomnode.receive.recorder import ORDER, REPORT, Order, Recorder
+from dicomnode.receive.recorder import Recorder
 from dicomnode.records.audit import Audit
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.known import KnownInstances
@@ -104,6 +105,8 @@ class Acknowledging:
                     return sop_instance_uid not in self._claimed
                 return self._done >= last
 
+            if self._channel is not None and not is_done():
+                self._send(Order.HURRY, Place(0, 0))
             if not self._changed.wait_for(is_done, FLUSH_TIMEOUT_S):
                 raise TransientError("what was acknowledged is not recorded yet")
 
@@ -153,7 +156,7 @@ class Acknowledging:
     def _listen(self, channel: socket.socket, folder: Path, done_before: int) -> None:
         """Hear what is recorded; start another recorder when this one died."""
         content = b""
-        while chunk := _received(channel):
+        while chunk := received(channel):
             content += chunk
             while len(content) >= REPORT.size:
                 done, freed = REPORT.unpack_from(content)
@@ -249,10 +252,3 @@ def recorder_in_a_process(spool: Spool, database: Database) -> StartRecorder:
         return wait
 
     return start
-
-
-def _received(channel: socket.socket) -> bytes:
-    try:
-        return channel.recv(65536)
-    except OSError:
-        return b""

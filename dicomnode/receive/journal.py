@@ -27,7 +27,7 @@ from dicomnode.receive.ownership import make_own
 from dicomnode.spool import sync_folder
 
 SEGMENT_BYTES = 32 * 2**20
-MOST_SEGMENTS = 8
+MOST_SEGMENTS = 16
 PAGE_BYTES = 4096
 ROOM_TIMEOUT_S = 5.0
 LEAST_FREE_SEGMENTS = 4

@@ -9,11 +9,9 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-import struct
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from enum import IntEnum
 from pathlib import Path
 from select import POLLRDHUP, poll
 
@@ -23,32 +21,16 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from dicomnode.receive.intake import Found, Intake, Stored, versions_of
 from dicomnode.receive.journal import Entry, Place, entries, entry_at, segment_path
+from dicomnode.receive.orders import REPORT, Order, Orders
 from dicomnode.receive.ownership import RECORDING_PATIENCE_S, abandoned, recording_alone
 from dicomnode.records.audit import Audit
 from dicomnode.records.db import Database
 from dicomnode.records.tables import ResultRow
 from dicomnode.spool import Spool
 
-ORDER = struct.Struct(">LBQ")
-"""A segment, what to do, and the place in the segment that it is about."""
-REPORT = struct.Struct(">QL")
-"""How many orders are done since the beginning, and a segment that is free now (0: none)."""
-MOST_AT_ONCE = 256
-GATHERING_S = 0.05
-"""Rows appear so much later than they could, and are made many at a time."""
 RETRY_S = 0.5
 
 log = structlog.get_logger()
-
-
-class Order(IntEnum):
-    """What a recorder is told."""
-
-    RECORD = 1
-    RECORD_AGAIN = 2
-    """It may have been recorded before the recorder died."""
-    FREE = 3
-    """A segment is full: what is in it must be on the disk elsewhere."""
 
 
 class Recorder:
@@ -125,7 +107,7 @@ class Recorder:
 
     def _serve(self, channel: socket.socket, segments: _Segments) -> None:
         done = 0
-        for orders in _orders(channel):
+        for orders in Orders(channel).batches():
             freed = 0
             found = [segments.entry(place) for order, place in orders if order is not Order.FREE]
             again = any(order is Order.RECORD_AGAIN for order, _ in orders)
@@ -181,37 +163,8 @@ class _Segments:
         return found[0]
 
 
-def _orders(channel: socket.socket) -> Iterator[list[tuple[Order, Place]]]:
-    """Orders as they come, several at once; at most one to free a segment, which then is the last."""
-    content = b""
-    while True:
-        if len(content) < ORDER.size:
-            chunk = channel.recv(65536)
-            if not chunk:
-                return
-            content += chunk
-            time.sleep(GATHERING_S)
-            content += _what_waits(channel)
-        orders: list[tuple[Order, Place]] = []
-        while len(content) >= ORDER.size and len(orders) < MOST_AT_ONCE:
-            segment, order, offset = ORDER.unpack_from(content)
-            content = content[ORDER.size :]
-            orders.append((Order(order), Place(segment, offset)))
-            if order == Order.FREE:
-                break
-        if orders:
-            yield orders
-
-
 def _is_closed(channel: socket.socket) -> bool:
     """Whether the other end is closed, though there may be something left to read."""
     end = poll()
     end.register(channel, POLLRDHUP)
     return bool(end.poll(0))
-
-
-def _what_waits(channel: socket.socket) -> bytes:
-    try:
-        return channel.recv(65536, socket.MSG_DONTWAIT)
-    except BlockingIOError:
-        return b""

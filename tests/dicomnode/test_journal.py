@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from errno import ENOSPC
 from functools import partial
 from pathlib import Path
-from socket import SHUT_RDWR, socket, socketpair
+from socket import MSG_DONTWAIT, MSG_PEEK, SHUT_RDWR, socket, socketpair
 
 import pytest
 from hypothesis import given, settings
@@ -26,8 +26,9 @@ from dicomnode.receive.acknowledging import Acknowledging, recorder_in_a_thread
 from dicomnode.receive.arrival import identify
 from dicomnode.receive.intake import Intake, Outcome
 from dicomnode.receive.journal import Entry, Journal, NoRoom, Place, entries, segment_path
+from dicomnode.receive.orders import MOST_FULL, ORDER, Order, Orders
 from dicomnode.receive.ownership import new_name
-from dicomnode.receive.recorder import ORDER, Order, Recorder
+from dicomnode.receive.recorder import Recorder
 from dicomnode.records.audit import Audit
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.tables import InstanceRow
@@ -247,6 +248,44 @@ def test_a_recorder_whose_receiver_is_gone_leaves_to_the_next_start_what_it_cann
     journal.close(is_done=False)
     assert recorder.recover() == 1
     assert kinds(database) == ["instance_received"]
+
+
+def test_what_streams_in_is_gathered_until_somebody_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dicomnode.receive.orders.PAUSE_S", WAIT_S)
+    monkeypatch.setattr("dicomnode.receive.orders.LONGEST_S", WAIT_S)
+    batches: list[list[tuple[Order, Place]]] = []
+    ours, its = socketpair()
+    recording = threading.Thread(target=lambda: batches.extend(Orders(its).batches()))
+    recording.start()
+    sent = [(Order.RECORD, Place(1, 4096 * number)) for number in range(3)]
+    for order, place in sent:
+        ours.sendall(ORDER.pack(place.segment, order, place.offset))
+        wait_until(lambda: not _unread(its), WAIT_S)
+    assert batches == [], "images may still stream in"
+    ours.sendall(ORDER.pack(0, Order.HURRY, 0))
+    wait_until(lambda: batches == [sent], WAIT_S)
+    ours.close()
+    recording.join(WAIT_S)
+    assert batches == [sent]
+
+
+@pytest.mark.parametrize("limit", ["PAUSE_S", "LONGEST_S", "MOST_FULL"])
+def test_what_streams_in_is_not_waited_with_without_end(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PAUSE_S", "LONGEST_S"):
+        monkeypatch.setattr(f"dicomnode.receive.orders.{name}", 0.1 if name == limit else 1000 * WAIT_S)
+    once = [(Order.RECORD, Place(1, 0)), (Order.FREE, Place(1, 0))]
+    sent = once * (MOST_FULL if limit == "MOST_FULL" else 1)
+    ours, its = socketpair()
+    with ours:
+        ours.sendall(b"".join(ORDER.pack(place.segment, order, place.offset) for order, place in sent))
+        assert next(Orders(its).batches()) == once
+
+
+def _unread(channel: socket) -> bytes:
+    try:
+        return channel.recv(1, MSG_PEEK | MSG_DONTWAIT)
+    except BlockingIOError:
+        return b""
 
 
 @pytest.mark.parametrize(
