@@ -136,21 +136,49 @@ def _pieces(mask: npt.NDArray[np.bool_], label: Label, volume: Volume) -> Iterat
         around = smallest_box(mask[run])
         if around is None:
             continue
-        part = mask[run][around]
-        components = _connected(part) if label.kind == "lesion" else part.astype(np.uint32)
-        counts = np.bincount(components[part])
-        for number, box in enumerate(ndimage.find_objects(components.view(np.int32)), start=1):
-            corner = run.start + around[0].start, around[1].start, around[2].start
-            yield Piece(components[box], number, _moved(box, corner), int(counts[number]))
+        part, place = mask[run][around], _moved(around, (run.start, 0, 0))
+        if label.kind == "organ":
+            yield Piece(part.astype(np.uint32), 1, place, int(np.count_nonzero(part)))
+            continue
+        components, last = _connected(part)
+        corner = place[0].start, place[1].start, place[2].start
+        for number, (box, count) in enumerate(_boxes_and_counts(part, components, last), start=1):
+            yield Piece(components[box], number, _moved(box, corner), count)
 
 
-def _connected(part: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint32]:
-    """Numbers of the components of 26 neighbours. cc3d 4.1.1 fails on some parts of a single row."""
+def _boxes_and_counts(
+    part: npt.NDArray[np.bool_], components: npt.NDArray[np.uint32], count: int
+) -> list[tuple[Box, int]]:
+    """The smallest box around each of the components 1 to `count` of `part`, and how many voxels it has.
+
+    Plane by plane, as each fits a cache, and only where there is something: most of an image is empty.
+    """
+    first = np.full((3, count + 1), np.iinfo(np.int64).max)
+    end = np.zeros((3, count + 1), np.int64)
+    voxels = np.zeros(count + 1, np.int64)
+    for index, (inside, plane) in enumerate(zip(part, components, strict=True)):
+        places = np.flatnonzero(inside)
+        numbers = plane.ravel()[places]
+        at = (np.full_like(places, index), *np.divmod(places, plane.shape[1]))
+        for axis, along in enumerate(at):
+            np.minimum.at(first[axis], numbers, along)
+            np.maximum.at(end[axis], numbers, along + 1)
+        np.add.at(voxels, numbers, 1)
+    ranges = (map(slice, *ends) for ends in zip(first.tolist(), end.tolist(), strict=True))
+    boxes = zip(*ranges, strict=True)
+    return list(zip(boxes, voxels.tolist(), strict=True))[1:]  # 0 is what lies around them
+
+
+def _connected(part: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.uint32], int]:
+    """Numbers of the components of 26 neighbours, from 1, and how many there are.
+
+    cc3d 4.1.1 fails on some parts of a single row.
+    """
     if min(part.shape) == 1 or part.size < 64:
-        found: npt.NDArray[np.uint32] = ndimage.label(part, np.ones((3, 3, 3)))[0].astype(np.uint32)
-        return found
-    connected: npt.NDArray[np.uint32] = cc3d.connected_components(part, connectivity=26, out_dtype=np.uint32)
-    return connected
+        found, count = ndimage.label(part, np.ones((3, 3, 3)))
+        return found.astype(np.uint32), int(count)
+    connected, count = cc3d.connected_components(part, connectivity=26, out_dtype=np.uint32, return_N=True)
+    return connected, int(count)
 
 
 def _moved(box: Box, by: tuple[int, int, int]) -> Box:

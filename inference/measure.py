@@ -13,17 +13,20 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
-from skimage.measure import marching_cubes, mesh_surface_area
 
 from inference.diameters import (
     Mask,
     Points,
+    diameter_bounds,
+    hull_corners,
+    largest_length,
     longest_length,
     longest_line,
     longest_perpendicular,
-    longest_possible,
+    run_ends,
 )
 from inference.labelmap import Label, Lesion, LesionMap
+from inference.surface import surface_area
 from inference.volume import Volume
 
 
@@ -198,9 +201,10 @@ def _surface(mask: Mask, lesion: Lesion, volume: Volume) -> Quantity | Absent:
     """Area of the marching-cubes mesh at 0.5 (IBSI reference manual, 3.1 'Surface area (mesh)')."""
     if not volume.has_geometry:
         return NO_GEOMETRY
-    vertices, faces, _, _ = marching_cubes(np.pad(mask, 1).astype(np.float32), 0.5)
-    in_mm = volume.to_lps_mm(vertices - 1 + _corner(lesion))
-    return Quantity(float(mesh_surface_area(in_mm, faces)), "mm2")
+    beside = np.zeros((mask.shape[0] + 2, 3))  # a slice before, those of the lesion, and one behind
+    beside[:, 0] = np.arange(len(beside)) + lesion.box[0].start - 1
+    gaps = np.diff(volume.to_steps(beside)[:, 0])
+    return Quantity(surface_area(mask, volume.affine[:3, :3], gaps), "mm2")
 
 
 def _largest_diameter(mask: Mask, lesion: Lesion, volume: Volume) -> Quantity | Absent:
@@ -208,10 +212,8 @@ def _largest_diameter(mask: Mask, lesion: Lesion, volume: Volume) -> Quantity | 
     if not volume.has_geometry:
         return NO_GEOMETRY
     places = volume.slice_places[lesion.box[0]] or None
-    line = longest_line(mask, volume.affine[:3, :3], places)
-    if line is None:
-        return Absent("the lesion is a single voxel")
-    return Quantity(_length(line), "mm")
+    length_mm = largest_length(mask, volume.affine[:3, :3], places)
+    return Absent("the lesion is a single voxel") if length_mm is None else Quantity(length_mm, "mm")
 
 
 def _axes(mask: Mask, lesion: Lesion, volume: Volume) -> tuple[int, Axis | Absent, Axis | Absent]:
@@ -219,17 +221,16 @@ def _axes(mask: Mask, lesion: Lesion, volume: Volume) -> tuple[int, Axis | Absen
 
     Returns the slice that shows the lesion best, the long axis and the short axis.
     """
-    to_mm = np.diag(volume.pixel_spacing_at(lesion.box[0].start) or (1.0, 1.0))
-    occupied = np.flatnonzero(mask.any(axis=(1, 2)))
-    planes = {int(i): mask[i] if volume.has_geometry else _largest_piece(mask[i]) for i in occupied}
-    lengths = _longest_lengths(planes, longest_possible(mask, np.diag(to_mm)), to_mm)
-    best = max(sorted(lengths), key=lambda index: round(lengths[index], 6), default=-1)
-    long_line = longest_line(planes[best], to_mm) if lengths else None
+    spacing = volume.pixel_spacing_at(lesion.box[0].start) or (1.0, 1.0)
+    planes = mask if volume.has_geometry else np.stack([_largest_piece(plane) for plane in mask])
+    best, points = _longest_plane(planes, spacing)
+    corners = hull_corners(points)
+    long_line = longest_line(corners)
     if long_line is None:
         widest = int(np.argmax(mask.sum(axis=(1, 2))))
         absent = Absent("the lesion is one pixel wide in every slice")
         return widest + lesion.box[0].start, absent, absent
-    short_line = longest_perpendicular(planes[best], to_mm, long_line)
+    short_line = longest_perpendicular(corners, long_line)
     return (
         best + lesion.box[0].start,
         _axis(long_line, best, lesion, volume),
@@ -239,23 +240,27 @@ def _axes(mask: Mask, lesion: Lesion, volume: Volume) -> tuple[int, Axis | Absen
     )
 
 
-def _longest_lengths(planes: dict[int, Mask], possible: Points, to_mm: Points) -> dict[int, float]:
-    """The length of the longest line of each plane, but for those that cannot have the longest of all."""
-    lengths: dict[int, float] = {}
-    longest = 0.0
-    for index in sorted(planes, key=lambda index: -float(possible[index])):
-        if possible[index] < longest - SAME_LENGTH_MM:
-            break
-        length = longest_length(planes[index], to_mm)
-        if length is not None:
-            lengths[index] = length
-            longest = max(longest, length)
-    return lengths
+def _longest_plane(planes: Mask, spacing: tuple[float, float]) -> tuple[int, Points]:
+    """The first plane with the longest line of all, and the ends of its runs (point, row and column) in mm.
+
+    Only planes that may have it are looked at.
+    """
+    ends = run_ends(planes)
+    points = ends[:, 1:].astype(np.float64) * spacing
+    indices, starts = np.unique(ends[:, 0], return_index=True)
+    of_plane = np.split(points, starts[1:])
+    shortest, longest = diameter_bounds(points, starts)
+    possible = np.flatnonzero(longest >= shortest.max() - SAME_LENGTH_MM)
+    lengths = [longest_length(of_plane[place]) or 0.0 for place in possible]
+    best = possible[np.argmax(np.round(lengths, 6))]
+    return int(indices[best]), of_plane[best]
 
 
 def _largest_piece(plane: Mask) -> Mask:
     """What is apart in an image and meets only at another time is not measured as one."""
-    pieces, _ = ndimage.label(plane, np.ones((3, 3)))
+    pieces, count = ndimage.label(plane, np.ones((3, 3)))
+    if count < 2:
+        return plane
     largest: Mask = pieces == np.argmax(np.bincount(pieces.ravel())[1:]) + 1
     return largest
 

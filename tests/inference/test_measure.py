@@ -15,7 +15,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 from scipy.spatial.distance import pdist
 
-from inference.diameters import longest_line, longest_perpendicular
+from inference.diameters import hull_corners, longest_line, longest_perpendicular, run_ends
 from inference.measure import Absent, Axis, LesionMeasurement, Quantity, measure_lesions, total_volume
 from inference.volume import Clip, Volume
 from tests.phantoms import (
@@ -279,7 +279,7 @@ def test_largest_diameter_of_a_random_blob_is_that_of_all_pairs(seed: int) -> No
     rng = np.random.default_rng(seed)
     mask = random_blob(seed, (8, 14, 12))
     to_mm = rng.normal(size=(3, 3)) + 2.0 * np.eye(3)
-    line = longest_line(mask, to_mm)
+    line = longest_line(hull_corners(run_ends(mask) @ to_mm.T))
     assert line is not None
     assert np.linalg.norm(line[1] - line[0]) == pytest.approx(pdist(np.argwhere(mask) @ to_mm.T).max())
 
@@ -289,10 +289,11 @@ def test_axes_of_a_random_blob_are_longest_and_perpendicular(seed: int) -> None:
     mask = random_blob(seed + 100, (24, 20))
     spacing = np.random.default_rng(seed).uniform(0.4, 2.0, 2)
     points = np.argwhere(mask) * spacing
-    line = longest_line(mask, np.diag(spacing))
+    corners = hull_corners(run_ends(mask) * spacing)
+    line = longest_line(corners)
     assert line is not None
     assert np.linalg.norm(line[1] - line[0]) == pytest.approx(pdist(points).max())
-    across = longest_perpendicular(mask, np.diag(spacing), line)
+    across = longest_perpendicular(corners, line)
     assert across is not None
     assert (across[1] - across[0]) @ (line[1] - line[0]) == pytest.approx(0.0, abs=1e-6)
     assert np.linalg.norm(across[1] - across[0]) <= np.linalg.norm(line[1] - line[0]) + 1e-9

@@ -107,9 +107,11 @@ STAGE = Stage(
     "lesions",
     "Lesions and measurements",
     "200 ellipsoids in 300 x 512 x 512 voxels become lesions and are measured. `node` finds components, "
-    "checks them, and measures volume, surface, both axes in the best slice, the largest diameter and "
-    "intensities; the others find components and the largest diameter, or only volumes. Diameters are "
-    "checked to be equal before anything is timed.",
+    "checks them, and measures volume, the area of the marching-cubes mesh, both axes in the best slice "
+    "with their ends, the largest diameter, the centre and intensities. SimpleITK finds components, then in "
+    "one filter volume, an estimate of the surface, the largest diameter, the centre and moments; scipy "
+    "components and the largest diameter; scikit-image components and volumes. Diameters are checked to be "
+    "equal before anything is timed.",
     cases,
     rounds=5,
 )
