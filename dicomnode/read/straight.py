@@ -27,10 +27,21 @@ from inference.volume import Voxels
 SAMPLE_BITS = 16
 INT16 = np.iinfo(np.int16)
 LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
-MOST_READERS, MOST_DECODERS = 4, 16
-"""Threads: more readers would only wait for memory."""
-LONGEST_RUN = 16
-"""Frames that one thread takes at once."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How many threads share the frames, and how many neighbours one of them takes at once."""
+
+    most_threads: int
+    longest_run: int
+
+
+READING = Pace(most_threads=4, longest_run=16)
+"""More threads would only wait for memory. Fresh memory comes in large pages: threads that take runs of frames
+seldom wait for the same one."""
+DECODING = Pace(most_threads=16, longest_run=1)
+"""A frame takes so long that a run at the end would leave the other threads idle."""
 
 
 class StoredFrame(Protocol):
@@ -67,12 +78,12 @@ def read_straight(
     None where one frame is not as simple as this takes, or did not come whole.
     """
     try:
-        frames, threads = _plain_frames(headers, shape, hounsfield)
+        frames, pace = _plain_frames(headers, shape, hounsfield)
         voxels = None
         if all(frame.rescale.whole for frame in frames):
-            voxels = _read_all(frames, np.empty(shape, np.int16), _fill_int16, threads)
+            voxels = _read_all(frames, np.empty(shape, np.int16), _fill_int16, pace)
         if voxels is None:
-            voxels = _read_all(frames, np.empty(shape, np.float32), _fill_float32, threads)
+            voxels = _read_all(frames, np.empty(shape, np.float32), _fill_float32, pace)
         return voxels
     except Unsure:
         return None
@@ -80,19 +91,19 @@ def read_straight(
 
 def _plain_frames(
     headers: Sequence[FrameHeader], shape: tuple[int, int, int], hounsfield: bool
-) -> tuple[list[StraightFrame], int]:
-    """The frames, and how many threads read them best; raises Unsure."""
+) -> tuple[list[StraightFrame], Pace]:
+    """The frames, and how they are read best; raises Unsure."""
     frames: list[StraightFrame] = []
-    threads = MOST_READERS
+    pace = READING
     for _, together in groupby(headers, key=lambda header: header.frame.instance):
         of_instance = list(together)
         if not all(_is_plain(header, shape) for header in of_instance):
             raise Unsure
         stored: Sequence[StoredFrame] | None = native_frames(of_instance, shape)
         if stored is None:
-            stored, threads = compressed_frames(of_instance, shape), MOST_DECODERS
+            stored, pace = compressed_frames(of_instance, shape), DECODING
         frames += [_straight(*pair, hounsfield) for pair in zip(of_instance, stored, strict=True)]
-    return frames, min(threads, os.cpu_count() or 1)
+    return frames, pace
 
 
 def _is_plain(header: FrameHeader, shape: tuple[int, int, int]) -> bool:
@@ -121,13 +132,13 @@ def _read_all(
     frames: Sequence[StraightFrame],
     voxels: Voxels,
     fill: Callable[[StraightFrame, Voxels], bool],
-    threads: int,
+    pace: Pace,
 ) -> Voxels | None:
     """`voxels`, filled by a few threads; None where values do not fit. Raises Unsure."""
-    count = min(LONGEST_RUN, -(-len(frames) // threads))
+    threads = min(pace.most_threads, os.cpu_count() or 1)
+    count = min(pace.longest_run, -(-len(frames) // threads))
 
     def fill_run(first: int) -> bool:
-        """Neighbours, whose fresh memory comes in large pages: threads seldom wait for the same one."""
         run = slice(first, first + count)
         return all(map(fill, frames[run], voxels[run]))
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Event
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -15,8 +18,8 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from dicomnode.errors import UnreadableSeries
 from dicomnode.read.frames import FrameHeader, frame_headers
 from dicomnode.read.pixels import check_greyscale, read_one_by_one, read_voxels, volume_shape
-from dicomnode.read.straight import read_straight
-from dicomnode.read.values import intensity_unit
+from dicomnode.read.straight import DECODING, StraightFrame, _fill_int16, _read_all, read_straight
+from dicomnode.read.values import Rescale, intensity_unit
 from dicomnode.series_writer import SeriesIdentity, slice_dataset, write_series
 from dicomnode.study import Series, group_studies, read_instance
 from inference.volume import Volume, Voxels
@@ -149,6 +152,30 @@ def test_a_slope_of_zero_is_refused_in_the_usual_words(tmp_path: Path) -> None:
     save(dataset, paths[1])
     with pytest.raises(UnreadableSeries, match="RescaleSlope is 0"):
         read_voxels(frame_headers(read_series(tmp_path)))
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A frame that is as slow as the frames it waits for."""
+
+    awaited: tuple[Event, ...]
+    read: Event
+
+    def read_into(self, samples: npt.NDArray[np.uint16]) -> None:
+        assert all(event.wait(60.0) for event in self.awaited)
+        samples[...] = 7
+        self.read.set()
+
+
+def test_a_slow_frame_holds_up_no_frame_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    read = [Event() for _ in range(20)]
+    slow = Waiting(tuple(read[1:]), read[0])
+    stored = [slow, *(Waiting((), event) for event in read[1:])]
+    frames = [StraightFrame(one, np.dtype(np.int16), 16, Rescale(1.0, 0.0), None) for one in stored]
+    voxels = _read_all(frames, np.zeros((len(frames), ROWS, COLUMNS), np.int16), _fill_int16, DECODING)
+    assert voxels is not None
+    assert (voxels == 7).all()
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data are not here")
