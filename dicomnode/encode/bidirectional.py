@@ -8,26 +8,19 @@ length; a lesion without any diameter has no group here (a group without coordin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from highdicom.sr import (
-    CoordinatesForMeasurement,
-    FindingSite,
-    Measurement,
-    MeasurementsAndQualitativeEvaluations,
-    SourceImageForRegion,
-    TrackingIdentifier,
-)
 from pydicom import Dataset
+from pydicom.sr.coding import Code
 
-from dicomnode.encode.concepts import LONG_AXIS, SHORT_AXIS, UNITS, rounded
+from dicomnode.encode.concepts import LONG_AXIS, SHORT_AXIS, SOURCE
 from dicomnode.encode.context import ResultContext
 from dicomnode.encode.coordinates import to_graphic_data
-from dicomnode.encode.document import algorithm, build_report, comment
-from dicomnode.encode.seg import coded, lesion_name
+from dicomnode.encode.document import build_report, comment
+from dicomnode.encode.groups import measured, measurement_group
+from dicomnode.encode.seg import lesion_name
 from dicomnode.encode.sources import reference
-from dicomnode.encode.uids import tracking_uid
+from dicomnode.encode.tree import polyline_item
 from dicomnode.encode.words import label_of, remarks_on_axes, summary
 from inference.measure import Absent, Axis, LesionMeasurement
 
@@ -53,42 +46,16 @@ def encode_bidirectional(measurements: Sequence[LesionMeasurement], context: Res
     )
 
 
-def _group(measurement: LesionMeasurement, context: ResultContext) -> Any:
-    label, number = measurement.label, measurement.number
+def _group(measurement: LesionMeasurement, context: ResultContext) -> Dataset:
     tool = LENGTH if isinstance(measurement.short_axis, Absent) else BIDIRECTIONAL
-    group = MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=TrackingIdentifier(
-            uid=tracking_uid(context, number), identifier=f"{tool}:{lesion_name(number)}"
-        ),
-        finding_type=coded(label.type),
-        finding_sites=[FindingSite(coded(label.site))] if label.site else None,
-        algorithm_id=algorithm(context),
-        measurements=[
-            _measurement(name, axis, context)
-            for name, axis in ((LONG_AXIS, measurement.long_axis), (SHORT_AXIS, measurement.short_axis))
-            if isinstance(axis, Axis)
-        ],
-    )
-    group[0].ContentSequence.append(comment(label_of(measurement)))
-    return group
+    axes = ((LONG_AXIS, measurement.long_axis), (SHORT_AXIS, measurement.short_axis))
+    numbers = [_number(name, axis, context) for name, axis in axes if isinstance(axis, Axis)]
+    content = [*numbers, comment(label_of(measurement))]
+    identifier = f"{tool}:{lesion_name(measurement.number)}"
+    return measurement_group("1501", identifier, measurement, content, context)
 
 
-def _measurement(name: Any, axis: Axis, context: ResultContext) -> Any:
+def _number(name: Code, axis: Axis, context: ResultContext) -> Dataset:
     image = reference(context.source.frames[axis.slice_index])
-    coordinates = CoordinatesForMeasurement(
-        graphic_type="POLYLINE",
-        graphic_data=to_graphic_data(np.array([axis.start, axis.end])),
-        source_image=SourceImageForRegion(
-            referenced_sop_class_uid=image.sop_class_uid,
-            referenced_sop_instance_uid=image.sop_instance_uid,
-            referenced_frame_numbers=image.frame_numbers,
-        ),
-    )
-    # highdicom 0.28.2 writes INFERRED FROM here, which TID 300 forbids and DCMTK cannot read.
-    coordinates.ContentSequence[0].RelationshipType = "SELECTED FROM"
-    return Measurement(
-        name=name,
-        value=rounded(axis.length.value),
-        unit=UNITS[axis.length.unit],
-        referenced_coordinates=[coordinates],
-    )
+    points = to_graphic_data(np.array([axis.start, axis.end]))
+    return measured(name, axis.length, [polyline_item(SOURCE, points, image, "INFERRED FROM")])

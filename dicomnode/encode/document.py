@@ -7,27 +7,23 @@ identification (TID 4019), SEG and Contributing Equipment.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from highdicom.sr import (
-    AlgorithmIdentification,
-    CodeContentItem,
-    Comprehensive3DSR,
-    ContainerContentItem,
-    DeviceObserverIdentifyingAttributes,
-    ImageLibrary,
-    LanguageOfContentItemAndDescendants,
-    ObserverContext,
-    TextContentItem,
-)
-from pydicom import DataElement, Dataset
+from highdicom.sr import Comprehensive3DSR
+from pydicom import Dataset
 from pydicom.sequence import Sequence as DicomSequence
-from pydicom.sr.codedict import codes
 
 from dicomnode.encode.concepts import (
     COMMENT,
+    DEVICE,
+    DEVICE_OBSERVER_MANUFACTURER,
+    DEVICE_OBSERVER_MODEL,
+    DEVICE_OBSERVER_NAME,
+    DEVICE_OBSERVER_SERIAL_NUMBER,
+    DEVICE_OBSERVER_UID,
     ENGLISH,
     IMAGING_MEASUREMENTS,
+    LANGUAGE,
+    OBSERVER_TYPE,
     PROCEDURE_REPORTED,
     QUALITATIVE_EVALUATIONS,
     REPORT_TITLE,
@@ -36,20 +32,19 @@ from dicomnode.encode.concepts import (
 from dicomnode.encode.context import ResultContext
 from dicomnode.encode.dress import finish, identity, plain_text
 from dicomnode.encode.equipment import MANUFACTURER, RESEARCH_ONLY, serial_number, software_version
-from dicomnode.encode.sources import patient_stand_in, shallow_copy
+from dicomnode.encode.library import image_library
+from dicomnode.encode.sources import patient_stand_in
+from dicomnode.encode.tree import code_item, container, text_item, uid_item
 from dicomnode.encode.uids import device_uid
 from dicomnode.forms import ResultKind
 from dicomnode.study import text
-
-LIBRARY_NEEDS = ("PixelSpacing", "SliceThickness", "ImagePositionPatient", "ImageOrientationPatient")
-CONTAINS, HAS_CONCEPT_MOD = "CONTAINS", "HAS CONCEPT MOD"
 
 
 def build_report(
     kind: ResultKind,
     context: ResultContext,
-    groups: Sequence[Any],
-    evaluations: Sequence[Any],
+    groups: Sequence[Dataset],
+    evaluations: Sequence[Dataset],
     images: Sequence[Dataset],
     evidence: Sequence[Dataset],
 ) -> Dataset:
@@ -57,19 +52,11 @@ def build_report(
     `images` the headers for the image library, `evidence` all instances that the report refers to.
 
     highdicom copies the content and searches it for references, each in a time that grows to seconds with
-    hundreds of lesions. It gets the frame only; the rest is filled in afterwards, and the references are
-    checked in what is read back (`check_report.py`).
+    hundreds of lesions. It gets an empty root, which is filled in afterwards; the references are checked in
+    what is read back (`check_report.py`).
     """
-    root = ContainerContentItem(name=REPORT_TITLE, template_id="1500")
-    root.ContentSequence = DicomSequence(_head(context))
-    library = _library(images)
-    measurements = ContainerContentItem(name=IMAGING_MEASUREMENTS, relationship_type=CONTAINS)
-    qualitative = ContainerContentItem(name=QUALITATIVE_EVALUATIONS, relationship_type=CONTAINS)
-    qualitative.ContentSequence = DicomSequence([*evaluations, *map(comment, statements(context))])
-    root.ContentSequence.extend([*library, measurements, qualitative])
-    fill = [(item, item.pop("ContentSequence")) for item in library]
-    if groups:
-        fill.append((measurements, _content([item for group in groups for item in group])))
+    root = container(REPORT_TITLE, relationship=None, template="1500")
+    root.ContentSequence = DicomSequence()
     report: Dataset = Comprehensive3DSR(
         evidence=[patient_stand_in(evidence[0]), *evidence[1:]],
         content=root,
@@ -78,74 +65,41 @@ def build_report(
         is_verified=False,
         **identity(context, kind),
     )
-    for item, content in fill:
-        item[content.tag] = content
+    said = [*evaluations, *map(comment, statements(context))]
+    report.ContentSequence = DicomSequence(
+        [
+            *_head(context),
+            *image_library(images),
+            container(IMAGING_MEASUREMENTS, groups),
+            container(QUALITATIVE_EVALUATIONS, said),
+        ]
+    )
     finish(report, context)
     return report
 
 
-def _content(items: list[Dataset]) -> DataElement:
-    return DataElement("ContentSequence", "SQ", DicomSequence(items))
-
-
-def _head(context: ResultContext) -> list[Any]:
-    """Language, device observer and procedure reported."""
-    header = context.source.series.header
+def _head(context: ResultContext) -> list[Dataset]:
+    """Language (TID 1204), device observer (TID 1004) and procedure reported."""
+    header, title = context.source.series.header, plain_text(context.card.title)
     procedure = procedure_reported(text(header, "Modality"), text(header, "BodyPartExamined"))
-    observer = ObserverContext(
-        observer_type=codes.DCM.Device,
-        observer_identifying_attributes=DeviceObserverIdentifyingAttributes(
-            uid=device_uid(context.model_digest),
-            name=plain_text(context.card.title),
-            manufacturer_name=MANUFACTURER,
-            model_name=plain_text(context.card.title),
-            serial_number=serial_number(context.model_digest),
-        ),
+    observer = (
+        (DEVICE_OBSERVER_NAME, title),
+        (DEVICE_OBSERVER_MANUFACTURER, MANUFACTURER),
+        (DEVICE_OBSERVER_MODEL, title),
+        (DEVICE_OBSERVER_SERIAL_NUMBER, serial_number(context.model_digest)),
     )
-    reported = CodeContentItem(name=PROCEDURE_REPORTED, value=procedure, relationship_type=HAS_CONCEPT_MOD)
     return [
-        *LanguageOfContentItemAndDescendants(ENGLISH),
-        *observer,
-        reported,
+        code_item(LANGUAGE, ENGLISH, "HAS CONCEPT MOD"),
+        code_item(OBSERVER_TYPE, DEVICE, "HAS OBS CONTEXT"),
+        uid_item(DEVICE_OBSERVER_UID, device_uid(context.model_digest), "HAS OBS CONTEXT"),
+        *(text_item(name, words, "HAS OBS CONTEXT") for name, words in observer),
+        code_item(PROCEDURE_REPORTED, procedure, "HAS CONCEPT MOD"),
     ]
 
 
-def _library(images: Sequence[Dataset]) -> Sequence[Any]:
-    """TID 1600, which is optional: left out for SOP classes whose modality highdicom does not know."""
-    try:
-        library: Sequence[Any] = ImageLibrary([_library_entry(image) for image in images]) if images else []
-    except ValueError:
-        return []
-    return library
-
-
-def _library_entry(image: Dataset) -> Dataset:
-    """The header for the image library.
-
-    highdicom takes the geometry of every CT, MR or PET from the top level of the header. Where it is
-    not there (multi-frame, no slice thickness), another modality makes it leave geometry out.
-    """
-    entry = shallow_copy(image)
-    if not all(text(entry, keyword) for keyword in LIBRARY_NEEDS):
-        entry.Modality = "OT"
-    if "SpacingBetweenSlices" in entry and not text(entry, "SpacingBetweenSlices"):
-        del entry.SpacingBetweenSlices
-    return entry
-
-
-def comment(words: str) -> Any:
+def comment(words: str) -> Dataset:
     """A sentence for the reader."""
-    return TextContentItem(name=COMMENT, value=plain_text(words), relationship_type=CONTAINS)
-
-
-def algorithm(context: ResultContext) -> Any:
-    """TID 4019: the model that made a measurement group."""
-    return AlgorithmIdentification(
-        name=plain_text(context.card.title),
-        version=context.card.version,
-        manufacturer=MANUFACTURER,
-        parameters=[f"sha256={context.model_digest}"],
-    )
+    return text_item(COMMENT, plain_text(words), "CONTAINS")
 
 
 def _replacement(context: ResultContext) -> list[str]:

@@ -35,6 +35,11 @@ class Part:
         """What is said of it in a series description; nothing of the only one."""
         return f" {self.number} of {self.count}" if self.count > 1 else ""
 
+    @property
+    def slices(self) -> list[int]:
+        """Those between the first and the last of a lesion of it; others hold none."""
+        return sorted({i for lesion in self.lesions for i in range(lesion.box[0].start, lesion.box[0].stop)})
+
     def layers(self, lesion_map: LesionMap) -> list[np.ndarray[Any, Any]]:
         """Segment numbers on the grid of the lesion map, in the smallest type that holds them: its layers,
         as far as they hold lesions of this.

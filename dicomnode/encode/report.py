@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from highdicom.sr import CodeContentItem
 from pydicom import Dataset
 
 from dicomnode.encode.bidirectional import encode_bidirectional
 from dicomnode.encode.concepts import LESION, NOT_SEEN
 from dicomnode.encode.context import ResultContext
-from dicomnode.encode.document import CONTAINS, build_report, comment
+from dicomnode.encode.document import build_report, comment
 from dicomnode.encode.sources import check_encodable
+from dicomnode.encode.tree import code_item
 from dicomnode.encode.volumetric import encode_volumetric
 from inference.labelmap import LesionMap
 from inference.measure import LesionMeasurement
@@ -40,7 +40,7 @@ def encode_reports(
 
 def encode_not_seen(context: ResultContext) -> Dataset:
     """The report that no lesion was seen in the images, all of which it names as evidence."""
-    not_seen = CodeContentItem(name=LESION, value=NOT_SEEN, relationship_type=CONTAINS)
+    not_seen = code_item(LESION, NOT_SEEN, "CONTAINS")
     kinds = ", ".join(label.name for label in context.card.labels if label.kind == "lesion")
     images = {f.instance.sop_instance_uid: f.instance.header for f in context.source.frames}
     return build_report(

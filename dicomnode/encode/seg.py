@@ -22,6 +22,7 @@ from dicomnode.encode.parts import Part, whole
 from dicomnode.encode.sources import check_encodable, stand_ins
 from dicomnode.encode.uids import dimension_organization_uid, tracking_uid
 from dicomnode.encode.unplaced import take_out_of_space, unplaced_stand_ins
+from dicomnode.encode.whole_source import refer_to_images, space_slices
 from dicomnode.errors import PermanentError
 from inference.codes import Code
 from inference.labelmap import Lesion, LesionMap
@@ -51,11 +52,13 @@ def encode_seg(
         raise ValueError(f"{len(lesion_map.lesions)} lesions but {len(measurements)} measurements")
     part = part or whole(lesion_map)
     placed = context.source.volume.has_geometry
-    make, pixels = _pixels(lesion_map, part)
+    slices = part.slices if placed else list(range(lesion_map.shape[0]))
+    images = stand_ins(context.source, slices) if placed else unplaced_stand_ins(context.source)
+    make, pixels = _pixels(lesion_map, part, slices)
     if kind == "labelmap" and make is LayeredSegmentation:
         raise ValueError("a label map has one number for each voxel: give a part without overlaps")
     seg: Dataset = make(
-        source_images=stand_ins(context.source) if placed else unplaced_stand_ins(context.source),
+        source_images=images,
         pixel_array=pixels,
         segmentation_type="BINARY" if kind == "seg" else "LABELMAP",
         segment_descriptions=[_segment(lesion, part, context) for lesion in part.lesions],
@@ -66,7 +69,9 @@ def encode_seg(
     )
     _fix_dimensions(seg, context)
     if placed:
-        _restore_frame_numbers(seg, context)
+        _restore_frame_numbers(seg, context, slices)
+        refer_to_images(seg, context.source)
+        space_slices(seg, context.source)
     else:
         take_out_of_space(seg, context)
     finish(seg, context)
@@ -83,9 +88,11 @@ def coded(code: Code) -> Any:
     return CodedConcept(code.value, code.scheme, plain_text(code.meaning))
 
 
-def _pixels(lesion_map: LesionMap, part: Part) -> tuple[type[Segmentation], np.ndarray[Any, Any]]:
+def _pixels(
+    lesion_map: LesionMap, part: Part, slices: Sequence[int]
+) -> tuple[type[Segmentation], np.ndarray[Any, Any]]:
     """Integer label values, never one-hot: highdicom is many times faster on them."""
-    layers = part.layers(lesion_map)
+    layers = [layer[slices] for layer in part.layers(lesion_map)]
     if len(layers) == 1:
         return Segmentation, layers[0]
     return LayeredSegmentation, np.stack(layers, axis=-1)
@@ -129,7 +136,7 @@ def _fix_dimensions(seg: Dataset, context: ResultContext) -> None:
         item.DimensionOrganizationUID = uid
 
 
-def _restore_frame_numbers(seg: Dataset, context: ResultContext) -> None:
+def _restore_frame_numbers(seg: Dataset, context: ResultContext, slices: Sequence[int]) -> None:
     """Frame numbers of the stand-in back to those of the multi-frame source."""
     frames = context.source.frames
     if frames[0].frame_number is None:
@@ -141,4 +148,4 @@ def _restore_frame_numbers(seg: Dataset, context: ResultContext) -> None:
         for image in group.DerivationImageSequence[0].SourceImageSequence
     }
     for image in images.values():
-        image.ReferencedFrameNumber = frames[int(image.ReferencedFrameNumber) - 1].frame_number
+        image.ReferencedFrameNumber = frames[slices[int(image.ReferencedFrameNumber) - 1]].frame_number

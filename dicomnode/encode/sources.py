@@ -8,16 +8,18 @@ back afterwards (`dress.py`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
 from pydicom import Dataset
-from pydicom.sequence import Sequence
+from pydicom.sequence import Sequence as DicomSequence
 
 from dicomnode.errors import PermanentError
-from dicomnode.study import SourceFrame, SourceVolume, text
+from dicomnode.header_index import HeaderIndex
+from dicomnode.read.frames import FrameHeader
+from dicomnode.study import Instance, SourceFrame, SourceVolume, text
 
 MAY_BE_EMPTY = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber",
@@ -49,37 +51,47 @@ def reference(frame: SourceFrame) -> ImageReference:
 def check_encodable(source: SourceVolume) -> None:
     """Raise PermanentError when a segmentation could not lie on the images of this source."""
     name = f"series {source.series.series_instance_uid}"
-    headers = [frame.instance.header for frame in source.frames]
-    if len({(h.Rows, h.Columns) for h in headers}) > 1:
+    instances = {frame.instance.sop_instance_uid: frame.instance for frame in source.frames}
+    if len({_size(instance) for instance in instances.values()}) > 1:
         raise PermanentError(f"{name} mixes image sizes: not supported")
     if source.volume.has_geometry:
-        _check_placed(source, headers, name)
+        _check_placed(source, tuple(instances.values()), name)
 
 
-def _check_placed(source: SourceVolume, headers: Iterable[Dataset], name: str) -> None:
-    if not all(text(header, "FrameOfReferenceUID") for header in headers):
+def _size(instance: Instance) -> tuple[float | None, float | None]:
+    header = FrameHeader(SourceFrame(instance), (instance.values,))
+    return header.number("Rows"), header.number("Columns")
+
+
+def _check_placed(source: SourceVolume, instances: Sequence[Instance], name: str) -> None:
+    frames_of_reference = {text(instance.values, "FrameOfReferenceUID") for instance in instances}
+    if "" in frames_of_reference:
         raise PermanentError(
             f"{name} has positions but no frame of reference: the header must be corrected at its source"
         )
     multi_frame = {frame.frame_number is not None for frame in source.frames}
-    if multi_frame == {True} and len({h.SOPInstanceUID for h in headers}) > 1:
+    if multi_frame == {True} and len(instances) > 1:
         raise PermanentError(f"{name} takes its frames from several multi-frame instances: not supported")
-    if multi_frame == {True} and not all(h.get("PerFrameFunctionalGroupsSequence") for h in headers):
+    if multi_frame == {True} and not instances[0].header.get("PerFrameFunctionalGroupsSequence"):
         raise PermanentError(f"{name}: multi-frame images without functional groups are not supported")
     if len(multi_frame) > 1:
         raise PermanentError(f"{name} mixes single-frame and multi-frame instances: not supported")
-    if len({header.FrameOfReferenceUID for header in headers}) > 1:
+    if len(frames_of_reference) > 1:
         raise PermanentError(f"{name} mixes frames of reference: not supported")
 
 
-def stand_ins(source: SourceVolume) -> list[Dataset]:
-    """One header per slice in slice order, or a single multi-frame header with just these frames."""
+def stand_ins(source: SourceVolume, slices: Sequence[int]) -> list[Dataset]:
+    """One header for each of these slices, or a single multi-frame header with just their frames.
+
+    What all images of the series have in common is said by the first of them, with a lesion or not.
+    """
     if source.frames[0].frame_number is not None:
-        return [_multi_frame(source)]
+        return [_multi_frame(source, slices)]
     first = patient_stand_in(source.frames[0].instance.header)
     _complete_geometry(first, source)
-    others = [_single_frame(frame.instance.header, first) for frame in source.frames[1:]]
-    return [first, *others]
+    found = [_single_frame(source.frames[index].instance.values, first) for index in slices]
+    first.update(found[0])
+    return [first, *found[1:]]
 
 
 def patient_stand_in(header: Dataset) -> Dataset:
@@ -98,15 +110,15 @@ def shallow_copy(header: Dataset) -> Dataset:
     return copied
 
 
-def _single_frame(header: Dataset, first: Dataset) -> Dataset:
-    """Just what highdicom reads of every further slice."""
+def _single_frame(header: Dataset | HeaderIndex, first: Dataset) -> Dataset:
+    """Just what highdicom reads of every slice."""
     copied = Dataset()
     for keyword in (
         "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality",
         "FrameOfReferenceUID", "Rows", "Columns", "ImagePositionPatient",
     ):  # fmt: skip
         copied[keyword] = header[keyword]
-    orientation = np.asarray(header.ImageOrientationPatient, dtype=np.float64)
+    orientation = np.asarray(header["ImageOrientationPatient"].value, dtype=np.float64)
     if not np.allclose(orientation, np.asarray(first.ImageOrientationPatient), atol=SAME_ORIENTATION):
         raise PermanentError(f"series {first.SeriesInstanceUID} has slices of different orientation")
     copied.ImageOrientationPatient = first.ImageOrientationPatient
@@ -121,22 +133,25 @@ def _complete_geometry(header: Dataset, source: SourceVolume) -> None:
         del header.SpacingBetweenSlices
 
 
-def _multi_frame(source: SourceVolume) -> Dataset:
-    """The multi-frame header with the frames of the volume only, in slice order.
+def _multi_frame(source: SourceVolume, slices: Sequence[int]) -> Dataset:
+    """The multi-frame header with the frames of these slices only, in slice order.
 
     Other frames may lie at the same positions (time points, b-values), which highdicom refuses.
     """
     header = patient_stand_in(source.frames[0].instance.header)
     groups = header.PerFrameFunctionalGroupsSequence
-    chosen = [groups[frame.frame_number - 1] for frame in source.frames if frame.frame_number]
+    numbers = [source.frames[index].frame_number for index in slices]
+    chosen = [groups[number - 1] for number in numbers if number]
     shared = shallow_copy(header.SharedFunctionalGroupsSequence[0])
     for macro in GEOMETRY_MACROS:
         if macro not in shared:
-            shared[macro] = chosen[0][macro]
-    header.SharedFunctionalGroupsSequence = Sequence([shared])
+            shared[macro] = groups[(source.frames[0].frame_number or 1) - 1][macro]
+    measures = shallow_copy(shared.PixelMeasuresSequence[0])  # highdicom adds the spacing of slices to it
+    shared.PixelMeasuresSequence = DicomSequence([measures])
+    header.SharedFunctionalGroupsSequence = DicomSequence([shared])
     if "PlanePositionSequence" in shared:
         chosen = [_with_position(group, shared) for group in chosen]
-    header.PerFrameFunctionalGroupsSequence = Sequence(chosen)
+    header.PerFrameFunctionalGroupsSequence = DicomSequence(chosen)
     header.NumberOfFrames = len(chosen)
     return header
 
@@ -152,9 +167,12 @@ def _with_position(group: Dataset, shared: Dataset) -> Dataset:
 
 def frame_position_mm(frame: SourceFrame) -> list[float]:
     """Image Position (Patient) of a frame in LPS mm, as its own instance says it."""
-    header = frame.instance.header
     if frame.frame_number is None:
-        return [float(value) for value in header.ImagePositionPatient]
+        position_mm = FrameHeader(frame, (frame.instance.values,)).numbers("ImagePositionPatient", 3)
+        if position_mm is not None:
+            return list(position_mm)
+        raise PermanentError(f"instance {frame.instance.sop_instance_uid}: image without a position")
+    header = frame.instance.header
     for group in (
         header.PerFrameFunctionalGroupsSequence[frame.frame_number - 1],
         header.SharedFunctionalGroupsSequence[0],

@@ -17,6 +17,7 @@ from pydicom.uid import CTImageStorage
 
 from dicomnode.encode.context import ResultContext
 from dicomnode.encode.sources import patient_stand_in, reference
+from dicomnode.encode.whole_source import refer_to_images
 from dicomnode.study import SourceVolume
 from inference.volume import Volume
 
@@ -55,24 +56,13 @@ def take_out_of_space(seg: Dataset, context: ResultContext) -> None:
     for keyword in ("FrameOfReferenceUID", "PositionReferenceIndicator", "DimensionOrganizationType"):
         if keyword in seg:
             delattr(seg, keyword)
-    _refer_to_images(seg, context.source)
+    refer_to_images(seg, context.source)
     slices = []
     for group in seg.PerFrameFunctionalGroupsSequence:
         slices.append(_refer_to_frame(group, context.source))
         del group.PlanePositionSequence
     _index_by_time(seg, slices)
     _measure_pixels(seg, slices, context)
-
-
-def _refer_to_images(seg: Dataset, source: SourceVolume) -> None:
-    images = {}
-    for frame in source.frames:
-        image = Dataset()
-        image.ReferencedSOPClassUID = frame.instance.sop_class_uid
-        image.ReferencedSOPInstanceUID = frame.instance.sop_instance_uid
-        images[frame.instance.sop_instance_uid] = image
-    seg.SourceImageSequence = Sequence(images.values())
-    seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence = Sequence(images.values())
 
 
 def _refer_to_frame(group: Dataset, source: SourceVolume) -> int:

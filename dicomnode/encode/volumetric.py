@@ -7,30 +7,20 @@ refers to the lesion's segment.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Sequence
+from typing import Literal
 
-from highdicom.sr import (
-    FindingSite,
-    ImageRegion,
-    Measurement,
-    PlanarROIMeasurementsAndQualitativeEvaluations,
-    ReferencedSegment,
-    SourceImageForRegion,
-    SourceSeriesForSegmentation,
-    TrackingIdentifier,
-    VolumetricROIMeasurementsAndQualitativeEvaluations,
-)
 from pydicom import Dataset
 
-from dicomnode.encode.concepts import UNITS, Concept, repertoire, rounded
+from dicomnode.encode.concepts import IMAGE_REGION, REFERENCED_SEGMENT, SOURCE_SERIES, Concept, repertoire
 from dicomnode.encode.context import ResultContext
 from dicomnode.encode.coordinates import outline
-from dicomnode.encode.document import algorithm, build_report, comment
+from dicomnode.encode.document import build_report, comment
+from dicomnode.encode.groups import measured, measurement_group
 from dicomnode.encode.parts import remarks_on_parts, segments_by_lesion
-from dicomnode.encode.seg import coded, lesion_name
-from dicomnode.encode.sources import reference
-from dicomnode.encode.uids import tracking_uid
+from dicomnode.encode.seg import lesion_name
+from dicomnode.encode.sources import ImageReference, reference
+from dicomnode.encode.tree import image_item, polyline_item, uid_item
 from dicomnode.encode.words import label_of, remarks_on_volumes, summary
 from inference.labelmap import LesionMap
 from inference.measure import LesionMeasurement, Quantity
@@ -67,65 +57,30 @@ def encode_volumetric(
     )
 
 
-def _contour(measurement: LesionMeasurement, lesion_map: LesionMap, context: ResultContext) -> Any:
+def _contour(measurement: LesionMeasurement, lesion_map: LesionMap, context: ResultContext) -> Dataset:
     image = reference(context.source.frames[measurement.key_slice])
-    region = ImageRegion(
-        graphic_type="POLYLINE",
-        graphic_data=outline(lesion_map.plane(measurement.number, measurement.key_slice)),
-        source_image=SourceImageForRegion(
-            referenced_sop_class_uid=image.sop_class_uid,
-            referenced_sop_instance_uid=image.sop_instance_uid,
-            referenced_frame_numbers=image.frame_numbers,
-        ),
-    )
-    group = PlanarROIMeasurementsAndQualitativeEvaluations(
-        referenced_region=region,
-        measurements=_numbers(measurement, repertoire(context.source.volume).of_contour),
-        **_finding(measurement, context),
-    )
-    group[0].ContentSequence.append(comment(label_of(measurement)))
-    return group
+    points = outline(lesion_map.plane(measurement.number, measurement.key_slice))
+    content = [
+        *_numbers(measurement, repertoire(context.source.volume).of_contour),
+        polyline_item(IMAGE_REGION, points, image, "CONTAINS"),
+        comment(label_of(measurement)),
+    ]
+    return measurement_group("1410", lesion_name(measurement.number), measurement, content, context)
 
 
-def _volume(measurement: LesionMeasurement, seg: Dataset, number: int, context: ResultContext) -> Any:
-    segment = ReferencedSegment(
-        sop_class_uid=seg.SOPClassUID,
-        sop_instance_uid=seg.SOPInstanceUID,
-        segment_number=number,
-        source_series=SourceSeriesForSegmentation(context.source.series.series_instance_uid),
-    )
-    return VolumetricROIMeasurementsAndQualitativeEvaluations(
-        referenced_segment=segment,
-        measurements=_numbers(measurement, repertoire(context.source.volume).of_segment),
-        **_finding(measurement, context),
-    )
+def _volume(measurement: LesionMeasurement, seg: Dataset, number: int, context: ResultContext) -> Dataset:
+    named = ImageReference(str(seg.SOPClassUID), str(seg.SOPInstanceUID), None)
+    content = [
+        *_numbers(measurement, repertoire(context.source.volume).of_segment),
+        image_item(REFERENCED_SEGMENT, named, "CONTAINS", segment=number),
+        uid_item(SOURCE_SERIES, context.source.series.series_instance_uid, "CONTAINS"),
+    ]
+    return measurement_group("1411", lesion_name(measurement.number), measurement, content, context)
 
 
-def _finding(measurement: LesionMeasurement, context: ResultContext) -> dict[str, Any]:
-    label, number = measurement.label, measurement.number
-    return {
-        "tracking_identifier": TrackingIdentifier(
-            uid=tracking_uid(context, number), identifier=lesion_name(number)
-        ),
-        "finding_type": coded(label.type),
-        "finding_sites": [FindingSite(coded(label.site))] if label.site else None,
-        "algorithm_id": algorithm(context),
-    }
-
-
-def _numbers(measurement: LesionMeasurement, concepts: Sequence[Concept]) -> list[Any]:
+def _numbers(measurement: LesionMeasurement, concepts: Sequence[Concept]) -> Iterable[Dataset]:
     """What is known of the lesion; an absent value is left out, its reason stands in the remarks."""
-    found = []
     for concept in concepts:
         quantity = concept.value(measurement)
         if isinstance(quantity, Quantity):
-            found.append(
-                Measurement(
-                    name=concept.code,
-                    value=rounded(quantity.value),
-                    unit=UNITS[quantity.unit],
-                    method=concept.method,
-                    derivation=concept.derivation,
-                )
-            )
-    return found
+            yield measured(concept.code, quantity, method=concept.method, derivation=concept.derivation)
