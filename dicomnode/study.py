@@ -19,6 +19,7 @@ from pydicom.valuerep import PersonName
 
 from dicomnode.header_index import HeaderIndex
 from dicomnode.part10 import Header, read_header, read_part10
+from dicomnode.plain_values import TEXT_VRS, plain_text, tag_and_vr
 from inference.volume import Volume
 
 LARGEST_TELLING_SEQUENCE_BYTES = 1_000_000
@@ -152,7 +153,8 @@ def text(header: Dataset | HeaderIndex, keyword: str) -> str:
     Empty when absent or empty, or when its bytes are no value of its type.
     """
     try:
-        value: Any = header.get(keyword)
+        word = _plain_word(header, keyword)
+        value: Any = header.get(keyword) if word is None else word
     except Exception:  # pydicom converts on access, and anything may be in a file
         return ""
     if value is None:
@@ -160,6 +162,16 @@ def text(header: Dataset | HeaderIndex, keyword: str) -> str:
     if isinstance(value, (str, PersonName)) or not isinstance(value, Iterable):
         return str(value).strip()
     return "\\".join(str(item).strip() for item in value)
+
+
+def _plain_word(header: Dataset | HeaderIndex, keyword: str) -> str | None:
+    """A single word that pydicom has read and not decoded: it would make an element of it first."""
+    if isinstance(header, HeaderIndex):
+        return None
+    raw = header.get_item(tag_and_vr(keyword)[0])
+    if isinstance(raw, RawDataElement) and raw.value and raw.VR in TEXT_VRS:
+        return plain_text(raw.value)
+    return None
 
 
 def items(dataset: Dataset | HeaderIndex, keyword: str) -> Iterable[Dataset]:

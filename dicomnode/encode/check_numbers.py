@@ -1,4 +1,4 @@
-"""Recomputes what the reports say of each lesion from the decoded segmentation and the coordinates."""
+"""Recomputes what the reports say of each lesion from its voxels and the coordinates."""
 
 from __future__ import annotations
 
@@ -62,12 +62,14 @@ def check_volumes(
     report: Dataset,
     where: str,
     lesion_map: LesionMap,
-    decoded: LesionMap,
     measurements: Sequence[LesionMeasurement],
     context: ResultContext,
     segs: tuple[Dataset, ...],
 ) -> None:
-    """Raise ResultRejected unless the report holds exactly the numbers that `decoded` gives."""
+    """Raise ResultRejected unless the report holds exactly the numbers that the voxels give.
+
+    Those of the lesion map, which a segmentation that was read back equals voxel by voxel (`check_segs`).
+    """
     groups = _by_lesion(report, where, measurements, context)
     places = segments_by_lesion(segs, context)
     for m, lesion in zip(measurements, lesion_map.lesions, strict=True):
@@ -81,7 +83,7 @@ def check_volumes(
         contour = next(item for item in children(contours[0]) if text(item, "ValueType") == "SCOORD")
         _check_drawn_on(contour, m.key_slice, f"{place}, contour", context)
         volume = context.source.volume
-        recomputed = _recompute(decoded, m, lesion, volume)
+        recomputed = _recompute(lesion_map, m, lesion, volume)
         said = repertoire(volume)
         for group, concepts in ((contours[0], said.of_contour), (segments[0][0], said.of_segment)):
             _check_numbers(_numbers(group, place), concepts, m, recomputed, place)
@@ -165,15 +167,15 @@ def _split(groups: list[Dataset]) -> tuple[list[tuple[Dataset, str, int]], list[
 
 
 def _recompute(
-    decoded: LesionMap, measurement: LesionMeasurement, lesion: Lesion, volume: Volume
+    lesion_map: LesionMap, measurement: LesionMeasurement, lesion: Lesion, volume: Volume
 ) -> dict[CodeKey, Quantity]:
-    """Area, or volume and intensity statistics, straight from decoded voxels."""
+    """Area, or volume and intensity statistics, straight from the voxels."""
     if not volume.has_geometry:
-        pixels = np.count_nonzero(decoded.plane(lesion.number, measurement.key_slice))
+        pixels = np.count_nonzero(lesion_map.plane(lesion.number, measurement.key_slice))
         row_mm, column_mm = volume.pixel_spacing_at(measurement.key_slice) or (1.0, 1.0)
         unit = PIXELS if volume.pixel_spacing_at(measurement.key_slice) is None else "mm2"
         return {key(AREA): Quantity(pixels * row_mm * column_mm, unit)}
-    mask = decoded.mask(lesion)
+    mask = lesion_map.mask(lesion)
     found = {key(VOLUME): Quantity(volume.volume_mm3(mask, lesion.box[0].start), "mm3")}
     if isinstance(measurement.mean, Quantity):
         found |= _statistics(

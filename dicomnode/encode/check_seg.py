@@ -37,31 +37,31 @@ STEP_TOLERANCE_MM = 1e-2
 """Between pixel steps of a frame and of the volume, over the whole image."""
 
 
+Drawn = dict[int, Numbers]
+"""Numbers of lesions by slice, where there are any."""
+
+
 def check_segs(
     segs: Sequence[Dataset], lesion_map: LesionMap, context: ResultContext, parts: Sequence[Part]
-) -> LesionMap:
-    """The lesions that `segs`, one for each part, hold on the source grid.
-
-    Raises ResultRejected if they are not those of the lesion map.
-    """
+) -> None:
+    """Raise ResultRejected unless `segs`, one for each part, hold the lesions of the map, voxel by voxel."""
     if len(segs) != len(parts):
         raise ResultRejected(f"the segmentation is in {len(segs)} parts, expected {len(parts)}")
-    decoded = tuple(np.zeros(lesion_map.shape, dtype=np.uint16) for _ in lesion_map.layers)
+    layers: list[Drawn] = [{} for _ in lesion_map.layers]
     for seg, part in zip(segs, parts, strict=True):
         _check_segments(seg, part, context)
         _check_references(seg, context)
-        _decode(seg, part, decoded, context)
-    for found, expected in zip(decoded, lesion_map.layers, strict=True):
-        _compare(found, expected)
-    return LesionMap(decoded, lesion_map.lesions)
+        _draw(seg, part, layers, context)
+    for drawn, expected in zip(layers, lesion_map.layers, strict=True):
+        _compare(drawn, expected)
 
 
-def _decode(seg: Dataset, part: Part, decoded: Sequence[Numbers], context: ResultContext) -> None:
+def _draw(seg: Dataset, part: Part, layers: Sequence[Drawn], context: ResultContext) -> None:
     """Draw the frames of one segmentation, each into the layer of its lesion; raises ResultRejected where
     they cannot lie.
     """
-    layer_of = {lesion.number - part.offset: decoded[lesion.layer] for lesion in part.lesions}
-    placed = context.source.volume.has_geometry
+    layer_of = {lesion.number - part.offset: layers[lesion.layer] for lesion in part.lesions}
+    placed, shape = context.source.volume.has_geometry, context.source.volume.shape[1:]
     slice_of = _slice_by_place if placed else _slice_by_reference
     spacings_mm = {}
     for frame in read_frames(seg):
@@ -69,25 +69,28 @@ def _decode(seg: Dataset, part: Part, decoded: Sequence[Numbers], context: Resul
         spacings_mm[index] = frame.spacing_mm
         if frame.segment_number not in layer_of:
             raise ResultRejected(f"SEG frame {frame.number}: segment {frame.segment_number} is not described")
-        target = layer_of[frame.segment_number][index]
-        if frame.mask.shape != target.shape:
-            raise ResultRejected(f"SEG frame {frame.number}: size {frame.mask.shape}, source {target.shape}")
-        if target[frame.mask].any():
+        if frame.mask.shape != shape:
+            raise ResultRejected(f"SEG frame {frame.number}: size {frame.mask.shape}, source {shape}")
+        target = layer_of[frame.segment_number].setdefault(index, np.zeros(shape, np.uint16))
+        inside = np.nonzero(frame.mask)
+        if target[inside].any():
             raise ResultRejected(f"SEG frame {frame.number} overlaps another segment in slice {index}")
-        target[frame.mask] = frame.segment_number + part.offset
+        target[inside] = frame.segment_number + part.offset
     if not placed:
         _check_spacings(spacings_mm, context)
 
 
-def _compare(decoded: Numbers, expected: Numbers) -> None:
-    wrong = [i for i in range(len(expected)) if not np.array_equal(decoded[i], expected[i])]
+def _compare(drawn: Drawn, expected: Numbers) -> None:
+    empty = np.zeros(expected.shape[1:], np.uint16)
+    wrong = [i for i, plane in enumerate(expected) if not np.array_equal(drawn.get(i, empty), plane)]
     if wrong:
-        different = [np.argwhere(decoded[i] != expected[i]) for i in wrong]
+        different = [np.argwhere(drawn.get(i, empty) != expected[i]) for i in wrong]
         row, column = (int(i) for i in different[0][0])
         at = (wrong[0], row, column)
+        segment = int(drawn.get(wrong[0], empty)[row, column])
         raise ResultRejected(
             f"SEG differs from the lesion map in {sum(map(len, different))} voxels, first at (slice, row, "
-            f"column) {at}: segment {int(decoded[at])}, lesion {int(expected[at])}"
+            f"column) {at}: segment {segment}, lesion {int(expected[at])}"
         )
 
 

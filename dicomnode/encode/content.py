@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 from pydicom import Dataset
+from pydicom.dataelem import RawDataElement
 from pydicom.sr.coding import Code
 
+from dicomnode.plain_values import tag_and_vr
 from dicomnode.study import text
 
 CodeKey = tuple[str, str]
@@ -20,6 +23,21 @@ def key(code: Code) -> CodeKey:
 
 def code_in(item: Dataset, sequence: str) -> CodeKey:
     """The code in a sequence attribute; two empty strings when there is none."""
+    raw = item.get_item(tag_and_vr(sequence)[0])
+    if isinstance(raw, RawDataElement) and raw.value and raw.value.isascii():
+        return _decoded(raw.value, raw.is_implicit_VR, raw.is_little_endian)
+    return _first(item, sequence)
+
+
+@lru_cache(maxsize=4096)
+def _decoded(content: bytes, implicit: bool, little_endian: bool) -> CodeKey:
+    """The code in the bytes of a sequence: a report has the same ones hundreds of times."""
+    tag, vr = tag_and_vr("ConceptCodeSequence")
+    raw = RawDataElement(tag, vr, len(content), content, 0, implicit, little_endian)
+    return _first(Dataset({tag: raw}), "ConceptCodeSequence")
+
+
+def _first(item: Dataset, sequence: str) -> CodeKey:
     found = item.get(sequence)
     if not found:
         return "", ""

@@ -83,10 +83,12 @@ def _check_all(
     if label_maps:
         check_segs(label_maps, lesion_map, context, parts_without_overlap(lesion_map))
     segs = tuple(result.dataset for result in results if result.kind == "seg")
-    decoded = check_segs(segs, lesion_map, context, parts_of(lesion_map))
+    check_segs(segs, lesion_map, context, parts_of(lesion_map))
+    on_segs = referable(context, segs)
     for kind, made in ((result.kind, result.dataset) for result in results):
-        segments = label_maps if kind == "sr_labelmap_volumes" else segs
-        allowed = referable(context, segments)
+        segments, allowed = segs, on_segs
+        if kind == "sr_labelmap_volumes":
+            segments, allowed = label_maps, referable(context, label_maps)
         if kind.startswith("sr_"):
             check_report(made, kind, allowed, context)
         if kind == "sr_not_seen":
@@ -94,7 +96,7 @@ def _check_all(
         elif kind == "sr_measurements":
             check_axes(made, kind, measurements, context)
         elif kind in ("sr_volumes", "sr_labelmap_volumes"):
-            check_volumes(made, kind, lesion_map, decoded, measurements, context, segments)
+            check_volumes(made, kind, lesion_map, measurements, context, segments)
 
 
 def _check_drawn(results: Sequence[Result], lesion_map: LesionMap, context: ResultContext) -> None:
