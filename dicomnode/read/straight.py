@@ -38,8 +38,8 @@ class Pace:
 
 
 READING = Pace(most_threads=4, longest_run=16)
-"""More threads would only wait for memory. Fresh memory comes in large pages: threads that take runs of frames
-seldom wait for the same one."""
+"""More threads would only wait for memory. Fresh memory comes in large pages: with runs of frames, threads
+seldom wait for the same page."""
 DECODING = Pace(most_threads=16, longest_run=1)
 """A frame takes so long that a run at the end would leave the other threads idle."""
 
