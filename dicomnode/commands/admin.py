@@ -25,7 +25,7 @@ from dicomnode.deliver.breaker import probe_now
 from dicomnode.errors import PermanentError
 from dicomnode.observe.syslog import lags
 from dicomnode.records.audit import Audit, Event, Subject
-from dicomnode.records.queries import held_studies, job_record, overview, troubled_destinations
+from dicomnode.records.queries import held_studies, job_record, overview, troubled_destinations, uncommitted
 from dicomnode.records.queries import jobs as newest_jobs
 from dicomnode.records.states import JobState
 from dicomnode.replay import replay_dead, replay_of_job, replay_of_study
@@ -39,7 +39,7 @@ def status(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -
     settings, database = open_node(config)
     with database.snapshot() as session:
         held = held_studies(session)
-        counts, troubled = overview(session), troubled_destinations(session)
+        counts, troubled, stored = overview(session), troubled_destinations(session), uncommitted(session)
         receivers = lags(session, settings.audit.syslog)
     unrecorded = Recorder(Spool(settings.spool), database, Audit("admin")).unrecorded()
     if as_json:
@@ -49,6 +49,7 @@ def status(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -
                 **counts,
                 "held_studies": held,
                 "troubled_destinations": troubled,
+                "uncommitted": stored,
                 "syslog_lag": syslog,
                 "acknowledged_unrecorded": unrecorded,
             }
@@ -63,6 +64,12 @@ def status(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -
     for row in troubled:
         next_try = local_time(row["next_try_at"]) if row["next_try_at"] else "at once"
         console.print(f"[red]{escape(row['told'])}[/]; next try {next_try}")
+    for row in stored:
+        asked = f"asked {local_time(row['asked_at'])}" if row["asked_at"] else "not asked yet"
+        console.print(
+            f"{row['count']} result(s) stored at {escape(row['destination'])} wait for it to commit to them: "
+            f"{asked}, asks again {local_time(row['asks_again_at'])}"
+        )
     for lag in receivers:
         last = f"last sent {local_time(lag.sent_at)}" if lag.sent_at else "nothing sent yet"
         behind = f"{lag.events} event(s), {lag.oldest_s:.0f} s behind" if lag.events else "has everything"

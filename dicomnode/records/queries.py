@@ -8,7 +8,8 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from dicomnode.records.states import StudyState
+from dicomnode.records.commitment_tables import CommitmentRequestRow
+from dicomnode.records.states import DeliveryState, StudyState
 from dicomnode.records.tables import AuditRow, DeliveryRow, DestinationRow, JobRow, StudyRow
 
 
@@ -65,6 +66,23 @@ def troubled_destinations(session: Session) -> list[dict[str, Any]]:
         }
         for row in rows
     ]
+
+
+def uncommitted(session: Session) -> list[dict[str, Any]]:
+    """What destinations have stored and not committed to: how many, when they were asked, when again."""
+    asked = (CommitmentRequestRow.transaction_uid == DeliveryRow.transaction_uid) & (
+        DeliveryRow.commitment_attempt > 0
+    )
+    again_at = func.min(DeliveryRow.not_before)
+    rows = session.execute(
+        select(DeliveryRow.destination, func.count(), func.max(CommitmentRequestRow.asked_at), again_at)
+        .outerjoin(CommitmentRequestRow, asked)
+        .where(DeliveryRow.state == DeliveryState.STORED.value)
+        .group_by(DeliveryRow.destination)
+        .order_by(DeliveryRow.destination)
+    )
+    keywords = ("destination", "count", "asked_at", "asks_again_at")
+    return [dict(zip(keywords, row, strict=True)) for row in rows]
 
 
 def jobs(session: Session, state: str | None, limit: int) -> list[tuple[JobRow, Counter[str]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from dicomnode.records.audit import Event
+from dicomnode.records.commitment_tables import CommitmentRequestRow
 from dicomnode.records.tables import (
     AuditRow,
     DecisionRow,
@@ -43,6 +45,8 @@ class JobFacts:
     job: JobRow
     results: tuple[ResultRow, ...]
     deliveries: tuple[tuple[DeliveryRow, ResultRow], ...]
+    asked_at: dict[str, datetime]
+    """When destinations were asked to commit, by Transaction UID."""
 
     @property
     def seconds(self) -> float | None:
@@ -136,11 +140,15 @@ def _jobs(session: Session, study_instance_uid: str) -> list[JobFacts]:
         .where(DeliveryRow.job_id.in_([job.id for job in jobs]))
         .order_by(DeliveryRow.destination, DeliveryRow.id)
     ).all()
+    requests = session.scalars(
+        select(CommitmentRequestRow).where(CommitmentRequestRow.job_id.in_([job.id for job in jobs]))
+    ).all()
     return [
         JobFacts(
             job,
             tuple(result for result in results if result.job_id == job.id),
             tuple((d, by_uid[d.sop_instance_uid]) for d in deliveries if d.job_id == job.id),
+            {asked.transaction_uid: asked.asked_at for asked in requests if asked.job_id == job.id},
         )
         for job in jobs
     ]

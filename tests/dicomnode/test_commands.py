@@ -26,6 +26,7 @@ from dicomnode.observe.figures import read_figures
 from dicomnode.observe.troubles import Kind, find_troubles
 from dicomnode.receive.intake import Intake
 from dicomnode.records.audit import Audit, Event, Subject
+from dicomnode.records.commitment_tables import CommitmentRequestRow
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.tables import DestinationRow, JobRow, StudyRow
 from dicomnode.selftest.bundles import write_bundle
@@ -34,6 +35,7 @@ from dicomnode.spool import Spool
 from inference.bundle import read_bundle
 from tests.databases import migrated_database
 from tests.dicomnode.console import Command
+from tests.dicomnode.outbox import Outbox
 from tests.dicomnode.parts import Peer, arrival, image, peer_answering, save, write_config
 from tests.phantoms import phantom, write_phantom
 
@@ -153,7 +155,7 @@ def test_the_status_of_an_empty_node_has_nothing(command: Command) -> None:
     tables = ("studies", "jobs", "deliveries", "destinations")
     assert command("status").splitlines() == [f"{table}: none" for table in tables]
     nothing: dict[str, Any] = {"held_studies": {}, "troubled_destinations": [], "syslog_lag": {}}
-    nothing["acknowledged_unrecorded"] = 0
+    nothing |= {"acknowledged_unrecorded": 0, "uncommitted": []}
     assert command.json("status") == {table: {} for table in tables} | nothing
 
 
@@ -187,6 +189,31 @@ def test_a_lost_destination_is_named_in_the_status_and_can_be_tried_at_once(comm
     assert "sending to OTHER pauses after 1 failed attempt: no answer; next try" in told
     assert "queued again: a destination" in command("replay", "--destination", "PACS")
     assert "next try at once" in command("status")
+
+
+def test_the_status_says_what_stored_results_wait_for(command: Command, tmp_path: Path) -> None:
+    settings = load_settings(command.config)
+    command("status")
+    outbox = Outbox(settings, Database(settings.database_url), tmp_path)
+    for uid in ("1.7.1", "1.7.2"):
+        outbox.add(uid)
+    asked, again = datetime(2026, 3, 1, 9, 30, tzinfo=UTC), datetime(2026, 3, 1, 9, 40, tzinfo=UTC)
+    outbox.change(state="stored", not_before=again)
+    waiting = "2 result(s) stored at PACS wait for it to commit to them: "
+    told = " ".join(command("status").split())
+    assert f"{waiting}not asked yet, asks again {local_time(again)}" in told
+    with outbox.database.transaction() as session:
+        session.add(
+            CommitmentRequestRow(transaction_uid="2.25.1", destination="PACS", job_id=1, asked_at=asked)
+        )
+    outbox.change(transaction_uid="2.25.1", commitment_attempt=1)
+    told = " ".join(command("status").split())
+    assert f"{waiting}asked {local_time(asked)}, asks again {local_time(again)}" in told
+    (row,) = command.json("status")["uncommitted"]
+    assert (row["destination"], row["count"]) == ("PACS", 2)
+    outbox.change(state="delivered")
+    assert "wait for it to commit" not in command("status")
+    outbox.database.engine.dispose()
 
 
 def test_a_held_study_is_told_with_its_reason(command: Command, known_study: str) -> None:

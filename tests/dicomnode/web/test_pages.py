@@ -17,6 +17,7 @@ from sqlalchemy import select
 from dicomnode.encode.overlay import OUTLINE_RGB
 from dicomnode.records.accounts import Role
 from dicomnode.records.chain import verify_chain
+from dicomnode.records.commitment_tables import CommitmentRequestRow
 from dicomnode.records.tables import AuditRow, DeliveryRow, InstanceRow, JobRow, StudyRow
 from tests.dicomnode.parts import events, kinds
 from tests.dicomnode.web import hospital as held
@@ -133,6 +134,21 @@ def test_the_steps_of_a_study_stand_in_order_with_their_seconds(hospital: Hospit
     assert places == sorted(places)
     assert table.count("<rect") >= len(names)
     assert "given up for PACS" in table
+
+
+def test_a_result_that_is_stored_says_what_it_waits_for(hospital: Hospital, worked: Page) -> None:
+    asked, again = datetime(2026, 3, 1, 9, 30, tzinfo=UTC), datetime(2026, 3, 1, 9, 40, tzinfo=UTC)
+    with worked.database.transaction() as session:
+        row = session.scalars(select(DeliveryRow).where(DeliveryRow.state == "delivered")).one()
+        row.state, row.not_before, row.transaction_uid, row.commitment_attempt = "stored", again, "2.25.1", 1
+        session.add(
+            CommitmentRequestRow(
+                transaction_uid="2.25.1", destination="PACS", job_id=row.job_id, asked_at=asked
+            )
+        )
+    told = words(worked.logged_in().get(study_page(hospital, held.LESIONS)))
+    waits = told.split("waits for PACS to commit to it")[1]
+    assert waits.startswith(", asked 2026-03-01 09:30:00 UTC ; asks again 2026-03-01 09:40:00 UTC")
 
 
 @pytest.mark.both_databases
