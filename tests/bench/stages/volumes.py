@@ -150,7 +150,7 @@ def cases(setting: Setting) -> Iterator[Case]:
         write_ct(slices, folder)
         yield Case(
             f"{slices} slices",
-            (Contender("node", _alone(folder)),),
+            (Contender("node", _alone(folder), warm_up=False),),
             count=slices,
             unit="slices",
             at=("slices", slices),

@@ -83,7 +83,7 @@ def cases(setting: Setting) -> Iterator[Case]:
     jobs = setting.choose(2, 6, 18)
     with running_cluster({}) as cluster:
         contenders = []
-        counts = setting.choose((1, 2), WORKERS, WORKERS)
+        counts = setting.choose((2,), WORKERS, WORKERS)
         for count in counts:
             name = f"workers{count}"
             cluster.create_database(name)
@@ -91,8 +91,9 @@ def cases(setting: Setting) -> Iterator[Case]:
             write_bundle(folder / "models" / "threshold")
             config = write_config(folder, MORE.format(url=cluster.url(name)))
             contenders.append(Contender(told(count), _opened(config, count, jobs), (SERVER,)))
-        goals = tuple(AtLeast(told(count), 0.85 * count, told(1)) for count in counts[1:])
-        yield Case(f"{jobs} jobs", tuple(contenders), told(1), goals, count=jobs, unit="jobs")
+        fewest = told(counts[0])
+        goals = tuple(AtLeast(told(count), 0.85 * count, fewest) for count in counts[1:])
+        yield Case(f"{jobs} jobs", tuple(contenders), fewest, goals, count=jobs, unit="jobs")
 
 
 def told(count: int) -> str:
