@@ -111,18 +111,20 @@ class Viewer:
     def close(self) -> None:
         self.page.context.close()
 
-    def show(self, description: str) -> dict[str, Any]:
-        """Double-click a result in the list, agree to load it and wait; returns what OHIF knows of it."""
+    def show(self, description: str, *, asks: bool = True) -> dict[str, Any]:
+        """Double-click a result in the list, wait until it is loaded; returns what OHIF knows of it.
+
+        `asks`: whether OHIF asks before it takes such a result over.
+        """
         self.page.locator(RESULT, has_text=description).dblclick()
         self.page.wait_for_function(
             f"() => ({DISPLAY_SETS})().some(d => d.description === {json.dumps(description)} && d.loaded)"
         )
-        self.page.wait_for_timeout(SETTLE_MS)
-        prompt = self.page.locator(LOAD)
-        if prompt.count():
+        if asks:
+            prompt = self.page.locator(LOAD)
             prompt.click()
             prompt.wait_for(state="detached")
-            self.page.wait_for_timeout(SETTLE_MS)
+        self.page.wait_for_timeout(SETTLE_MS)
         (found,) = [d for d in self.page.evaluate(DISPLAY_SETS) if d["description"] == description]
         return dict(found)
 

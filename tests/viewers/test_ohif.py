@@ -194,7 +194,7 @@ def check_measurements(viewer: Viewer, made: Situation) -> str:
 def check_volumes(viewer: Viewer, made: Situation) -> str:
     """The report of volumes draws every lesion."""
     (description,) = [name for name in viewer.descriptions("SR") if name.startswith("Volumes: ")]
-    known = viewer.show(description)
+    known = viewer.show(description, asks=False)
     viewer.picture("sr-b")
     assert len(known["measurements"]) == len(made.measurements)
     assert all(item["loaded"] for item in known["measurements"])
@@ -248,7 +248,7 @@ def test_of_two_results_of_one_series_the_later_is_shown(running: Browser, tmp_p
 def test_the_report_that_nothing_was_seen_opens(name: str, viewer: Viewer, opened: dict[str, Cells]) -> None:
     assert viewer.descriptions("SEG") == []
     (description,) = viewer.descriptions("SR")
-    viewer.show(description)
+    viewer.show(description, asks=False)
     viewer.picture("not-seen")
     assert viewer.measurements() == []
     assert viewer.problems == []
