@@ -96,7 +96,7 @@ def _work(url: str, times: int, share: Share, start: Barrier) -> None:
 
 def cases(setting: Setting) -> Iterator[Case]:
     """Both kinds of work, by more and more processes."""
-    times = setting.choose(16, 64, 320)
+    times = setting.choose(16, 64, 160)
     with ExitStack() as servers:
         url = ""
         if SERVER.present:
