@@ -32,6 +32,10 @@ def main() -> None:
     asked = parser.parse_args()
     command = shlex.join(["python", "-m", "tests.scale", *sys.argv[1:]])
     known, results = read_known(), benchmark_page.read()
+    try:
+        stages = sources(results)
+    except LookupError as error:
+        parser.error(str(error))
     if asked.step in ("measure", "all"):
         with tempfile.TemporaryDirectory(prefix="scale-") as folder:
             known = known.model_copy(update={"measured": measure(Path(folder))})
@@ -49,7 +53,7 @@ def main() -> None:
     if asked.write and asked.step != "simulate":
         write_known(known)
     if asked.step in ("simulate", "all"):
-        write_page(costs, sources(results), known.prediction, asked.seed, asked.write)
+        write_page(costs, stages, known.prediction, asked.seed, asked.write)
 
 
 if __name__ == "__main__":
