@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from inference.errors import BundleError
+from inference.fast_mode import FastMode, Precision
 from inference.labelmap import Label
 from inference.volume import IntensityUnit
 
@@ -165,6 +166,16 @@ class ModelCard(_Strict):
     metrics: dict[str, Any] = {}
     weights: str = "models/model.pt"
     weights_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    precision: Precision = Precision.EXACT
+    fast: FastMode | None = None
+
+    @model_validator(mode="after")
+    def _fast_only_when_measured(self) -> ModelCard:
+        if self.precision is Precision.FAST:
+            faults = ["it was not measured"] if self.fast is None else self.fast.faults(self.weights_sha256)
+            if faults:
+                raise ValueError(f"the fast mode is refused: {'; '.join(faults)} (see `dicomtrain fast`)")
+        return self
 
     @model_validator(mode="after")
     def _labels_in_order(self) -> ModelCard:

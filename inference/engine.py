@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 
 import torch
@@ -14,10 +14,12 @@ from torch.nn.utils.memory_format import (
 
 from inference.bundle import ModelBundle, Preprocessing
 from inference.errors import BundleError, OutOfMemory
+from inference.fast_mode import Precision
 from inference.networks.build import build_network
+from inference.networks.int8 import Limits, kind_of, rounded
 from inference.networks.onednn import merged
 from inference.preprocess import ModelInput, stack_context
-from inference.sweep import Outlook, Sweep, outlook_of
+from inference.sweep import Outlook, Sweep, look_alike, outlook_of
 from inference.volume import Box
 
 AXES = ("slice", "row", "column")
@@ -39,7 +41,8 @@ class Model:
         device: torch.device | None = None,
         network: torch.nn.Module | None = None,
     ) -> None:
-        """Load the weights onto `device`; raises BundleError when they do not fit the network.
+        """Load the weights onto `device`; raises BundleError when they do not fit the network, or for a
+        fast mode that was not measured on this kind of device.
 
         A `network` that is already in memory is used as it is: training measures with this very
         code before a bundle exists.
@@ -47,7 +50,7 @@ class Model:
         self.bundle = bundle
         self.device = device or best_device()
         if network is None:
-            network = fitted(load_network(bundle), bundle.card.preprocessing, self.device)
+            network = network_for(bundle, self.device)
         self.network = network.eval().to(self.device)
 
     def look(self) -> Outlook:
@@ -123,6 +126,27 @@ class Model:
         card = self.bundle.card
         scaled = logits.float() / card.postprocessing.temperature
         return scaled.sigmoid() if card.labels_overlap else scaled.softmax(dim=1)
+
+
+def network_for(bundle: ModelBundle, device: torch.device) -> torch.nn.Module:
+    """The network of a bundle as its card wants it on `device`. Raises BundleError as `Model` does."""
+    network = fitted(load_network(bundle), bundle.card.preprocessing, device)
+    fast = bundle.card.fast
+    if bundle.card.precision is Precision.EXACT or fast is None:  # a card asks for fast with its figures only
+        return network
+    if fast.device != kind_of(device):
+        raise BundleError(
+            f"the fast mode of {bundle.card.name} {bundle.card.version} was measured on {fast.device}, this "
+            f"is {kind_of(device)}: use its exact version here, or measure it on such a device"
+        )
+    return quickened(network, fast.limits, bundle.card.preprocessing)
+
+
+def quickened(network: torch.nn.Module, limits: Mapping[str, Limits], how: Preprocessing) -> torch.nn.Module:
+    """A `fitted` network with its large layers in 8 bits. Raises BundleError when `limits` do not fit it."""
+    fast = rounded(network, limits)
+    look_alike(fast, network, how)
+    return fast
 
 
 def fitted(network: torch.nn.Module, how: Preprocessing, device: torch.device) -> torch.nn.Module:

@@ -12,6 +12,7 @@ from training.commands.compare import compare
 from training.commands.console import complaints
 from training.commands.evaluate import evaluate, scan
 from training.commands.export import export
+from training.commands.fast import fast
 from training.commands.fit import fit
 from training.commands.label_shares import label_shares
 from training.commands.networks import networks
@@ -33,6 +34,7 @@ for command in (
     export,
     evaluate,
     scan,
+    fast,
     trust,
     compare,
     tune,

@@ -36,11 +36,16 @@ def model_finder(model: Model, whole: bool = False) -> Finder:
     """
 
     def find(volume: Volume) -> npt.NDArray[np.uint8]:
-        lesions = segment(volume, model) if whole else find_in_crop(model, volume)
-        numbers = np.array([0, *(lesion.label.number for lesion in lesions.lesions)], np.uint8)
-        return numbers[lesions.values]
+        return label_numbers(segment(volume, model) if whole else find_in_crop(model, volume))
 
     return find
+
+
+def label_numbers(lesions: LesionMap) -> npt.NDArray[np.uint8]:
+    """The label number of each voxel (slice, row, column), 0 outside of lesions."""
+    numbers = np.array([0, *(lesion.label.number for lesion in lesions.lesions)], np.uint8)
+    found: npt.NDArray[np.uint8] = numbers[lesions.values]
+    return found
 
 
 def find_in_crop(model: Model, volume: Volume) -> LesionMap:
@@ -82,13 +87,16 @@ def evaluate(
 
 def mean_dice(finder: Finder, cases: Iterable[LoadedCase], labels: Sequence[Label]) -> float:
     """`evaluate(...).mean_dice()` without the distances, which take most of the time."""
+    return fmean(value for loaded in cases for value in label_dice(finder(loaded.volume), loaded, labels))
+
+
+def label_dice(found: npt.NDArray[np.uint8], loaded: LoadedCase, labels: Sequence[Label]) -> list[float]:
+    """Dice of each label in one case, by the label numbers `found` on its grid."""
     values = []
-    for loaded in cases:
-        found = finder(loaded.volume)
-        for label in labels:
-            here, truth = (mask == label.number for mask in (found, loaded.truth))
-            values.append(dice(here & ~loaded.ignored, truth & ~loaded.ignored))
-    return fmean(values)
+    for label in labels:
+        here, truth = (mask == label.number for mask in (found, loaded.truth))
+        values.append(dice(here & ~loaded.ignored, truth & ~loaded.ignored))
+    return values
 
 
 def spacing_of(loaded: LoadedCase) -> tuple[Spacing, DistanceUnit]:

@@ -15,6 +15,7 @@ from dicomnode.read.volumes import read_volume
 from dicomnode.records.audit import Stage
 from dicomnode.study import Series, SourceVolume
 from inference.bundle import ModelCard
+from inference.fast_mode import Precision
 from inference.labelmap import LesionMap
 from inference.measure import LesionMeasurement, Quantity, measure_lesions, total_burden
 from inference.volume import Volume
@@ -45,6 +46,7 @@ class Findings:
     lesion_map: LesionMap
     measurements: tuple[LesionMeasurement, ...]
     results: tuple[Result, ...]
+    precision: Precision
 
 
 def process_series(assignment: Assignment, stage: StageRecorder) -> Findings:
@@ -68,7 +70,7 @@ def process_series(assignment: Assignment, stage: StageRecorder) -> Findings:
             notes=(*assignment.notes, *source.notes),
         )
         results = encode_results(lesion_map, measurements, context, assignment.kinds)
-    return Findings(source, lesion_map, measurements, results)
+    return Findings(source, lesion_map, measurements, results, assignment.card.precision)
 
 
 def summarise(findings: Findings) -> dict[str, Any]:
@@ -78,4 +80,5 @@ def summarise(findings: Findings) -> dict[str, Any]:
         "slice_count": findings.source.volume.shape[0],
         "lesion_count": len(findings.measurements),
         "total_volume_mm3": round(burden.value, 1) if isinstance(burden, Quantity) else None,
+        "precision": findings.precision.value,
     }

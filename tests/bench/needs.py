@@ -37,3 +37,11 @@ def gpu() -> Need:
     import torch  # not every stage pays for it
 
     return Need(torch.cuda.is_available(), "a machine with an NVIDIA GPU")
+
+
+def vnni() -> Need:
+    """No GPU, and a processor that multiplies numbers of 8 bits."""
+    from inference.engine import best_device  # loads torch
+    from inference.networks.int8 import WITH_VNNI, kind_of
+
+    return Need(kind_of(best_device()) == WITH_VNNI, "a machine without a GPU whose processor has VNNI")

@@ -123,7 +123,8 @@ def test_a_study_becomes_a_job_and_the_job_becomes_results(node: Node, logs: lis
     assert {row.kind for row in results} == {"seg", "sr_measurements", "sr_volumes"}
     assert all(Path(row.path).is_file() and row.instance_number == 1 for row in results)
     assert len(node.rows(DeliveryRow)) == 3
-    assert events(node.database, "job_succeeded")[0][1]["lesion_count"] == 3
+    succeeded = events(node.database, "job_succeeded")[0][1]
+    assert (succeeded["lesion_count"], succeeded["precision"]) == (3, "exact")
     ((_, started),) = events(node.database, "job_started")
     assert started["worker"] == f"cpu pid {os.getpid()} on {HOST}", "the device, and which process on it"
     assert not node.work()
