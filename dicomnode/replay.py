@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Select, select
@@ -38,6 +39,15 @@ def replay_of_job(session: Session, audit: Audit, job_id: int) -> Replayed:
     return Replayed(
         jobs=_jobs(session, audit, _FAILED.where(JobRow.id == job_id)),
         deliveries=_deliveries(session, audit, _DEAD.where(DeliveryRow.job_id == job_id)),
+    )
+
+
+def replay_of_results(session: Session, audit: Audit, sop_instance_uids: Sequence[str]) -> Replayed:
+    """Every delivery of these objects that was given up."""
+    return Replayed(
+        deliveries=_deliveries(
+            session, audit, _DEAD.where(DeliveryRow.sop_instance_uid.in_(sop_instance_uids))
+        )
     )
 
 

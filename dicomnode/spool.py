@@ -45,6 +45,15 @@ def data_set_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sha256_of(path: Path) -> str | None:
+    """SHA-256 of a file as it lies; None where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
 def is_uid(value: str) -> bool:
     """Whether `value` is formed like a UID (PS3.5 section 9.1), so it can safely name a file."""
     return len(value) <= 64 and _UID.fullmatch(value) is not None

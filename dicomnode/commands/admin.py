@@ -28,7 +28,8 @@ from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.queries import held_studies, job_record, overview, troubled_destinations, uncommitted
 from dicomnode.records.queries import jobs as newest_jobs
 from dicomnode.records.states import JobState
-from dicomnode.replay import replay_dead, replay_of_job, replay_of_study
+from dicomnode.records.tables import ResultRow
+from dicomnode.replay import replay_dead, replay_of_job, replay_of_results, replay_of_study
 from dicomnode.spool import Spool
 
 
@@ -114,14 +115,21 @@ def replay(
     check: Annotated[
         int | None, typer.Option(help="Run this past job again and compare bit for bit; sends nothing.")
     ] = None,
+    mend: Annotated[
+        int | None, typer.Option(help="Run this past job again and put back what is damaged or lost of it.")
+    ] = None,
 ) -> None:
     """Try again what failed: jobs that failed, deliveries that were given up, a destination that was lost.
 
     Say what: --job, --study, --dead or --destination. Results keep their UIDs, so nothing appears twice.
     --check does something else: it runs a job that succeeded again and compares; exit code 1 when it differs.
+    --mend does so, too, and writes files that are damaged or lost again, where they come out the same.
     """
     if check is not None:
         _compare(config, check)
+        return
+    if mend is not None:
+        _mend(config, mend)
         return
     if not (job or study or dead or destination):
         raise PermanentError("say what to replay: --job NUMBER, --study UID, --dead or --destination NAME")
@@ -161,3 +169,25 @@ def _compare(config: Path, job_id: int) -> None:
         console.print(escape(difference))
     if not second.same:
         raise typer.Exit(1)
+
+
+def _mend(config: Path, job_id: int) -> None:
+    """Run a past job again, put back what is damaged or lost of it, and queue what was given up for that."""
+    from dicomnode.work.check_again import mend, run_again
+
+    settings, database = open_node(config)
+    second = run_again(database, usable_models(settings), job_id)
+    mended = mend(Spool(settings.spool), second)
+    actor = admin_audit()
+    with database.transaction() as session:
+        for uid in mended:
+            result = session.get_one(ResultRow, uid)
+            subject = Subject.of_result(result)
+            actor.record(session, Event.RESULT_MENDED, subject, kind=result.kind, sha256=result.sha256)
+        queued = replay_of_results(session, actor, mended)
+    if not mended:
+        console.print(f"nothing to mend: all files of job {job_id} are as they were made")
+        return
+    console.print(
+        f"put back: {len(mended)} object(s) of job {job_id}" + (f"; queued again: {queued}" if queued else "")
+    )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from dicomnode.records.tables import ResultRow
+from dicomnode.spool import sha256_of
 
 
 def damage_of(result: ResultRow) -> str | None:
@@ -13,14 +13,10 @@ def damage_of(result: ResultRow) -> str | None:
 
     None, too, for a file that cannot be read: who sends it says so, and tries again.
     """
-    try:
-        with Path(result.path).open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return None
-    if found == result.sha256:
+    found = sha256_of(Path(result.path))
+    if found is None or found == result.sha256:
         return None
     return (
         f"its file is damaged: SHA-256 {found[:12]}, made with {result.sha256[:12]}; "
-        f"put {result.path} back from a backup, then `dicomnode replay --study {result.study_instance_uid}`"
+        f"`dicomnode replay --mend {result.job_id}` makes it again and sends it"
     )

@@ -71,6 +71,7 @@ class Event(StrEnum):
     JOB_RECOVERED = "job_recovered"
     JOB_REPLAYED = "job_replayed"
     JOB_CHECKED = "job_checked"
+    RESULT_MENDED = "result_mended"
     RESULT_CREATED = "result_created"
     RESULT_STORED = "result_stored"
     COMMITMENT_REQUESTED = "commitment_requested"

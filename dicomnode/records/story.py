@@ -100,6 +100,7 @@ SENTENCES: dict[Event, Callable[[Detail], str]] = {
     ),
     Event.JOB_REPLAYED: lambda d: "job queued again by hand",
     Event.RESULT_CREATED: lambda d: f"{d['kind']} created (SHA-256 {d['sha256'][:12]})",
+    Event.RESULT_MENDED: lambda d: f"{d['kind']} made again by hand: its file was damaged or lost",
     Event.RESULT_STORED: lambda d: (
         f"{d['kind']} stored at {d['destination']} ({d['status']}), which is to commit to it"
     ),

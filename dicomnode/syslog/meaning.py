@@ -83,6 +83,7 @@ _MEANINGS = {
     Event.JOB_STARTED: Meaning(INSTANCES_ACCESSED, "R"),
     Event.JOB_CHECKED: Meaning(INSTANCES_ACCESSED, "R"),
     Event.RESULT_CREATED: Meaning(INSTANCES_ACCESSED, "C"),
+    Event.RESULT_MENDED: Meaning(INSTANCES_ACCESSED, "C"),
     Event.RESULT_STORED: Meaning(INSTANCES_TRANSFERRED, "C", flow="out"),
     Event.RESULT_DELIVERED: Meaning(INSTANCES_TRANSFERRED, "C", flow="out"),
     Event.DELIVERY_RETRIED: Meaning(INSTANCES_TRANSFERRED, "C", flow="out"),

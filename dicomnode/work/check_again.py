@@ -1,6 +1,6 @@
 """Runs a past job again from the images that were kept, and compares the objects bit for bit.
 
-Nothing is stored and nothing is sent.
+Nothing is sent, and nothing stored unless somebody asks to mend files.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from dicomnode.encode.context import Result
 from dicomnode.encode.equipment import software_version
 from dicomnode.errors import PermanentError
 from dicomnode.forms import DEFAULT_KINDS, ResultKind
@@ -22,6 +23,7 @@ from dicomnode.records.audit import Event
 from dicomnode.records.db import Database
 from dicomnode.records.instances import stored_instances
 from dicomnode.records.tables import AuditRow, InstanceRow, JobRow, ResultRow
+from dicomnode.spool import Spool, sha256_of
 from dicomnode.study import Series, read_instance
 from dicomnode.work.pipeline import Assignment, process_series
 from inference.engine import Model, best_device
@@ -36,8 +38,15 @@ class Compared:
     kind: str
     sop_instance_uid: str
     sha256_then: str
-    sha256_now: str | None
+    path: Path
+    """Its file."""
+    made: Result | None
     """None: it was not made again."""
+
+    @property
+    def sha256_now(self) -> str | None:
+        """Of what was made now."""
+        return None if self.made is None else self.made.sha256
 
     @property
     def same(self) -> bool:
@@ -70,8 +79,8 @@ def run_again(database: Database, registry: Registry, job_id: int, device: str =
     with database.snapshot() as session:
         job = session.get(JobRow, job_id)
         results = session.scalars(select(ResultRow).where(ResultRow.job_id == job_id)).all()
-        if job is None or not results:
-            raise PermanentError(f"job {job_id} has no results to compare with; see: dicomnode jobs")
+        if job is None or not results or any(result.purged_at for result in results):
+            raise PermanentError(f"job {job_id} has no results, or none that are kept; see: dicomnode jobs")
         rows = _inputs(session, job)
         told = _circumstances(session, job)
     bundle = registry.get(job.model_digest)  # says what to do when it is not there
@@ -86,12 +95,30 @@ def run_again(database: Database, registry: Registry, job_id: int, device: str =
         kinds=DEFAULT_KINDS | {cast(ResultKind, result.kind) for result in results},
     )
     findings = process_series(assignment, lambda _: nullcontext())
-    made = {str(result.dataset.SOPInstanceUID): result.sha256 for result in findings.results}
-    return SecondRun(
-        job,
-        tuple(Compared(r.kind, r.sop_instance_uid, r.sha256, made.get(r.sop_instance_uid)) for r in results),
-        tuple(_differences(told, str(chosen))),
+    made = {str(result.dataset.SOPInstanceUID): result for result in findings.results}
+    objects = (
+        Compared(r.kind, r.sop_instance_uid, r.sha256, Path(r.path), made.get(r.sop_instance_uid))
+        for r in results
     )
+    return SecondRun(job, tuple(objects), tuple(_differences(told, str(chosen))))
+
+
+def mend(spool: Spool, second: SecondRun) -> tuple[str, ...]:
+    """Write the files that are damaged or lost again; their SOP Instance UIDs.
+
+    Raises PermanentError where one of them did not come out as it was, OSError when it cannot be written.
+    """
+    broken = [found for found in second.objects if sha256_of(found.path) != found.sha256_then]
+    lost = [found.kind for found in broken if not found.same]
+    if lost:
+        why = "; ".join(second.differences) or "nothing is known to be different"
+        raise PermanentError(
+            f"job {second.job.id}: {', '.join(lost)} did not come out as made ({why}); nothing was put back"
+        )
+    for found in broken:
+        if found.made is not None:
+            spool.write(found.path, found.made.content)
+    return tuple(found.sop_instance_uid for found in broken)
 
 
 def _inputs(session: Session, job: JobRow) -> list[InstanceRow]:

@@ -48,7 +48,7 @@ COMMANDS = {
     "check": ["--listen", "--self-test", "--json"],
     "status": ["--json"],
     "jobs": ["--state", "--limit", "--json"],
-    "replay": ["--job", "--study", "--dead", "--destination", "--check"],
+    "replay": ["--job", "--study", "--dead", "--destination", "--check", "--mend"],
     "purge": ["--dry-run", "--json"],
     "backup": ["FOLDER", "--spool", "--json"],
     "restore": ["BACKUP", "--data"],

@@ -15,6 +15,7 @@ from sqlalchemy import select
 
 import dicomnode.assemble.stored
 import dicomnode.work.worker
+from dicomnode.deliver.delivery import Delivery
 from dicomnode.errors import PermanentError, StaleLease, TransientError, UnreadableSeries
 from dicomnode.receive.intake import Intake
 from dicomnode.records.audit import Audit
@@ -41,7 +42,7 @@ from dicomnode.work.worker import Worker
 from inference.errors import OutOfMemory
 from inference.registry import find_bundles
 from tests.dicomnode.console import Command
-from tests.dicomnode.parts import PATIENT, arrival, events, image, kinds, settings_in
+from tests.dicomnode.parts import PATIENT, arrival, events, image, kinds, peer_answering, settings_in
 from tests.phantoms import phantom
 
 SPACING_MM = (8.0, 2.0, 2.0)
@@ -422,6 +423,38 @@ def test_the_command_compares_and_its_exit_code_says_whether_all_is_the_same(nod
     assert (told.count("the same"), "000000000000" in told) == (2, True)
     checks = [detail for _, detail in events(node.database, "job_checked")]
     assert [(check["same"], check["other"]) for check in checks] == [(True, []), (False, ["seg"])]
+
+
+def test_a_result_whose_file_is_damaged_is_not_sent_and_made_again_by_hand(node: Node) -> None:
+    node.route()
+    node.work()
+    damaged = next(row for row in node.rows(ResultRow) if row.kind == "seg")
+    lost = next(row for row in node.rows(ResultRow) if row.kind == "sr_volumes")
+    content = Path(damaged.path).read_bytes()
+    Path(damaged.path).write_bytes(content[:-1] + b"?")
+    Path(lost.path).unlink()
+    with peer_answering() as peer:
+        there = node.settings.peer[0].model_copy(update={"port": peer.port})
+        settings = node.settings.model_copy(update={"peer": (there,)})
+        settings.__dict__.pop("peers", None)  # those by name are remembered
+        delivery = Delivery(settings, node.database)
+        delivery.push(settings.peers["PACS"])
+        states = {row.sop_instance_uid: row for row in node.rows(DeliveryRow)}
+        assert states[damaged.sop_instance_uid].state == "dead"
+        assert "dicomnode replay --mend 1" in str(states[damaged.sop_instance_uid].last_status)
+        assert damaged.sop_instance_uid not in peer.received
+        command = Command(node.settings.node.data.parent / "node.toml")
+        told = command("replay", "--mend", "1")
+        assert "put back: 2 object(s) of job 1" in told and "queued again: 0 x study" in told
+        assert Path(damaged.path).read_bytes() == content
+        delivery.push(settings.peers["PACS"])
+        assert damaged.sop_instance_uid in peer.received
+    assert "nothing to mend" in command("replay", "--mend", "1")
+    assert kinds(node.database).count("result_mended") == 2
+    with node.database.transaction() as session:
+        session.get_one(ResultRow, damaged.sop_instance_uid).sha256 = "0" * 64
+    with pytest.raises(PermanentError, match="seg did not come out as made"):
+        command("replay", "--mend", "1")
 
 
 def test_a_late_instance_does_not_disturb_the_comparison(node: Node) -> None:
