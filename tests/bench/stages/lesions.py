@@ -24,6 +24,9 @@ from tests.phantoms import LESION_LABEL
 SPACING_MM = (1.0, 0.7, 0.7)
 REACH, CELL = 12, 28
 LESIONS_OF_GROWTH = (0, 50, 100, 200, 350, 500)
+SLICES_OF_GROWTH = (50, 200, 500, 1000, 2000)
+LESIONS_IN_SLICES = 20
+SIDE_OF_GROWTH = 256
 Values = npt.NDArray[np.uint8]
 
 
@@ -36,6 +39,23 @@ def scattered(shape: tuple[int, int, int], count: int) -> Values:
         inside = offsets[:, ((offsets / chance.uniform(3, 11, (3, 1))) ** 2).sum(axis=0) <= 1.0]
         values[tuple(inside + place[:, None])] = 1
     return values
+
+
+def noise(shape: tuple[int, int, int]) -> Volume:
+    """Values to take the mean of."""
+    values = np.random.default_rng(1).integers(-100, 100, shape, dtype=np.int16)
+    return Volume(values, np.diag([*SPACING_MM, 1.0]), "HU")
+
+
+def found_in(values: Values, volume: Volume) -> LesionMap:
+    """All components are lesions."""
+    return find_lesions(LabelMap(values, (LESION_LABEL,)), volume, Postprocessing())
+
+
+def by_node(values: Values, volume: Volume) -> list[float]:
+    """Everything; gives the largest diameters."""
+    measured = measure_lesions(found_in(values, volume), volume)
+    return sorted(m.largest_diameter.value for m in measured if isinstance(m.largest_diameter, Quantity))
 
 
 def by_simpleitk(values: Values) -> list[float]:
@@ -67,31 +87,22 @@ def by_skimage(values: Values) -> list[float]:
 
 def cases(setting: Setting) -> Iterator[Case]:
     shape = setting.choose((60, 96, 96), (100, 256, 256), (300, 512, 512))
-    chance = np.random.default_rng(1)
-    volume = Volume(chance.integers(-100, 100, shape).astype(np.int16), np.diag([*SPACING_MM, 1.0]), "HU")
-
-    def found_in(values: Values) -> LesionMap:
-        return find_lesions(LabelMap(values, (LESION_LABEL,)), volume, Postprocessing())
-
-    def by_node(values: Values) -> list[float]:
-        measured = measure_lesions(found_in(values), volume)
-        return sorted(m.largest_diameter.value for m in measured if isinstance(m.largest_diameter, Quantity))
-
+    volume = noise(shape)
     many = scattered(shape, setting.choose(3, 20, 200))
-    expected = by_node(many)
+    expected = by_node(many, volume)
     for name, other in (("SimpleITK", by_simpleitk(many)), ("scipy", by_scipy(many))):
         if not np.allclose(other, expected, atol=1e-6):
             raise ValueError(f"{name} measures other diameters than the node")
     structure = np.ones((3, 3, 3))
     labelling = (
-        simply("node", lambda: found_in(many)),
+        simply("node", lambda: found_in(many, volume)),
         simply("scipy", lambda: ndimage.find_objects(ndimage.label(many, structure)[0])),
         simply("scikit-image", lambda: skimage_label(many, connectivity=3)),
         simply("SimpleITK", lambda: sitk.ConnectedComponent(sitk.GetImageFromArray(many), True)),
     )
     yield Case("components", labelling, "scipy", (AtLeast("node", 1.0, "scipy"),))
     measuring = (
-        simply("node (everything)", lambda: by_node(many)),
+        simply("node (everything)", lambda: by_node(many, volume)),
         simply("SimpleITK (Feret)", lambda: by_simpleitk(many)),
         simply("scipy (border pairs)", lambda: by_scipy(many)),
         simply("scikit-image (volumes only)", lambda: by_skimage(many)),
@@ -99,8 +110,13 @@ def cases(setting: Setting) -> Iterator[Case]:
     goals = (AtLeast("node (everything)", 1.0, "SimpleITK (Feret)"),)
     yield Case("components and measurements", measuring, "SimpleITK (Feret)", goals)
     for count in setting.choose((0, 2), LESIONS_OF_GROWTH[:3], LESIONS_OF_GROWTH):
-        node = simply("node", partial(by_node, scattered(shape, count)))
+        node = simply("node", partial(by_node, scattered(shape, count), volume))
         yield Case(f"{count} lesions", (node,), at=("lesions", count))
+    for slices in setting.choose((30,), SLICES_OF_GROWTH[:2], SLICES_OF_GROWTH):
+        long = (slices, SIDE_OF_GROWTH, SIDE_OF_GROWTH)
+        node = simply("node", partial(by_node, scattered(long, LESIONS_IN_SLICES), noise(long)))
+        words = f"{LESIONS_IN_SLICES} lesions in {slices} slices of {SIDE_OF_GROWTH} x {SIDE_OF_GROWTH}"
+        yield Case(words, (node,), at=("slices", slices))
 
 
 STAGE = Stage(
