@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
+from sqlalchemy.orm import Session
 
 from dicomnode.commands.options import (
     DEFAULT_CONFIG,
@@ -25,6 +26,7 @@ from dicomnode.deliver.breaker import probe_now
 from dicomnode.errors import PermanentError
 from dicomnode.observe.syslog import lags
 from dicomnode.records.audit import Audit, Event, Subject
+from dicomnode.records.lookup import find_one
 from dicomnode.records.queries import held_studies, job_record, overview, troubled_destinations, uncommitted
 from dicomnode.records.queries import jobs as newest_jobs
 from dicomnode.records.states import JobState
@@ -95,7 +97,7 @@ def jobs(
         table.add_row(
             str(job.id),
             job.state,
-            job.model,
+            f"{job.model} (shadow)" if job.shadow else job.model,
             local_time(job.created_at),
             str(job.attempt),
             ", ".join(f"{count} {name}" for name, count in deliveries.items()),
@@ -107,7 +109,13 @@ def jobs(
 def replay(
     config: ConfigOption = DEFAULT_CONFIG,
     job: Annotated[int | None, typer.Option(help="Run this failed job again.")] = None,
-    study: Annotated[str | None, typer.Option(help="Everything failed or given up of this study.")] = None,
+    study: Annotated[
+        str | None,
+        typer.Option(
+            metavar="IDENTIFIER",
+            help="Everything failed or given up of the study that this names: accession number, UID, ...",
+        ),
+    ] = None,
     dead: Annotated[bool, typer.Option("--dead", help="Every delivery that was given up.")] = False,
     destination: Annotated[
         str | None, typer.Option(help="Try this destination now, whatever its pause.")
@@ -132,21 +140,31 @@ def replay(
         _mend(config, mend)
         return
     if not (job or study or dead or destination):
-        raise PermanentError("say what to replay: --job NUMBER, --study UID, --dead or --destination NAME")
+        raise PermanentError(
+            "say what to replay: --job NUMBER, --study IDENTIFIER, --dead or --destination NAME"
+        )
     _, database = open_node(config)
     actor = admin_audit()
     with database.transaction() as session:
         done = [
             *([replay_of_job(session, actor, job)] if job else []),
-            *([replay_of_study(session, actor, study)] if study else []),
+            *([replay_of_study(session, actor, _study_uid(session, study))] if study else []),
             *([replay_dead(session, actor)] if dead else []),
-            *(["a destination"] if destination and probe_now(session, destination) else []),
+            *(["a destination"] if destination and probe_now(session, actor, destination) else []),
         ]
     if not any(done):
         raise PermanentError(
             "nothing to replay: no parked study, failed job, dead delivery or pausing destination among these"
         )
     console.print(f"queued again: {'; '.join(str(replayed) for replayed in done if replayed)}")
+
+
+def _study_uid(session: Session, identifier: str) -> str:
+    """The study that somebody named by whatever they had. Raises PermanentError when it names no study."""
+    study = find_one(session, identifier).study
+    if study is None:
+        raise PermanentError(f"{identifier!r} was refused, so there is nothing to replay; see: audit show")
+    return study.study_instance_uid
 
 
 def _compare(config: Path, job_id: int) -> None:

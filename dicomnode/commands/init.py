@@ -9,15 +9,32 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from dicomnode.commands.options import DEFAULT_CONFIG, ConfigOption, console
+from dicomnode.commands.options import DEFAULT_CONFIG, console
 from dicomnode.config import load_settings
 from dicomnode.errors import ConfigurationError, PermanentError
 from dicomnode.first_configuration import Answers, configuration_text
 from inference.registry import find_bundles
 
 
+def _not_there_yet(config: Path) -> Path:
+    """Said before the first question is asked."""
+    if config.exists():
+        raise PermanentError(f"{config} is there already; change it by hand, or name another with --config")
+    return config
+
+
 def init(
-    config: ConfigOption = DEFAULT_CONFIG,
+    config: Annotated[
+        Path,
+        typer.Option(
+            "--config",
+            "-c",
+            envvar="DICOMNODE_CONFIG",
+            is_eager=True,
+            callback=_not_there_yet,
+            help="The file to write.",
+        ),
+    ] = DEFAULT_CONFIG,
     ae_title: Annotated[str, typer.Option(prompt="AE title of this node")] = "LESIONNODE",
     port: Annotated[int, typer.Option(prompt="Port to listen on")] = 11112,
     data: Annotated[
@@ -39,8 +56,6 @@ def init(
 
     Routes are made for the models that are found. Refuses to overwrite a file.
     """
-    if config.exists():
-        raise PermanentError(f"{config} is there already; change it by hand, or name another with --config")
     answers = Answers(ae_title, port, data, models, pacs_ae_title, pacs_host, pacs_port, count_instances)
     registry = find_bundles(config.parent / models)
     cards = [registry.versions(name)[-1].card for name in registry.names]

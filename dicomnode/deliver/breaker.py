@@ -113,10 +113,11 @@ class Breaker:
         log.error("destination_lost", destination=row.name, **detail)
 
 
-def probe_now(session: Session, destination: str) -> bool:
+def probe_now(session: Session, audit: Audit, destination: str) -> bool:
     """End the pause of a destination by hand; False when it has none."""
     row = session.get(DestinationRow, destination)
     if row is None or row.not_before is None:
         return False
     row.not_before = None
+    audit.record(session, Event.DESTINATION_REPLAYED, Subject(), destination=destination)
     return True

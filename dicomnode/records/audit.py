@@ -99,6 +99,7 @@ class Event(StrEnum):
     DATABASE_MOVED = "database_moved"
     DESTINATION_LOST = "destination_lost"
     DESTINATION_BACK = "destination_back"
+    DESTINATION_REPLAYED = "destination_replayed"
     CLOCK_SET_BACK = "clock_set_back"
 
 

@@ -108,6 +108,7 @@ def job_record(job: JobRow, deliveries: Counter[str]) -> dict[str, Any]:
         "route": job.route,
         "model": job.model,
         "model_digest": job.model_digest,
+        "shadow": job.shadow,
         "attempt": job.attempt,
         "created_at": job.created_at,
         "started_at": job.started_at,

@@ -146,6 +146,7 @@ SENTENCES: dict[Event, Callable[[Detail], str]] = {
     Event.DESTINATION_LOST: lambda d: (
         f"destination {d['destination']} counts as lost, {d['waiting_count']} result(s) wait: {d['reason']}"
     ),
+    Event.DESTINATION_REPLAYED: lambda d: f"destination {d['destination']} is tried at once, by hand",
     Event.CLOCK_SET_BACK: lambda d: (
         "the clock was set back; times too far ahead were pulled back to now: "
         + ", ".join(f"{count} x {what}" for what, count in d["pulled_back"].items())

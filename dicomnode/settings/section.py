@@ -51,6 +51,13 @@ class Range(Section):
     min: float | None = None
     max: float | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _is_a_table(cls, value: object) -> object:
+        if isinstance(value, dict | Range):
+            return value
+        raise ValueError("write { min = 1.0 }, { max = 5.0 }, or both in one")
+
     @model_validator(mode="after")
     def _holds(self) -> Range:
         if self.min is None and self.max is None:

@@ -12,6 +12,8 @@ from dicomnode.models.agreement import VolumeAgreement
 WIDTH, HEIGHT = 640, 360
 LEFT, RIGHT, TOP, BOTTOM = 64, 132, 16, 48
 TICKS = 5
+LINE = 16
+"""Height of a line of words."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,11 @@ def bland_altman_svg(found: VolumeAgreement) -> str:
          "class": "bland-altman", "aria-label": f"Bland-Altman plot of {len(found.pairs)} volumes: {levels}"},
     )  # fmt: skip
     _draw_axes(root, across, upwards)
-    for name, value in known.items():
-        _draw_level(root, upwards.at(value), f"{name} {value:+.2f}", name == "bias")
+    places = _apart([upwards.at(value) for value in known.values()])
+    for (name, value), place in zip(known.items(), places, strict=True):
+        kind, level = "bias" if name == "bias" else "limit", upwards.at(value)
+        _line(root, kind, LEFT, level, WIDTH - RIGHT, level)
+        _text(root, f"{name} {value:+.2f}", WIDTH - RIGHT + 6, place + 4, "start")
     for pair in found.pairs:
         dot = ElementTree.SubElement(
             root, "circle", cx=str(across.at(pair.mean_ml)), cy=str(upwards.at(pair.difference_ml)), r="4"
@@ -84,9 +89,17 @@ def _draw_axes(root: ElementTree.Element, across: _Scale, upwards: _Scale) -> No
     label.set("transform", f"translate(16 {(TOP + bottom) / 2}) rotate(-90)")
 
 
-def _draw_level(root: ElementTree.Element, y: float, text: str, bias: bool) -> None:
-    _line(root, "bias" if bias else "limit", LEFT, y, WIDTH - RIGHT, y)
-    _text(root, text, WIDTH - RIGHT + 6, y + 4, "start")
+def _apart(levels: list[float]) -> list[float]:
+    """Where the words of each level stand: beside it, or as near as leaves each a line of its own.
+
+    The first is the bias and keeps its place; the upper limit gives way upwards, the lower one downwards.
+    """
+    bias, *limits = levels
+    return [
+        bias,
+        *(min(upper, bias - LINE) for upper in limits[:1]),
+        *(max(lower, bias + LINE) for lower in limits[1:]),
+    ]
 
 
 def _line(root: ElementTree.Element, kind: str, x1: float, y1: float, x2: float, y2: float) -> None:

@@ -17,6 +17,7 @@ from sqlalchemy.exc import OperationalError
 import dicomnode.deliver.sender
 from dicomnode.deliver.breaker import probe_now
 from dicomnode.deliver.delivery import Delivery
+from dicomnode.records.audit import Audit
 from dicomnode.records.db import Database
 from dicomnode.records.tables import DestinationRow
 from dicomnode.selftest.temporary import free_port
@@ -149,8 +150,9 @@ def test_an_administrator_can_end_the_pause(
     outbox.push()
     assert outbox.states() == ["waiting"]
     with database.transaction() as session:
-        assert probe_now(session, "PACS")
-        assert not probe_now(session, "NEVER FAILED")
+        assert probe_now(session, Audit("admin m.keller"), "PACS")
+        assert not probe_now(session, Audit("admin m.keller"), "NEVER FAILED")
+    assert events(database, "destination_replayed") == [("destination_replayed", {"destination": "PACS"})]
     outbox.push()
     assert outbox.states() == ["delivered"]
 

@@ -20,6 +20,7 @@ from rich.console import Console
 
 from dicomnode.__main__ import app, main
 from dicomnode.commands.options import local_time, table_of
+from dicomnode.commands.person import account
 from dicomnode.config import load_settings
 from dicomnode.errors import PermanentError
 from dicomnode.observe.figures import read_figures
@@ -36,7 +37,7 @@ from inference.bundle import read_bundle
 from tests.databases import migrated_database
 from tests.dicomnode.console import Command
 from tests.dicomnode.outbox import Outbox
-from tests.dicomnode.parts import Peer, arrival, image, peer_answering, save, write_config
+from tests.dicomnode.parts import PATIENT, Peer, arrival, image, peer_answering, save, write_config
 from tests.phantoms import phantom, write_phantom
 
 COMMANDS = {
@@ -188,6 +189,7 @@ def test_a_lost_destination_is_named_in_the_status_and_can_be_tried_at_once(comm
     assert f"{alert.text}; next try {local_time(later)}" in told
     assert "sending to OTHER pauses after 1 failed attempt: no answer; next try" in told
     assert "queued again: a destination" in command("replay", "--destination", "PACS")
+    assert "destination PACS is tried at once, by hand" in command("audit", "list", "--who", account())
     assert "next try at once" in command("status")
 
 
@@ -239,7 +241,7 @@ def test_the_status_counts_by_state(command: Command, known_study: str) -> None:
     [
         (["audit", "show", "9.9"], "nothing is known under '9.9'"),
         (["audit", "list", "--before", "77"], "there is no event 77"),
-        (["replay"], "say what to replay: --job NUMBER, --study UID, --dead or --destination NAME"),
+        (["replay"], "say what to replay: --job NUMBER, --study IDENTIFIER, --dead or --destination NAME"),
         (["replay", "--job", "5"], "nothing to replay"),
         (["replay", "--dead"], "nothing to replay"),
         (["echo", "NOBODY"], "no peer is called 'NOBODY' (known: PACS); add a [[peer]]"),
@@ -292,15 +294,16 @@ def test_a_dead_job_is_listed_and_replayed(command: Command, known_study: str) -
             JobRow(
                 study_instance_uid=known_study, series_instance_uid="1.2", generation=1, route="r",
                 destinations={}, model="m", model_digest="d", input_digest="i", notes={}, priority=0,
-                not_before=now, created_at=now, state="failed", attempt=3, error="broken [/x]",
+                not_before=now, created_at=now, state="failed", attempt=3, error="broken [/x]", shadow=True,
             )
         )  # fmt: skip
         Audit("t").record(session, Event.JOB_FAILED, Subject(known_study, job_id=1), reason="broken [/x]")
     assert "broken [/x]" in command("jobs", "--state", "failed")
+    assert "m (shadow)" in command("jobs")
     assert command.json("jobs")[0]["error"] == "broken [/x]"
     assert "broken [/x]" in command("audit", "show", known_study)
     assert "broken [/x]" in command("audit", "list")
-    assert "1 x job" in command("replay", "--study", known_study)
+    assert "1 x job" in command("replay", "--study", PATIENT["AccessionNumber"])
     assert command.json("jobs")[0]["state"] == "queued"
 
 

@@ -45,6 +45,7 @@ model = "m"
 destinations = ["NOWHERE"]
 [route.when]
 modality = "CT"
+instance_count = 40
 series_description = "(unclosed"
 slice_thickness_mm = { min = 5.0, max = 1.0 }
 """
@@ -72,6 +73,7 @@ def problems(folder: Path, text: str) -> list[str]:
         ("assembly", "deadline_s must not be below quiet_period_s"),
         ("route[1].when.series_description", "not a regular expression"),
         ("route[1].when.slice_thickness_mm", "min 5.0 is above max 1.0"),
+        ("route[1].when.instance_count", "write { min = 1.0 }, { max = 5.0 }, or both in one; got 40"),
         ("peer", "the name 'PACS' is used 2 times; rename one"),
         ("route[1].destinations", "no peer is called 'NOWHERE'"),
         ("peer", "nobody may send"),
@@ -91,7 +93,7 @@ def test_the_number_of_problems_is_the_number_of_lines(tmp_path: Path) -> None:
         load_settings(path)
     first, *rest = str(raised.value).splitlines()
     assert f"{len(rest)} problem(s)" in first
-    assert len(rest) == len(set(rest)) == 12
+    assert len(rest) == len(set(rest)) == 13
 
 
 def test_a_file_that_is_not_toml_is_refused_with_the_place(tmp_path: Path) -> None:

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from dicomnode.config import load_settings
+from dicomnode.forms import Form
+from dicomnode.profiles import Profile, write_profile
 from dicomnode.records.audit import Audit, Event
 from dicomnode.records.configuration import note_configuration
-from dicomnode.records.db import Database
+from dicomnode.records.db import Database, utc_now
 from dicomnode.records.story import SENTENCES
 from tests.dicomnode.parts import CONFIG, events
 
@@ -51,6 +53,21 @@ def test_each_changed_key_is_told_with_both_values(tmp_path: Path, database: Dat
     assert removed["peer[OTHER].host"] == {"old": "192.0.2.7", "new": "not set"}
     sentence = SENTENCES[Event.CONFIGURATION_CHANGED](events(database, "configuration_changed")[1][1])
     assert "worker.lease_s from 30.0 to 45.0" in sentence
+
+
+def test_a_probed_or_edited_profile_of_a_peer_is_a_changed_configuration(
+    tmp_path: Path, database: Database
+) -> None:
+    started(tmp_path, database, "", "a")
+    profile = Profile(ae_title="PACS", probed_at=utc_now(), forms=(Form.SEG, Form.REPORTS), accepted={})
+    for forms in ((Form.SEG, Form.REPORTS), (Form.PICTURES,)):
+        write_profile(tmp_path / "profiles" / "PACS.toml", profile.model_copy(update={"forms": forms}))
+        started(tmp_path, database, "", "a")
+    started(tmp_path, database, "", "a")
+    assert changes(database)[1:] == [
+        {"profile[PACS].forms": {"old": "not set", "new": "seg, reports"}},
+        {"profile[PACS].forms": {"old": "seg, reports", "new": "pictures"}},
+    ]
 
 
 def test_a_changed_secret_shows_only_as_a_changed_file(tmp_path: Path, database: Database) -> None:

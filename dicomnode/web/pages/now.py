@@ -78,16 +78,14 @@ def show_now(visit: Visit) -> Response:
 
 
 def _problems(session: Session, settings: Settings, figures: Figures, now: datetime) -> dict[str, None]:
-    """Sentences, each once: what is wrong now, what was told and has not ended, what waits for somebody."""
+    """Sentences, each once: what is wrong, what was told and not yet as ended, what waits for somebody."""
     troubles = find_troubles(session, settings, figures, now)
     found = [trouble.text for trouble in troubles]
     known = {(trouble.kind.value, trouble.subject) for trouble in troubles}
-    found += [a.text for a in open_alerts(session) if (a.kind, a.subject) not in known]
+    found += [f"{a.text} (over by now)" for a in open_alerts(session) if (a.kind, a.subject) not in known]
     parked, failed = figures.studies[StudyState.PARKED], figures.jobs[JobState.FAILED]
     if parked:
-        found.append(
-            f"{_counted(parked, 'study is', 'studies are')} parked: routing failed by a fault of ours"
-        )
+        found.append(f"{_counted(parked, 'study is', 'studies are')} parked; the page of each says why")
     for reason, count in held_studies(session).items():
         found.append(f"{_counted(count, 'study waits', 'studies wait')} before routing: {reason}")
     if failed:

@@ -39,7 +39,8 @@ def show_study(visit: Visit) -> Response:
     visit.site.seen.add(visit.visitor.session, uid)
     with visit.site.database.snapshot() as session:
         facts = read_facts(session, session.get_one(StudyRow, uid))
-        outcomes = [_outcome(visit, session, job) for job in facts.jobs if job.results]
+        made = sorted((job for job in facts.jobs if job.results), key=lambda job: job.job.shadow)
+        outcomes = [_outcome(visit, session, job) for job in made]
     events = facts.events if visit.visitor.may(Right.READ_AUDIT) else without_views(facts.events)
     lines = tell(events)
     return visit.page(

@@ -15,7 +15,7 @@ from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.chain import verify_chain
 from dicomnode.records.db import Database, migrate, utc_now
 from dicomnode.records.states import JobState
-from dicomnode.records.tables import JobRow, StudyRow
+from dicomnode.records.tables import AuditRow, JobRow, StudyRow
 from dicomnode.settings.node import WorkerSettings
 from dicomnode.work.jobs import JobQueue
 from tests.bench.harness import Case, Contender, Reading, Run, Setting, Stage
@@ -24,6 +24,7 @@ from tests.postgres import installed, running_cluster
 
 WORKERS = (1, 4, 16)
 SQLITE, POSTGRESQL = "SQLite", "PostgreSQL"
+SEALED, UNSEALED = "sealed", "unsealed"
 SERVER = Need(installed("initdb") is not None, "apt-get install postgresql")
 
 Share = Callable[[str, int], None]
@@ -38,6 +39,22 @@ def write_events(url: str, times: int) -> None:
             Audit("bench").record(
                 session, Event.INSTANCE_RECEIVED, subject, calling_ae_title="PACS", sha256="0" * 64
             )
+    database.engine.dispose()
+
+
+def write_rows(url: str, times: int) -> None:
+    """The same rows in as many transactions, but in no chain: nobody waits for the event before."""
+    database = Database(url)
+    for _ in range(times):
+        with database.transaction(beside_others=True) as session:
+            session.add(
+                AuditRow(
+                    at=utc_now(), event=Event.INSTANCE_RECEIVED.value, actor="bench",
+                    study_instance_uid="1.2.3", series_instance_uid="1.2.3.4", sop_instance_uid="1.2.3.4.5",
+                    detail={"calling_ae_title": "PACS", "sha256": "0" * 64},
+                    previous_sha256="0" * 64, sha256="0" * 64,
+                )
+            )  # fmt: skip
     database.engine.dispose()
 
 
@@ -98,11 +115,14 @@ def cases(setting: Setting) -> Iterator[Case]:
     """Both kinds of work, by more and more processes."""
     times = setting.choose(16, 64, 160)
     with ExitStack() as servers:
-        url = ""
+        url, without_chain = "", ""
         if SERVER.present:
             cluster = servers.enter_context(running_cluster({}))
-            cluster.create_database("bench")
-            url = cluster.url("bench").replace("postgresql:", "postgresql+psycopg:")
+            url, without_chain = (
+                cluster.url(name).replace("postgresql:", "postgresql+psycopg:") for name in (SEALED, UNSEALED)
+            )
+            for name in (SEALED, UNSEALED):
+                cluster.create_database(name)
         for name, share in (("leases", lease_jobs), ("events", write_events)):
             for workers in setting.choose((1, 4), WORKERS, WORKERS):
                 file = setting.folder / f"{name}-{workers}.sqlite"
@@ -116,6 +136,24 @@ def cases(setting: Setting) -> Iterator[Case]:
                     count=times,
                     unit=name,
                 )
+        sealed, unsealed = (f"sqlite:///{setting.folder / kind}.sqlite" for kind in (SEALED, UNSEALED))
+        yield _cost_of_chain(setting, SQLITE, sealed, unsealed)
+        yield _cost_of_chain(setting, POSTGRESQL, url, without_chain, SERVER)
+
+
+def _cost_of_chain(setting: Setting, name: str, sealed: str, unsealed: str, *needs: Need) -> Case:
+    """The same rows with a chain and without, each in a database of its own."""
+    workers, times = setting.choose(4, 16, 16), setting.choose(16, 64, 320)
+    return Case(
+        f"what the chain costs on {name}, {workers} at once",
+        (
+            Contender(SEALED, _opened(sealed, workers, times, write_events), needs),
+            Contender(UNSEALED, _opened(unsealed, workers, times, write_rows), needs),
+        ),
+        SEALED,
+        count=times,
+        unit="events",
+    )
 
 
 def _opened(url: str, workers: int, times: int, share: Share) -> Callable[[], AbstractContextManager[Run]]:
@@ -129,7 +167,7 @@ def _opened(url: str, workers: int, times: int, share: Share) -> Callable[[], Ab
             fill(database, times)
         yield partial(_round, database, url, workers, times, share)
         with database.snapshot() as session:
-            assert not verify_chain(session).faults, "the chain broke"
+            assert share is write_rows or not verify_chain(session).faults, "the chain broke"
         database.engine.dispose()
 
     return opened
@@ -147,7 +185,8 @@ STAGE = Stage(
     "Leases and events",
     "Processes lease jobs (a lease and its event in one transaction), or write one event a transaction, as "
     "fast as they can, on SQLite (WAL, `synchronous=FULL`) and on PostgreSQL on the same machine with its "
-    "durable defaults. All events form one sealed chain, which is verified at the end of each case.",
+    "durable defaults. All events form one sealed chain, which is verified at the end of each case. What is "
+    "called unsealed writes the same rows without a chain.",
     cases,
     rounds=5,
 )

@@ -56,6 +56,16 @@ def test_the_plot_has_a_dot_for_each_series_in_its_place() -> None:
     assert "bias +2.00 ml, upper limit +3.96 ml, lower limit +0.04 ml" in root.attrib["aria-label"]
 
 
+@pytest.mark.parametrize("volumes", [[(5.0, 5.0), (7.0, 7.0)], [(10.0, 11.0), (20.0, 23.0)]])
+def test_the_words_of_equal_levels_do_not_lie_on_each_other(volumes: list[tuple[float, float]]) -> None:
+    found = volume_agreement(pairs(*volumes))
+    assert found is not None
+    root = ElementTree.fromstring(bland_altman_svg(found))
+    levels = [text for text in root.iter(f"{SVG}text") if "i" in str(text.text)][-3:]
+    places = {str(text.text).split()[0]: float(text.attrib["y"]) for text in levels}
+    assert places["upper"] + 16 <= places["bias"] <= places["lower"] - 16
+
+
 @pytest.mark.parametrize("volumes", [[(0.0, 0.0)], [(5.0, 5.0), (5.0, 5.0)], [(0.001, 90000.0), (0.0, 0.0)]])
 def test_the_plot_can_be_drawn_of_any_volumes(volumes: list[tuple[float, float]]) -> None:
     found = volume_agreement(pairs(*volumes))

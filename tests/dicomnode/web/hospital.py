@@ -21,6 +21,7 @@ from dicomnode.receive.arrival import Origin
 from dicomnode.receive.intake import Intake
 from dicomnode.records.audit import Audit
 from dicomnode.records.db import Database
+from dicomnode.records.model_tables import ComparisonRow
 from dicomnode.records.moving import move_records
 from dicomnode.records.tables import DeliveryRow, JobRow, ResultRow, StudyRow
 from dicomnode.route.dispatch import Dispatch
@@ -29,6 +30,7 @@ from dicomnode.series_writer import SeriesIdentity, write_series
 from dicomnode.spool import Spool
 from dicomnode.work.engine import LocalEngine
 from dicomnode.work.worker import Worker
+from inference.bundle import read_bundle
 from inference.registry import find_bundles
 from tests.dicomnode.parts import arrival, image, write_config
 from tests.dicomnode.web.browsing import Page
@@ -147,3 +149,23 @@ def result_of(page: Page, kind: str) -> tuple[str, Dataset]:
     with page.database.snapshot() as session:
         row = session.scalars(select(ResultRow).where(ResultRow.kind == kind)).one()
     return row.sop_instance_uid, dcmread(row.path)
+
+
+def add_candidate(page: Page) -> str:
+    """A candidate beside the live model, compared with it on two series; returns its digest."""
+    models = page.folder / "models"
+    live = read_bundle(models / "threshold").digest
+    candidate = read_bundle(write_bundle(models / "candidate", version="1.1.0", threshold=90.0)).digest
+    with page.database.transaction() as session:
+        first, second = session.scalars(select(JobRow).order_by(JobRow.id))
+        session.add_all(
+            ComparisonRow(
+                study_instance_uid=first.study_instance_uid, series_instance_uid=first.series_instance_uid,
+                live_job_id=one.id, candidate_job_id=other.id, live_digest=live, candidate_digest=candidate,
+                compared_at=first.created_at, live_voxels=10, candidate_voxels=12, common_voxels=10, dice=0.9,
+                live_volume_mm3=volume, candidate_volume_mm3=1.1 * volume,
+                found_by_both=3, only_live=0, only_candidate=1,
+            )
+            for one, other, volume in ((first, second, 8000.0), (second, first, 9000.0))
+        )  # fmt: skip
+    return candidate

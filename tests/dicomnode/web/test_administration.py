@@ -14,7 +14,9 @@ from sqlalchemy import select
 from dicomnode.export.formats import Format
 from dicomnode.records.accounts import Role
 from dicomnode.records.audit import Audit, Event, Subject
+from dicomnode.records.db import utc_now
 from dicomnode.records.tables import AuditRow, JobRow, StudyRow
+from dicomnode.records.watch_tables import AlertRow
 from dicomnode.settings.listing import shown
 from tests.dicomnode.parts import events, wait_until
 from tests.dicomnode.tampering import tamper
@@ -27,11 +29,24 @@ def test_now_shows_problems_first_and_then_the_figures(worked: Page) -> None:
     with worked.database.transaction() as session:
         session.scalars(select(StudyRow)).first().state = "parked"  # type: ignore[union-attr]
     told = words(worked.logged_in(Role.VIEWER).get("/"))
-    for problem in ("2 result(s) were given up for PACS", "1 study is parked", "1 job has failed"):
+    for problem in (
+        "2 result(s) were given up for PACS",
+        "1 study is parked; the page of each says why",
+        "1 job has failed",
+    ):
         assert told.index(problem) < told.index("Studies arriving")
     assert "Dead letters 2" in told
     assert "Jobs succeeded 1 1" in told
     assert "Results delivered 1 1" in told
+
+
+def test_now_says_of_an_alert_that_has_not_ended_yet_that_it_is_over(page: Page) -> None:
+    now = utc_now()
+    with page.database.transaction() as session:
+        session.add(
+            AlertRow(kind="peer_down", subject="PACS", text="PACS does not answer", began_at=now, seen_at=now)
+        )
+    assert "PACS does not answer (over by now)." in words(page.logged_in(Role.VIEWER).get("/"))
 
 
 def test_now_of_a_new_node_needs_no_attention(page: Page) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from dicomnode.encode.overlay import OUTLINE_RGB
 from dicomnode.records.accounts import Role
 from dicomnode.records.chain import verify_chain
 from dicomnode.records.commitment_tables import CommitmentRequestRow
-from dicomnode.records.tables import AuditRow, DeliveryRow, InstanceRow, JobRow, StudyRow
+from dicomnode.records.tables import AuditRow, DeliveryRow, InstanceRow, JobRow, ResultRow, StudyRow
 from tests.dicomnode.parts import events, kinds
 from tests.dicomnode.web import hospital as held
 from tests.dicomnode.web.browsing import ADDRESS, Page, words
@@ -110,6 +111,30 @@ def test_a_study_shows_its_measurements_as_its_reports_hold_them(hospital: Hospi
         shown = f"{volume:,.0f}".replace(",", " ") if volume >= 1000 else f"{volume:.1f}"
         assert f" {shown} mm\N{SUPERSCRIPT THREE} " in told
     assert "RESEARCH USE ONLY" in told.upper()
+
+
+def test_what_a_candidate_saw_comes_last_and_is_said_not_to_be_sent(hospital: Hospital, worked: Page) -> None:
+    with worked.database.transaction() as session:
+        made = session.scalars(select(ResultRow)).all()
+        job = copied(session.get_one(JobRow, made[0].job_id), id=None, shadow=True, model_digest="cd" * 32)
+        session.add(job)
+        session.flush()
+        session.add_all(
+            copied(row, sop_instance_uid=f"{row.sop_instance_uid}.9", job_id=job.id) for row in made
+        )
+    told = words(worked.logged_in(Role.VIEWER).get(study_page(hospital, held.LESIONS)))
+    live, candidate = (told.index(f"3 lesions · job {number}") for number in (made[0].job_id, job.id))
+    assert live < told.index("shadow What a candidate saw") and candidate < told.index("What a candidate saw")
+    assert live < candidate
+    assert told.count("not sent") == 1
+
+
+Row = TypeVar("Row", JobRow, ResultRow)
+
+
+def copied(row: Row, **other: object) -> Row:
+    values = {column.name: getattr(row, column.name) for column in row.__table__.columns}
+    return type(row)(**values | other)
 
 
 @pytest.mark.both_databases
@@ -277,8 +302,6 @@ def test_what_was_deleted_as_configured_is_said_to_be_deleted(hospital: Hospital
 def test_a_damaged_report_does_not_take_the_page_with_it(
     hospital: Hospital, worked: Page, tmp_path: Path
 ) -> None:
-    from dicomnode.records.tables import ResultRow
-
     (tmp_path / "damaged.dcm").write_bytes(b"\0" * 100)
     with worked.database.transaction() as session:
         for row in session.scalars(select(ResultRow)):
