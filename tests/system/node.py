@@ -31,6 +31,8 @@ from dicomnode.settings.node import PeerSettings, Settings
 T = TypeVar("T")
 
 START_TIMEOUT_S = 180.0
+STOP_TIMEOUT_S = 120.0
+"""The supervisor itself gives its processes a minute."""
 RESULT_TIMEOUT_S = 90.0
 RESPONSE_TIMEOUT_S = 30.0
 AE_TITLE = "TESTNODE"
@@ -189,7 +191,7 @@ first_delay_s = 0.3
     def stop(self) -> None:
         if self.process is not None:
             self.process.terminate()
-            self.process.wait(60)
+            self.process.wait(STOP_TIMEOUT_S)
 
     def kill_everything(self) -> None:
         """SIGKILL for every process of the node at once, as when the power fails."""

@@ -22,7 +22,7 @@ from dicomnode.records.tables import InstanceRow
 from dicomnode.selftest.archive import Archive
 from dicomnode.series_writer import SeriesIdentity, write_series
 from tests.phantoms import phantom
-from tests.system.node import Node, archive_on_loopback, wait_for
+from tests.system.node import Node, archive_on_loopback, forward, received, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -30,17 +30,21 @@ FINE_MM = (2.0, 0.4, 0.4)
 """Enough voxels that segmenting takes seconds."""
 
 
-@pytest.fixture
-def private_pacs(tmp_path: Path) -> Iterator[Archive]:
-    archive = archive_on_loopback(tmp_path / "pacs")
+@pytest.fixture(scope="module")
+def private_pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Archive]:
+    archive = archive_on_loopback(tmp_path_factory.mktemp("pacs"))
     yield archive
     archive.stop()
 
 
-@pytest.fixture
-def private_node(tmp_path: Path, models: Path, private_pacs: Archive) -> Iterator[Node]:
+@pytest.fixture(scope="module")
+def private_node(
+    tmp_path_factory: pytest.TempPathFactory, models: Path, private_pacs: Archive
+) -> Iterator[Node]:
+    """One node that is killed again and again, each time with a study of its own."""
+    folder, pacs = tmp_path_factory.mktemp("node"), private_pacs
     running = Node(
-        tmp_path / "node", models, private_pacs.ae_title, private_pacs.port, {"CT": "threshold-ct"},
+        folder, models, pacs.ae_title, pacs.port, {"CT": "threshold-ct"},
         quiet_period_s=15.0,  # longer than the restart of a receiver takes
     ).start()  # fmt: skip
     yield running
@@ -51,15 +55,14 @@ def test_a_worker_killed_while_segmenting_is_replaced_and_the_result_arrives_onc
     private_node: Node, private_pacs: Archive, tmp_path: Path
 ) -> None:
     node, pacs, identity = private_node, private_pacs, SeriesIdentity()
-    pacs.add(write_series(phantom(spacing_mm=FINE_MM).volume, tmp_path / "study", identity))
-    pacs.forward(node.peer)
+    forward(node, pacs, write_series(phantom(spacing_mm=FINE_MM).volume, tmp_path / "study", identity))
     wait_for(lambda: node.jobs(state="running", stage="segment"), "the job is being segmented")
     os.kill(node.process_of("work"), signal.SIGKILL)
 
     (job,) = node.wait_until_delivered(identity.study_instance_uid)
     assert job.attempt == 2
-    assert len(node.events(event="job_recovered")) == 1
-    _result_is_there_once(node, pacs)
+    assert len(node.events(event="job_recovered", job_id=job.id)) == 1
+    _result_is_there_once(node, pacs, identity)
 
 
 def test_a_receiver_killed_during_an_association_loses_nothing_that_it_acknowledged(
@@ -82,7 +85,7 @@ def test_a_receiver_killed_during_an_association_loses_nothing_that_it_acknowled
     responses = list(send(pacs.ae_title, node.peer, paths, 10.0))
     assert {response.fate for response in responses} == {Fate.ACCEPTED}
     node.wait_until_delivered(identity.study_instance_uid)
-    _result_is_there_once(node, pacs)
+    _result_is_there_once(node, pacs, identity)
 
 
 def test_the_whole_node_killed_between_job_and_delivery_sends_the_result_once(
@@ -90,17 +93,17 @@ def test_the_whole_node_killed_between_job_and_delivery_sends_the_result_once(
 ) -> None:
     """The PACS is away while the job ends, then everything dies, then the PACS is back."""
     node, pacs, identity = private_node, private_pacs, SeriesIdentity()
-    pacs.add(write_series(phantom().volume, tmp_path / "study", identity))
-    pacs.forward(node.peer)
+    study_uid = identity.study_instance_uid
+    forward(node, pacs, write_series(phantom().volume, tmp_path / "study", identity))
     pacs.stop()
-    wait_for(lambda: node.jobs(state="succeeded"), "the job ends")
+    wait_for(lambda: node.jobs(state="succeeded", study_instance_uid=study_uid), "the job ends")
     wait_for(lambda: node.events(event="destination_lost"), "delivery was tried")
     node.kill_everything()
     assert not node.answers()
     pacs.start()
     node.start()
-    node.wait_until_delivered(identity.study_instance_uid)
-    _result_is_there_once(node, pacs)
+    node.wait_until_delivered(study_uid)
+    _result_is_there_once(node, pacs, identity)
 
 
 def _all_are_kept(node: Node, paths: list[Path]) -> None:
@@ -120,9 +123,9 @@ def _all_are_kept(node: Node, paths: list[Path]) -> None:
         assert len(row.sha256) == hashlib.sha256().digest_size * 2
 
 
-def _result_is_there_once(node: Node, pacs: Archive) -> None:
-    modalities = Counter(dcmread(path).Modality for path in pacs.results())
-    assert modalities == {"SEG": 1, "SR": 2}
-    assert Counter(job.state for job in node.jobs()) == {"succeeded": 1}
+def _result_is_there_once(node: Node, pacs: Archive, identity: SeriesIdentity) -> None:
+    study_uid = identity.study_instance_uid
+    assert Counter(found.Modality for found in received(pacs, study_uid)) == {"SEG": 1, "SR": 2}
+    assert Counter(job.state for job in node.jobs(study_instance_uid=study_uid)) == {"succeeded": 1}
     with node.database.snapshot() as session:
         assert verify_chain(session).broken_at is None

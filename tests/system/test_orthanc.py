@@ -18,6 +18,7 @@ from pydicom import dcmread
 
 from dicomnode.forms import Form
 from dicomnode.profiles import read_profile, write_profile
+from dicomnode.records.tables import AuditRow
 from dicomnode.selftest.temporary import free_port
 from dicomnode.series_writer import SeriesIdentity, write_series
 from tests.dicomnode.console import Command
@@ -38,27 +39,31 @@ def orthanc(tmp_path: Path) -> Iterator[Orthanc]:
     server.stop()
 
 
-@pytest.fixture
-def node_of_orthanc(tmp_path: Path, models: Path, orthanc: Orthanc) -> Iterator[Node]:
-    routes = {"CT": "threshold-ct"}
-    running = Node(
-        tmp_path / "node",
+@pytest.fixture(scope="module")
+def forwarding(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[tuple[Orthanc, Node]]:
+    """An Orthanc and the node that it forwards to, which is asked to commit to the results."""
+    folder = tmp_path_factory.mktemp("forwarding")
+    orthanc = Orthanc(folder / "orthanc", node_port=free_port())
+    node = Node(
+        folder / "node",
         models,
         AE,
         orthanc.dicom_port,
-        routes,
+        {"CT": "threshold-ct"},
         storage_commitment=True,
         port=orthanc.node_port,
         quiet_period_s=15.0,  # Orthanc's count comes before that on a busy machine, too
     )
-    yield running.start()
-    running.stop()
+    orthanc.start()
+    yield orthanc, node.start()
+    node.stop()
+    orthanc.stop()
 
 
 def test_a_forwarded_study_gets_its_results_and_the_rule_does_not_loop(
-    orthanc: Orthanc, node_of_orthanc: Node, tmp_path: Path
+    forwarding: tuple[Orthanc, Node], tmp_path: Path
 ) -> None:
-    node, identity = node_of_orthanc, SeriesIdentity()
+    (orthanc, node), identity = forwarding, SeriesIdentity()
     paths = write_series(phantom().volume, tmp_path / "study", identity)
     orthanc.upload(paths)
     node.wait_until_delivered(identity.study_instance_uid)
@@ -70,20 +75,26 @@ def test_a_forwarded_study_gets_its_results_and_the_rule_does_not_loop(
     _check_references(files, paths, identity)
     _check_with_real_tools(files)
     _check_that_nothing_loops(node, identity, instance_count=len(paths))
-    (closed,) = node.events(event="study_completed")
+    (closed,) = _told(node, identity, "study_completed")
     assert closed.detail["rule"] == "expected_count"
-    _check_that_delivered_means_committed(node)
+    _check_that_delivered_means_committed(node, identity)
 
 
-def _check_that_delivered_means_committed(node: Node) -> None:
+def _told(node: Node, identity: SeriesIdentity, *events: str) -> list[AuditRow]:
+    """Events of one study, in their order."""
+    story = node.events(study_instance_uid=identity.study_instance_uid)
+    return sorted((row for row in story if row.event in events), key=lambda row: row.id)
+
+
+def _check_that_delivered_means_committed(node: Node, identity: SeriesIdentity) -> None:
     """Orthanc took each object first, was asked to commit to each once, and reported."""
-    order = [event.event for event in node.events() if event.event in COMMITMENT]
+    order = [row.event for row in _told(node, identity, *COMMITMENT)]
     assert order.count("result_stored") == order.count("result_delivered") == 3
     assert order[0] == "result_stored"
     assert order.index("commitment_requested") < order.index("result_delivered")
-    asked = [event.detail["instance_count"] for event in node.events(event="commitment_requested")]
+    asked = [row.detail["instance_count"] for row in _told(node, identity, "commitment_requested")]
     assert sum(asked) == 3
-    assert {event.detail["status"] for event in node.events(event="result_delivered")} == {"committed"}
+    assert {row.detail["status"] for row in _told(node, identity, "result_delivered")} == {"committed"}
 
 
 def _check_references(files: list[Path], paths: list[Path], identity: SeriesIdentity) -> None:
@@ -126,18 +137,18 @@ def _check_with_real_tools(files: list[Path]) -> None:
 
 def _check_that_nothing_loops(node: Node, identity: SeriesIdentity, instance_count: int) -> None:
     """Wait until the rule has sent our own results back, and then for a rule that would fire once more."""
-    wait_for(lambda: len(node.events(event="own_result_received")) >= 3, "own results came back")
+    wait_for(lambda: len(_told(node, identity, "own_result_received")) >= 3, "own results came back")
     time.sleep(4)
-    assert len(node.jobs()) == 1
-    assert len(node.events(event="study_reopened")) == 0
-    assert len(node.events(event="instance_received")) == instance_count
-    assert len(node.events(event="instance_repeated")) >= instance_count
+    assert len(node.jobs(study_instance_uid=identity.study_instance_uid)) == 1
+    assert len(_told(node, identity, "study_reopened")) == 0
+    assert len(_told(node, identity, "instance_received")) == instance_count
+    assert len(_told(node, identity, "instance_repeated")) >= instance_count
 
 
 def test_a_late_image_supersedes_the_result_in_the_same_series(
-    orthanc: Orthanc, node_of_orthanc: Node, tmp_path: Path
+    forwarding: tuple[Orthanc, Node], tmp_path: Path
 ) -> None:
-    node, identity = node_of_orthanc, SeriesIdentity()
+    (orthanc, node), identity = forwarding, SeriesIdentity()
     paths = write_series(phantom().volume, tmp_path / "study", identity)
     orthanc.upload(paths[:-1])
     node.wait_until_delivered(identity.study_instance_uid)
