@@ -38,12 +38,29 @@ def trace_without_words(_: Any, __: str, event: Any) -> Any:
     return event
 
 
+def visible(_: Any, __: str, event: Any) -> Any:
+    """Foreign words for a terminal: what would steer it, or turn the direction of text, is shown instead.
+
+    A trace is our own words, and has lines.
+    """
+    return {
+        key: _visible(value) if isinstance(value, str) and key != "exception" else value
+        for key, value in event.items()
+    }
+
+
+def _visible(text: str) -> str:
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
+
 def configure_logging(role: str) -> None:
     """Log to standard error: coloured lines on a terminal, JSON otherwise. `role` marks each event."""
     global _role
     _role = role
     terminal = sys.stderr.isatty()
-    renderer: Any = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
+    rendered: list[Any] = [structlog.processors.JSONRenderer()]  # which escapes whatever is no ASCII
+    if terminal:
+        rendered = [visible, structlog.dev.ConsoleRenderer()]
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -52,7 +69,7 @@ def configure_logging(role: str) -> None:
             lambda _, __, event: {"role": role, **event},
             drop_patient_data,
             trace_without_words,
-            renderer,
+            *rendered,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
