@@ -12,6 +12,7 @@ from scipy.spatial.distance import pdist, squareform
 MOST_PAIRED = 64
 """Of so many points in a plane all pairs take less time than their convex hull."""
 MOST_PAIRED_IN_SPACE = 400
+"""Of so many points in space."""
 DIRECTIONS = 8
 """In which the width of a plane figure is taken: its diameter is at most 1.02 times the largest width."""
 
@@ -80,7 +81,10 @@ def run_ends(mask: Mask) -> Indices:
 
 
 def _ends_along_all_axes(ends: Indices) -> Indices:
-    """Those of `ends` that are the first or the last of them along rows, and along slices, too."""
+    """Those of `ends` that are the first or the last of them along rows, and along slices, too.
+
+    A corner of the convex hull ends its run along each axis: nothing lies on both sides of it.
+    """
     for axis, (a, b) in ((1, (0, 2)), (0, (1, 2))):
         line = ends[:, a] * (int(ends[:, b].max()) + 1) + ends[:, b]
         first, last = np.full(line.max() + 1, np.iinfo(np.int64).max), np.full(line.max() + 1, -1)
