@@ -7,7 +7,7 @@ whatever association it comes, also after a restart.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+import time
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import groupby
@@ -18,29 +18,21 @@ import structlog
 from pydicom.uid import generate_uid
 from pynetdicom import evt
 from pynetdicom.association import Association
-from pynetdicom.sop_class import (
-    StorageCommitmentPushModel,
-    StorageCommitmentPushModelInstance,
-    Verification,
-)
 from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from dicomnode.deliver.answers import Fate, PeerUnavailable
 from dicomnode.deliver.breaker import retry_delay_s
+from dicomnode.deliver.commitment_request import SUCCESS, associate_to_ask, request_commitment
 from dicomnode.deliver.delivery import settle
-from dicomnode.deliver.outgoing import UNCOMPRESSED
-from dicomnode.deliver.reactor import parked_reactor
 from dicomnode.deliver.references import (
     Reference,
     Report,
-    action_information,
     read_report,
     read_transaction_uid,
     reason_in_words,
 )
-from dicomnode.deliver.sender import Response, associate, release
-from dicomnode.deliver.watchdog import watchdog_of
+from dicomnode.deliver.sender import Response, release
 from dicomnode.errors import PermanentError, TransientError
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.commitment_tables import CommitmentRequestRow
@@ -50,13 +42,12 @@ from dicomnode.records.tables import DeliveryRow, JobRow, ResultRow
 from dicomnode.settings.node import PeerSettings, Settings
 
 BATCH = 200
-REQUEST_COMMITMENT = 1
-"""Action Type ID."""
 AWAY_S = 60.0
 """After so long a peer that could not be reached is tried again."""
 REPORT_WAIT_S = 1.0
-"""How long an association stays open for peers that report on the same one."""
-SUCCESS = 0x0000
+"""How long an association stays open at most for peers that report on the same one."""
+LOOK_S = 0.1
+"""How often it is looked whether the peer has reported on another one meanwhile."""
 INVALID_ARGUMENT = 0x0115
 HOPELESS = (0x0119, 0x0122)
 """Failure reasons that sending again cannot mend."""
@@ -96,7 +87,7 @@ class Commitment:
             return status, None
 
         try:
-            association = _associate(self._settings, peer, [(evt.EVT_N_EVENT_REPORT, on_report)])
+            association = associate_to_ask(self._settings, peer, [(evt.EVT_N_EVENT_REPORT, on_report)])
         except PeerUnavailable as error:
             log.warning("commitment_not_requested", destination=peer.name, reason=str(error))
             self._wait(peer)
@@ -104,11 +95,20 @@ class Commitment:
         try:
             requests = self._prepare(peer)
             self._send(association, peer, requests)
-            for _ in requests:
-                if not reported.acquire(timeout=REPORT_WAIT_S):
-                    break
+            deadline = time.monotonic() + REPORT_WAIT_S
+            while self._unanswered(requests) and time.monotonic() < deadline:
+                reported.acquire(timeout=LOOK_S)
         finally:
             release(association)
+
+    def _unanswered(self, requests: list[_Request]) -> bool:
+        """Whether a report on one of them is still to come, on whatever association."""
+        asked = [request.transaction_uid for request in requests]
+        open_ones = select(CommitmentRequestRow.transaction_uid).where(
+            CommitmentRequestRow.transaction_uid.in_(asked), CommitmentRequestRow.answered_at.is_(None)
+        )
+        with self._database.snapshot() as session:
+            return session.scalar(open_ones.limit(1)) is not None
 
     def take(self, peer: PeerSettings, event: Any) -> int:
         """Apply an N-EVENT-REPORT that came from `peer`; returns the status to answer.
@@ -169,7 +169,7 @@ class Commitment:
         timeout_s = self._settings.delivery.response_timeout_s
         for number, request in enumerate(requests):
             try:
-                _request(association, peer, request, timeout_s)
+                request_commitment(association, peer, request.transaction_uid, request.references, timeout_s)
             except TransientError as error:
                 log.warning("commitment_not_requested", destination=peer.name, reason=str(error))
                 for later in requests[number:]:
@@ -245,42 +245,20 @@ class Commitment:
 
 
 def _due(peer: PeerSettings) -> Any:
+    """What is to be asked about; the objects of a job together, once none of them is on its way any more."""
+    other = aliased(DeliveryRow)
+    on_their_way = select(other.id).where(
+        other.job_id == DeliveryRow.job_id,
+        other.destination == peer.name,
+        other.state == DeliveryState.SENDING.value,
+    )
     return (
         select(DeliveryRow)
         .where(
             DeliveryRow.state == DeliveryState.STORED.value,
             DeliveryRow.destination == peer.name,
             DeliveryRow.not_before <= utc_now(),
+            ~on_their_way.exists(),
         )
         .order_by(DeliveryRow.job_id, DeliveryRow.id)
     )
-
-
-def _associate(settings: Settings, peer: PeerSettings, handlers: Sequence[Any]) -> Association:
-    # Verification keeps the association up when the peer knows no commitment, so that it can say so.
-    offers = [(str(uid), UNCOMPRESSED) for uid in (StorageCommitmentPushModel, Verification)]
-    timeout_s = settings.delivery.response_timeout_s
-    return associate(settings.node.ae_title, peer, offers, timeout_s, handlers=handlers)
-
-
-def _request(
-    association: Association, peer: PeerSettings, request: _Request, response_timeout_s: float
-) -> None:
-    """Send one N-ACTION. Raises TransientError unless the peer takes it on."""
-    try:
-        with parked_reactor(association), watchdog_of(association).limit(2 * response_timeout_s):
-            answer, _ = association.send_n_action(
-                action_information(request.transaction_uid, request.references),
-                REQUEST_COMMITMENT,
-                StorageCommitmentPushModel,
-                StorageCommitmentPushModelInstance,
-            )
-    except ValueError as error:
-        raise TransientError(
-            f"peer {peer.name} takes no storage commitment; set storage_commitment = false for it"
-        ) from error
-    except RuntimeError as error:
-        raise TransientError(f"association ended: {error}") from error
-    if not answer or answer.Status != SUCCESS:
-        said = f"answered {answer.Status:04X}" if answer else "did not answer"
-        raise TransientError(f"peer {peer.name} {said} to the request for commitment")

@@ -11,8 +11,9 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from dicomnode.deliver.commitment import INVALID_ARGUMENT, REQUEST_COMMITMENT, SUCCESS, Commitment
+from dicomnode.deliver.commitment import INVALID_ARGUMENT, Commitment
 from dicomnode.deliver.commitment_reports import ReportState
+from dicomnode.deliver.commitment_request import REQUEST_COMMITMENT, SUCCESS
 from dicomnode.deliver.references import Reference, read_references, read_transaction_uid
 from dicomnode.errors import PermanentError, TransientError
 from dicomnode.receive.connections import Connections

@@ -19,6 +19,7 @@ from pynetdicom import AE, build_role, evt
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance, Verification
 from sqlalchemy import select
 
+import dicomnode.deliver.commitment
 from dicomnode.assemble.counts import _held_by_both
 from dicomnode.deliver.commitment import Commitment
 from dicomnode.deliver.commitment_pruning import prune_commitments
@@ -197,6 +198,35 @@ def test_a_report_on_the_same_association_counts_too(outbox: Outbox) -> None:
         outbox.push()
         ask(outbox)
         wait_until(lambda: states(outbox) == ["delivered", "delivered"], WAIT_S)
+
+
+def test_a_report_on_another_association_ends_the_wait_on_the_first(
+    outbox: Outbox, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dicomnode.deliver.commitment, "REPORT_WAIT_S", 10_000.0)
+    with archive_at(outbox.settings) as archive, listening(outbox.settings, database):
+        outbox.push()
+        asking = threading.Thread(target=ask, args=(outbox,), daemon=True)
+        asking.start()
+        wait_until(lambda: archive.asked, WAIT_S)
+        report = Report(refer("1.7.1", "1.7.2"), ())
+        assert report_to_node(outbox.settings, archive.transaction_uid, report) == 0x0000
+        asking.join(WAIT_S)
+        assert not asking.is_alive()
+
+
+def test_the_objects_of_a_job_are_asked_about_together_once_none_is_on_its_way(outbox: Outbox) -> None:
+    with archive_at(outbox.settings) as archive:
+        outbox.push()
+        with outbox.database.transaction() as session:
+            session.get_one(DeliveryRow, 2).state = "sending"
+        ask(outbox)
+        assert not archive.asked
+        with outbox.database.transaction() as session:
+            session.get_one(DeliveryRow, 2).state = "stored"
+        ask(outbox)
+        assert sorted(archive.instances) == ["1.7.1", "1.7.2"]
+        assert len(archive.asked) == 1
 
 
 @pytest.mark.parametrize(
