@@ -2,7 +2,7 @@
 
 studies/<study uid>/<series uid>/<sop instance uid>_<digest>.dcm   as received
 results/<study uid>/<sop instance uid>_<attempt>.dcm                         as sent
-incoming/<process>/<number>.journal                          acknowledged, not yet above
+journals/<process>/<number>.journal                          acknowledged, not yet above
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Spool:
 
     def prepare(self) -> None:
         """Make the folders, readable by this user only."""
-        for part in ("studies", "results", "incoming"):
+        for part in ("studies", "results", "journals"):
             (self.folder / part).mkdir(parents=True, exist_ok=True, mode=0o700)
         self.folder.chmod(0o700)
         self._sync_own_names()
@@ -91,6 +91,11 @@ class Spool:
     @property
     def journals(self) -> Path:
         """Where receiving processes keep what they acknowledged until it is a file and a row."""
+        return self.folder / "journals"
+
+    @property
+    def older_journals(self) -> Path:
+        """Where versions before this one keep them: they would remove a journal that they cannot read."""
         return self.folder / "incoming"
 
     def instance_path(self, study_uid: str, series_uid: str, sop_uid: str, sha256: str) -> Path:

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +21,10 @@ import structlog
 
 from dicomnode.errors import TransientError
 from dicomnode.receive.arrival import Arrival, identify
+from dicomnode.receive.draft import Draft
+from dicomnode.receive.entries import Entry
 from dicomnode.receive.intake import Intake, Outcome
-from dicomnode.receive.journal import Entry, Journal, NoRoom, Place
+from dicomnode.receive.journal import Ahead, Journal, NoRoom, Place
 from dicomnode.receive.orders import ORDER, REPORT, Order, received
 from dicomnode.receive.ownership import new_name
 from dicomnode.receive.recorder import Recorder
@@ -67,8 +70,29 @@ class Acknowledging:
         """Make the journal and start the recorder, before the first image waits for them."""
         self._opened()
 
-    def take(self, arrival: Arrival) -> Outcome:
-        """Take one instance; when this returns, it can no longer be lost. Errors as `Intake.take`."""
+    def write_ahead(self, sop_instance_uid: str, draft: Draft, ahead: Ahead) -> None:
+        """Write some of a large image that is still arriving, unless it will not go by the journal.
+
+        Whatever is in the way will be met again, and told of, when the image is whole.
+        """
+        journal = self._journal
+        if journal is None or not journal.takes(draft.size_bytes):
+            self.forget(ahead)
+            return
+        with suppress(OSError, TransientError):
+            if ahead.pieces or self._is_new(sop_instance_uid):
+                journal.write_ahead(draft, ahead)
+
+    def forget(self, ahead: Ahead) -> None:
+        """An image does not go by the journal: leave what was written of it."""
+        if self._journal is not None:
+            self._journal.forget(ahead)
+
+    def take(self, arrival: Arrival, draft: Draft | None = None, ahead: Ahead | None = None) -> Outcome:
+        """Take one instance; when this returns, it can no longer be lost. Errors as `Intake.take`.
+
+        Whoever has it as a `draft`, or wrote some of it ahead, hands that over.
+        """
         uid = arrival.sop_instance_uid
         size_bytes = len(arrival.file_header) + len(arrival.encoded)
         journal = self._opened()
@@ -86,7 +110,7 @@ class Acknowledging:
             if uid in self._known:
                 return self._intake.take(arrival)
             entry = self._entry(arrival)
-            journal.append(entry, tell, self._hand_on_full)
+            journal.append(entry, tell, self._hand_on_full, draft, ahead)
         except NoRoom as error:
             log.warning("not_by_the_journal", reason=str(error))
             return self._intake.take(arrival)
@@ -177,6 +201,12 @@ class Acknowledging:
             self._changed.notify_all()
         if freed and self._journal is not None:
             self._journal.free(freed)
+
+    def _is_new(self, uid: str) -> bool:
+        with self._changed:
+            if uid in self._claimed:
+                return False
+        return uid not in self._known
 
     def _claim(self, uid: str) -> bool:
         """Be the only one who takes this UID until it is recorded."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from pydicom import Dataset
@@ -34,14 +35,17 @@ class Arrival:
 
     file_header: bytes
     """Preamble, prefix and file meta information (PS3.10 section 7.1)."""
-    encoded: bytes
-    """The data set exactly as received."""
-    sha256: str
-    """Digest of `encoded`, in hexadecimal."""
+    encoded: bytes | memoryview
+    """The data set exactly as received; a view is only valid until what took the arrival is done."""
     sop_class_uid: str
     sop_instance_uid: str
     transfer_syntax_uid: str
     origin: Origin
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of `encoded`, in hexadecimal."""
+        return hashlib.sha256(self.encoded).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,6 @@ def arrival_of(event: Any, origin: Origin) -> Arrival:
     return Arrival(
         file_header=file_header(sop_class_uid, sop_instance_uid, transfer_syntax_uid),
         encoded=encoded,
-        sha256=hashlib.sha256(encoded).hexdigest(),
         sop_class_uid=sop_class_uid,
         sop_instance_uid=sop_instance_uid,
         transfer_syntax_uid=transfer_syntax_uid,
@@ -111,6 +114,6 @@ def _read_header(arrival: Arrival) -> Dataset | HeaderIndex:
     if index is not None:
         return index
     try:
-        return read_part10(arrival.file_header + arrival.encoded, pixels=False)
+        return read_part10(arrival.file_header + bytes(arrival.encoded), pixels=False)
     except InvalidDicomError as error:
         raise PermanentError(f"the data set cannot be read: {error}") from error

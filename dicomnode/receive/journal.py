@@ -1,61 +1,39 @@
 """The journal of one receiving process: what was acknowledged, until it is a file and a row on the disk.
 
 A journal is a folder of segments: files that were written full of zeros once, so that a later entry changes
-no metadata of the file system and is durable by a single `fdatasync`. Each entry is the file of an instance
-with what was found out about it. Entries of one use of a segment bear the same mark, which tells them from
-what an earlier use left behind them.
+no metadata of the file system and is durable by a single `fdatasync`. What is in them, `entries.py` says.
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
-import json
-import mmap
 import os
 import shutil
-import struct
 import threading
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 
-from dicomnode.receive.arrival import Arrival, Identity, Origin
+from dicomnode.receive.draft import PAGE_BYTES, Draft, Pages, draft_of
+from dicomnode.receive.entries import MARK, START, START_MAGIC, Entry, Piece, head_of, on_pages
 from dicomnode.receive.ownership import make_own
 from dicomnode.spool import sync_folder
 
 SEGMENT_BYTES = 32 * 2**20
 MOST_SEGMENTS = 16
-PAGE_BYTES = 4096
+PIECE_BYTES = 2**18
+"""So much of a large image is written at a time while the rest arrives."""
+MOST_WRITERS = 8
+"""Pieces that are written at once; more wait for each other."""
 ROOM_TIMEOUT_S = 5.0
 LEAST_FREE_SEGMENTS = 4
 """A disk with less room than for so many segments gets no further one."""
-HEAD = struct.Struct("<8s16sLLQ")
-"""MAGIC, mark, CRC-32 and length of the particulars, length of the file."""
-MARK = slice(8, 24)
-"""Where the mark is in it."""
-MAGIC = b"dcmjrnl1"
 ZEROS = bytes(2**20)
 
 
 class NoRoom(OSError):
     """The journal takes nothing now."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """An instance that was acknowledged."""
-
-    arrival: Arrival
-    identity: Identity
-    received_at: datetime
-
-    @property
-    def sha256(self) -> str:
-        """Digest of the data set."""
-        return self.arrival.sha256
 
 
 @dataclass(frozen=True)
@@ -70,10 +48,20 @@ class Place:
 class _Segment:
     number: int
     descriptor: int
-    mark: bytes = field(default_factory=lambda: os.urandom(16))
+    mark: bytes = b""
     end: int = 0
     appending: int = 0
-    """Entries that were written and are not told of yet."""
+    """Entries of which something is written, and that are not told of yet."""
+
+
+@dataclass
+class Ahead:
+    """What of an image is written already, while the rest arrives; see `Journal.write_ahead`."""
+
+    segment: _Segment | None = None
+    pieces: list[Piece] = field(default_factory=list)
+    size_bytes: int = 0
+    writing: list[Future[None]] = field(default_factory=list)
 
 
 class Journal:
@@ -90,10 +78,10 @@ class Journal:
         self._making = False
         self._refusal: OSError | None = None
         """Why the last segment could not be made."""
-        self._written = self._synced = 0
         self._lock = threading.Condition()
-        self._syncing = threading.Lock()
+        self._start = Pages(PAGE_BYTES)
         self._sheets = threading.local()
+        self._writers = ThreadPoolExecutor(MOST_WRITERS, thread_name_prefix="journal")
         self._owner = make_own(folder)
         with self._lock:
             self._make_ahead()
@@ -102,50 +90,103 @@ class Journal:
         """Whether a file of that size is not too large to be written twice."""
         return size_bytes <= self._segment_bytes // 8
 
-    def append(self, entry: Entry, tell: Callable[[Place], None], filled: Callable[[int], None]) -> None:
-        """Write an entry; when this returns, it is on the disk.
+    def write_ahead(self, draft: Draft, ahead: Ahead) -> None:
+        """Begin to write what has come of a large image, as far as it fills pieces.
+
+        Nothing of it counts before `append`. Whoever does not append must `forget`. Raises as `append`.
+        """
+        while draft.size_bytes - ahead.size_bytes >= PIECE_BYTES:
+            reserved = self._reserved(PIECE_BYTES, ahead)
+            if reserved is None:
+                return
+            segment, offset = reserved
+            end = ahead.size_bytes + PIECE_BYTES
+            piece = draft.file[ahead.size_bytes : end]
+            ahead.writing.append(self._writers.submit(_write_whole, segment, piece, offset))
+            ahead.pieces.append((offset, PIECE_BYTES))
+            ahead.size_bytes = end
+
+    def forget(self, ahead: Ahead) -> None:
+        """Leave what was written ahead to be written over with the rest of its segment."""
+        wait(ahead.writing)  # else they would write over what comes there next
+        with self._lock:
+            if ahead.segment is not None:
+                ahead.segment.appending -= 1
+        ahead.segment, ahead.size_bytes = None, 0
+        ahead.pieces.clear()
+        ahead.writing.clear()
+
+    def append(
+        self,
+        entry: Entry,
+        tell: Callable[[Place], None],
+        filled: Callable[[int], None],
+        draft: Draft | None = None,
+        ahead: Ahead | None = None,
+    ) -> None:
+        """Write an entry, less what was written of it ahead; when this returns, it is on the disk.
 
         `tell` hears where it is; afterwards `filled` hears of each segment that is full and all told of.
         Raises NoRoom, and OSError when the disk does not take it.
         """
-        segment, ticket, place = self._write(self._sheet(_encoded(entry)))
+        draft, ahead = draft or draft_of(entry.arrival), ahead or Ahead()
         try:
-            self._sync(ticket)
-            tell(place)
+            segment, offset = self._written(entry, draft, ahead)
+            os.fdatasync(segment.descriptor)  # the system makes one of those that come together
+            tell(Place(segment.number, offset))
         finally:
-            with self._lock:
-                segment.appending -= 1
-                full = [one for one in self._full if not one.appending]
-                self._full = [one for one in self._full if one.appending]
-        for one in full:
-            filled(one.number)
+            self.forget(ahead)
+        for number in self._done_with():
+            filled(number)
 
-    def _sheet(self, parts: list[bytes]) -> memoryview:
-        """An entry on whole pages of memory, as what goes past the cache of the system must be.
+    def _written(self, entry: Entry, draft: Draft, ahead: Ahead) -> tuple[_Segment, int]:
+        """Write the last part of an entry, or all of it where its segment has no room for that."""
+        sheet = self._sheet(head_of(entry, draft.crc32, ahead.pieces), draft.file[ahead.size_bytes :])
+        reserved = self._reserved(len(sheet), ahead)
+        if reserved is None:
+            self.forget(ahead)
+            return self._written(entry, draft, ahead)
+        segment, offset = reserved
+        sheet[MARK] = segment.mark
+        _write_whole(segment, sheet, offset)
+        for piece in ahead.writing:
+            piece.result()
+        return reserved
+
+    def _sheet(self, *parts: bytes | memoryview) -> memoryview:
+        """All this on whole pages of memory, as what goes past the cache of the system must be.
 
         It is valid until the same thread asks for the next one.
         """
-        length = sum(len(part) for part in parts)
-        whole = -(-length // PAGE_BYTES) * PAGE_BYTES
-        pages: mmap.mmap | None = getattr(self._sheets, "pages", None)
-        if pages is None or len(pages) < whole:
-            pages = self._sheets.pages = mmap.mmap(-1, 2 * whole)
-        pages.seek(0)
+        pages: Pages | None = getattr(self._sheets, "pages", None)
+        if pages is None:
+            pages = self._sheets.pages = Pages()
+        whole = on_pages(sum(len(part) for part in parts))
+        pages.hold(whole, 0)
+        end = 0
         for part in parts:
-            pages.write(part)
-        return memoryview(pages)[:whole]
+            pages.view[end : end + len(part)] = part
+            end += len(part)
+        return pages.view[:whole]
 
-    def _write(self, sheet: memoryview) -> tuple[_Segment, int, Place]:
+    def _reserved(self, length: int, ahead: Ahead) -> tuple[_Segment, int] | None:
+        """Where there is room for so much; None when it is not where the pieces written ahead are."""
         with self._lock:
-            segment = self._segment_for(len(sheet))
-            place = Place(segment.number, segment.end)
-            sheet[MARK] = segment.mark
-            if os.pwrite(segment.descriptor, sheet, segment.end) != len(sheet):
-                raise OSError("the journal took only a part of an entry")
-            segment.end += len(sheet)
-            segment.appending += 1
-            self._written += 1
-            return segment, self._written, place
+            if ahead.segment is None:
+                ahead.segment = self._segment_for(length)
+                ahead.segment.appending += 1
+            elif ahead.segment.end + length > self._segment_bytes:
+                return None
+            offset = ahead.segment.end
+            ahead.segment.end += length
+            return ahead.segment, offset
+
+    def _done_with(self) -> list[int]:
+        """Full segments of which all entries are told."""
+        with self._lock:
+            done = [one.number for one in self._full if not one.appending]
+            self._full = [one for one in self._full if one.appending]
+            return done
 
     def free(self, number: int) -> None:
         """All entries of a segment are files and rows on the disk: it may be written over."""
@@ -155,6 +196,7 @@ class Journal:
 
     def close(self, *, is_done: bool) -> None:
         """Close it, and remove it when all that is in it `is_done`."""
+        self._writers.shutdown()
         with self._lock:
             self._lock.wait_for(lambda: not self._making)
         for segment in self._segments.values():
@@ -163,17 +205,6 @@ class Journal:
             shutil.rmtree(self._folder, ignore_errors=True)
         os.close(self._owner)
 
-    def _sync(self, ticket: int) -> None:
-        """One synchronisation serves all who wrote before it; a full segment was synchronised already."""
-        with self._syncing:
-            if self._synced >= ticket:
-                return
-            with self._lock:
-                written, current = self._written, self._current
-            assert current is not None
-            os.fdatasync(current.descriptor)
-            self._synced = written
-
     def _segment_for(self, length: int) -> _Segment:
         """The segment to write to."""
         current = self._current
@@ -181,7 +212,6 @@ class Journal:
             return current
         following = self._next_segment()
         if current is not None:
-            os.fdatasync(current.descriptor)
             self._full.append(current)
         self._current = following
         return following
@@ -194,7 +224,9 @@ class Journal:
                 "the journal is full: what was acknowledged is not recorded in time"
             )
         segment = self._segments[self._free.pop(0)]
-        segment.mark, segment.end = os.urandom(16), 0
+        segment.mark, segment.end = os.urandom(16), PAGE_BYTES
+        START.pack_into(self._start.view, 0, START_MAGIC, segment.mark)
+        _write_whole(segment, self._start.view, 0)
         self._make_ahead()
         return segment
 
@@ -247,76 +279,11 @@ def _open_past_the_cache(path: Path) -> int:
         return os.open(path, os.O_RDWR)
 
 
+def _write_whole(segment: _Segment, sheet: memoryview, offset: int) -> None:
+    if os.pwrite(segment.descriptor, sheet, offset) != len(sheet):
+        raise OSError("the journal took only a part of an entry")
+
+
 def segment_path(folder: Path, number: int) -> Path:
     """The file of a segment."""
     return folder / f"{number:04d}.journal"
-
-
-def entry_at(descriptor: int, offset: int, mark: bytes | None = None) -> tuple[Entry, bytes, int] | None:
-    """The entry at a place, its mark, and where the next one begins; None when there is no whole one."""
-    head = os.pread(descriptor, HEAD.size, offset)
-    if len(head) < HEAD.size:
-        return None
-    magic, found, checksum, particulars_bytes, file_bytes = HEAD.unpack(head)
-    left = os.fstat(descriptor).st_size - offset - HEAD.size
-    if magic != MAGIC or mark not in (None, found) or particulars_bytes + file_bytes > left:
-        return None
-    content = os.pread(descriptor, particulars_bytes + file_bytes, offset + HEAD.size)
-    particulars, file = content[:particulars_bytes], content[particulars_bytes:]
-    if zlib.crc32(particulars) != checksum or len(file) != file_bytes:
-        return None
-    entry = _decoded(particulars, file)
-    length = HEAD.size + len(content)
-    return (entry, found, offset + -(-length // PAGE_BYTES) * PAGE_BYTES) if entry else None
-
-
-def entries(path: Path) -> Iterator[Entry]:
-    """Every whole entry of a segment; after a loss of power the last one may be none."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        offset, mark = 0, None
-        while (found := entry_at(descriptor, offset, mark)) is not None:
-            entry, mark, offset = found
-            if hashlib.sha256(entry.arrival.encoded).hexdigest() != entry.sha256:
-                return
-            yield entry
-    finally:
-        os.close(descriptor)
-
-
-def _encoded(entry: Entry) -> list[bytes]:
-    """The head without its mark, the particulars, and the file in two parts."""
-    arrival = entry.arrival
-    particulars = {
-        "identity": vars(entry.identity),
-        "origin": vars(arrival.origin),
-        "sop_class_uid": arrival.sop_class_uid,
-        "sop_instance_uid": arrival.sop_instance_uid,
-        "transfer_syntax_uid": arrival.transfer_syntax_uid,
-        "header_bytes": len(arrival.file_header),
-        "header_crc32": zlib.crc32(arrival.file_header),
-        "sha256": arrival.sha256,
-        "received_at": entry.received_at.isoformat(),
-    }
-    told = json.dumps(particulars).encode()
-    file_bytes = len(arrival.file_header) + len(arrival.encoded)
-    head = HEAD.pack(MAGIC, bytes(16), zlib.crc32(told), len(told), file_bytes)
-    return [head, told, arrival.file_header, arrival.encoded]
-
-
-def _decoded(particulars: bytes, file: bytes) -> Entry | None:
-    told = json.loads(particulars)
-    header_bytes = told["header_bytes"]
-    if zlib.crc32(file[:header_bytes]) != told["header_crc32"]:
-        return None
-    arrival = Arrival(
-        file_header=file[:header_bytes],
-        encoded=file[header_bytes:],
-        sha256=told["sha256"],
-        sop_class_uid=told["sop_class_uid"],
-        sop_instance_uid=told["sop_instance_uid"],
-        transfer_syntax_uid=told["transfer_syntax_uid"],
-        origin=Origin(**told["origin"]),
-    )
-    received_at = datetime.fromisoformat(told["received_at"])
-    return Entry(arrival, Identity(**told["identity"]), received_at)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -10,11 +9,14 @@ from typing import Any
 
 from pynetdicom.sop_class import Verification
 
+from dicomnode.receive.acknowledging import Acknowledging
 from dicomnode.receive.arrival import Arrival, Origin
 from dicomnode.receive.associations import FOR_EVERYBODY, origin_of
 from dicomnode.receive.data_phase import Context, DataPhase
+from dicomnode.receive.draft import Draft, Pages
 from dicomnode.receive.file_meta import file_header
-from dicomnode.receive.storing import Storing, Taking
+from dicomnode.receive.journal import PIECE_BYTES, Ahead
+from dicomnode.receive.storing import Storing
 from dicomnode.receive.visits import Visits
 from dicomnode.wire.command_set import C_ECHO_RQ, Request
 from dicomnode.wire.pdus import PduReader
@@ -23,34 +25,45 @@ SMALLEST_PDU_BYTES = 1024
 """A peer that takes less than a whole answer in one PDU is left to pynetdicom."""
 
 
-class InMemory:
-    """A parcel that is held in memory until it is whole."""
+class Incoming:
+    """A parcel of which large pieces are written while the rest still arrives."""
 
-    def __init__(self, take: Callable[[bytes, str], int]) -> None:
-        """`take` gets the content and its SHA-256."""
+    def __init__(
+        self,
+        draft: Draft,
+        write_ahead: Callable[[Draft, Ahead], None],
+        forget: Callable[[Ahead], None],
+        take: Callable[[Draft, Ahead], int],
+    ) -> None:
+        self._draft = draft
+        self._ahead = Ahead()
+        self._write_ahead = write_ahead
+        self._forget = forget
         self._take = take
-        self._content = bytearray()
-        self._digest = hashlib.sha256()
 
     def add(self, fragment: memoryview) -> None:
-        """Keep a copy; digest it while the sender makes the next one."""
-        self._content += fragment
-        self._digest.update(fragment)
+        """Keep a copy, and write what there is while the sender makes the next one."""
+        self._draft.add(fragment)
+        if self._draft.size_bytes - self._ahead.size_bytes >= PIECE_BYTES:
+            self._write_ahead(self._draft, self._ahead)
 
     def deliver(self) -> int:
         """Have it taken."""
-        return self._take(bytes(self._content), self._digest.hexdigest())
+        try:
+            return self._take(self._draft, self._ahead)
+        finally:
+            self._forget(self._ahead)
 
     def drop(self) -> None:
         """Forget it."""
-        self._content.clear()
+        self._forget(self._ahead)
 
 
 class Reception:
     """Serves associations of one listener on the fast path."""
 
-    def __init__(self, intake: Taking, storing: Storing, visits: Visits) -> None:
-        self._intake = intake
+    def __init__(self, acknowledging: Acknowledging, storing: Storing, visits: Visits) -> None:
+        self._acknowledging = acknowledging
         self._storing = storing
         self._visits = visits
 
@@ -68,28 +81,35 @@ class Reception:
                 if context.as_scp and context.abstract_syntax not in FOR_EVERYBODY
             },
             frozenset(c.context_id for c in accepted if c.abstract_syntax == Verification),
-            partial(self._begin, origin_of(association)),
+            partial(self._begin, origin_of(association), Pages()),
             partial(self._count, association),
         ).run()
 
-    def _begin(self, origin: Origin, request: Request, context: Context) -> InMemory:
+    def _begin(self, origin: Origin, pages: Pages, request: Request, context: Context) -> Incoming:
         if request.move_originator == origin.called_ae_title:
             origin = replace(origin, asked_for=True)
-        return InMemory(partial(self._take, origin, request, context))
+        header = file_header(request.sop_class_uid, request.sop_instance_uid, context.transfer_syntax_uid)
+        return Incoming(
+            Draft(pages, header),
+            partial(self._acknowledging.write_ahead, request.sop_instance_uid),
+            self._acknowledging.forget,
+            partial(self._take, origin, request, context, header),
+        )
 
-    def _take(self, origin: Origin, request: Request, context: Context, encoded: bytes, sha256: str) -> int:
+    def _take(
+        self, origin: Origin, request: Request, context: Context, header: bytes, draft: Draft, ahead: Ahead
+    ) -> int:
         arrival = Arrival(
-            file_header=file_header(
-                request.sop_class_uid, request.sop_instance_uid, context.transfer_syntax_uid
-            ),
-            encoded=encoded,
-            sha256=sha256,
+            file_header=header,
+            encoded=draft.encoded,
             sop_class_uid=request.sop_class_uid,
             sop_instance_uid=request.sop_instance_uid,
             transfer_syntax_uid=context.transfer_syntax_uid,
             origin=origin,
         )
-        return self._storing.answer(request.sop_instance_uid, origin, partial(self._intake.take, arrival))
+        return self._storing.answer(
+            request.sop_instance_uid, origin, partial(self._acknowledging.take, arrival, draft, ahead)
+        )
 
     def _count(self, association: Any, request: Request, status: int) -> None:
         if request.command_field == C_ECHO_RQ:

@@ -10,8 +10,9 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from select import POLLRDHUP, poll
 
@@ -19,8 +20,10 @@ import structlog
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
+from dicomnode.receive.entries import Entry, entries, entry_at
 from dicomnode.receive.intake import Found, Intake, Stored, versions_of
-from dicomnode.receive.journal import Entry, Place, entries, entry_at, segment_path
+from dicomnode.receive.journal import Place, segment_path
+from dicomnode.receive.older_entries import older_entries
 from dicomnode.receive.orders import REPORT, Order, Orders
 from dicomnode.receive.ownership import RECORDING_PATIENCE_S, abandoned, recording_alone
 from dicomnode.records.audit import Audit
@@ -29,6 +32,8 @@ from dicomnode.records.tables import ResultRow
 from dicomnode.spool import Spool
 
 RETRY_S = 0.5
+MOST_RECOVERED_AT_ONCE = 64
+"""The largest of them together take some 256 MB of memory."""
 
 log = structlog.get_logger()
 
@@ -74,15 +79,14 @@ class Recorder:
         A journal whose recorder lives longer than `patience_s` is left to it, or to the next look.
         """
         count = 0
-        for journal in abandoned(self._spool.journals):
+        for journal in chain(*map(abandoned, (self._spool.older_journals, self._spool.journals))):
             with recording_alone(journal, patience_s) as is_ours:
                 if not is_ours:
                     log.warning("journal_is_being_recorded", journal=journal.name)
                     continue
-                for segment in sorted(journal.glob("*.journal")):
-                    for entry in entries(segment):
-                        self.record([entry], again=True)
-                        count += 1
+                for batch in _batches(_entries_of(journal)):
+                    self.record(batch, again=True)
+                    count += len(batch)
                 self._spool.sync()
                 shutil.rmtree(journal)
         if count:
@@ -92,9 +96,12 @@ class Recorder:
     def unrecorded(self) -> int:
         """How many acknowledged instances, of whatever process, have no row yet."""
         found: set[tuple[str, str]] = set()
-        for segment in self._spool.journals.glob("*/*.journal"):
-            with suppress(FileNotFoundError):  # its process has just ended
-                found |= {(entry.arrival.sop_instance_uid, entry.sha256) for entry in entries(segment)}
+        for folder in (self._spool.older_journals, self._spool.journals):
+            for journal in folder.glob("*"):
+                with suppress(FileNotFoundError):  # its process has just ended
+                    found |= {
+                        (entry.arrival.sop_instance_uid, entry.sha256) for entry in _entries_of(journal)
+                    }
         with self._database.snapshot() as session:
             known = versions_of(session, [uid for uid, _ in found])
         return sum(sha256 not in {version.sha256 for version in known[uid]} for uid, sha256 in found)
@@ -168,3 +175,22 @@ def _is_closed(channel: socket.socket) -> bool:
     end = poll()
     end.register(channel, POLLRDHUP)
     return bool(end.poll(0))
+
+
+def _entries_of(journal: Path) -> Iterator[Entry]:
+    for segment in sorted(journal.glob("*.journal")):
+        yield from entries(segment)
+        yield from older_entries(segment)
+
+
+def _batches(found: Iterable[Entry]) -> Iterator[list[Entry]]:
+    """Entries that one transaction records: not too many, and none of the same instance."""
+    batch: dict[str, Entry] = {}
+    for entry in found:
+        uid = entry.arrival.sop_instance_uid
+        if uid in batch or len(batch) == MOST_RECOVERED_AT_ONCE:
+            yield list(batch.values())
+            batch = {}
+        batch[uid] = entry
+    if batch:
+        yield list(batch.values())

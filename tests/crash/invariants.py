@@ -143,7 +143,7 @@ def files_are_whole(node: Node) -> Complaints:
     for row in node.results:
         yield from _file_matches(row, lambda content: hashlib.sha256(content).hexdigest())
     known = {row["path"] for row in (*node.instances, *node.results)}
-    journals = node.spool / "incoming"
+    journals = node.spool / "journals"
     for path in sorted(node.spool.rglob("*")):
         if path.is_file() and path not in known and not path.is_relative_to(journals):
             yield f"file without a row: {path}"

@@ -35,6 +35,8 @@ A_ASSOCIATE_AC = r'"\2\0'
 P_DATA_TF = r'"\4\0'
 """How the PDU that carries a response begins (PS3.8 section 9.3.5)."""
 WRITES = ("write", "writev", "pwrite64", "pwritev", "pwritev2")
+ENTRY = r'"dc"'
+"""How an entry begins, and the first page of a segment."""
 IN_MEMORY = ("-shm", ".log")
 """SQLite makes its shared memory anew; the log is no promise."""
 CALL = re.compile(r"^(?P<name>\w+)\((?P<arguments>.*)\)\s+= (?P<result>-?\d+)")
@@ -51,6 +53,8 @@ class Disk:
     """Segments of a journal that are still being filled with zeros, and hold nothing."""
     journaled: int = 0
     """Entries that were written to a journal since the last answer."""
+    pieces: int = 0
+    """Of large images, written before their entries."""
 
     def see(self, name: str, arguments: str) -> None:
         """Take one successful call into account."""
@@ -66,7 +70,10 @@ class Disk:
         elif name in WRITES and descriptor:
             assert descriptor[1] not in self.making, "an entry in a segment that is not on the disk"
             self._soil(Path(descriptor[1]))
-            self.journaled += name == "pwrite64" and descriptor[1].endswith(".journal")
+            if name == "pwrite64" and descriptor[1].endswith(".journal"):
+                is_entry, is_start = ENTRY in arguments, arguments.endswith(", 0")
+                self.journaled += is_entry and not is_start
+                self.pieces += not is_entry
         elif name.startswith("mkdir"):
             self._soil(paths[0].parent)
         elif name.startswith("rename"):
@@ -107,7 +114,7 @@ def trace(tmp_path: Path) -> Iterator[str]:
     receiver = node.run("receive", *follow)
     wait_for(node.answers, "the receiver answers", 120)
     identity = SeriesIdentity(study_instance_uid=generate_uid())
-    volume = phantom(spacing_mm=(96.0 / IMAGES, 2.0, 2.0)).volume
+    volume = phantom(spacing_mm=(96.0 / IMAGES, 0.25, 0.25)).volume  # more than a piece each
     sent = write_series(volume, tmp_path / "sent", identity)
     _send(node, identity, sent)
     wait_for(lambda: len(node.events(event="instance_received")) == IMAGES, "all is recorded", 120)
@@ -132,12 +139,12 @@ def test_nothing_is_answered_that_a_loss_of_power_could_take_back(trace: str, tm
     disk, by_journal, otherwise, removed = Disk(tmp_path / "node" / "data"), 0, 0, 0
     recorded: set[str] = set()
     for name, arguments in calls(trace):
-        if by_journal and "incoming" in arguments and name.startswith("unlink") and ".journal" in arguments:
+        if by_journal and "journals" in arguments and name.startswith("unlink") and ".journal" in arguments:
             assert disk.dirty == set(), "not synced before the journal went"
             removed += 1
         if name in ("sendto", "sendmsg") and P_DATA_TF in arguments:
             if disk.journaled:
-                assert [path for path in disk.dirty if "/incoming" in path] == []
+                assert [path for path in disk.dirty if "/journals" in path] == []
                 by_journal, disk.journaled = by_journal + disk.journaled, 0
             elif by_journal:
                 assert disk.dirty - recorded == set(), "not synced before the answer to an altered image"
@@ -146,7 +153,7 @@ def test_nothing_is_answered_that_a_loss_of_power_could_take_back(trace: str, tm
             # what the recorder wrote, the journal still holds
             recorded = {path for path in disk.dirty if not path.endswith("-wal")}
         disk.see(name, arguments)
-    assert (by_journal, otherwise) == (IMAGES, 1)
+    assert (by_journal, otherwise, disk.pieces) == (IMAGES, 1, IMAGES)
     assert removed == 2, "the segment in use, and the next one"
 
 

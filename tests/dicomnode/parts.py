@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -145,7 +144,6 @@ def arrival(dataset: FileDataset, requested_uid: str | None = None, origin: Orig
     return Arrival(
         file_header=b"\0" * 128 + b"DICM" + buffer.getvalue(),
         encoded=content,
-        sha256=hashlib.sha256(content).hexdigest(),
         sop_class_uid=str(dataset.file_meta.MediaStorageSOPClassUID),
         sop_instance_uid=requested_uid or str(dataset.file_meta.MediaStorageSOPInstanceUID),
         transfer_syntax_uid=str(dataset.file_meta.TransferSyntaxUID),

@@ -6,7 +6,6 @@ else is raised is a finding, and so is an object that is acknowledged and cannot
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tempfile
 import warnings
@@ -49,8 +48,7 @@ def received(content: bytes) -> str:
         return "refused"
     arrival = Arrival(
         file_header=b"",
-        encoded=content,
-        sha256=hashlib.sha256(content).hexdigest(),
+        encoded=memoryview(content),
         sop_class_uid=text(meta, "MediaStorageSOPClassUID"),
         sop_instance_uid=text(meta, "MediaStorageSOPInstanceUID"),
         transfer_syntax_uid=text(meta, "TransferSyntaxUID"),

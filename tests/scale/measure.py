@@ -14,7 +14,7 @@ from pydicom.uid import generate_uid
 from sqlalchemy import func, select
 
 from dicomnode.receive.arrival import identify
-from dicomnode.receive.journal import Entry
+from dicomnode.receive.entries import Entry
 from dicomnode.receive.recorder import Recorder
 from dicomnode.records.audit import Audit, Stage
 from dicomnode.records.db import Database, migrate, utc_now

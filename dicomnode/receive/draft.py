@@ -1,0 +1,82 @@
+"""The file of an image as it arrives, in memory that can be written past the cache of the system as it is."""
+
+from __future__ import annotations
+
+import mmap
+import zlib
+from contextlib import suppress
+
+from dicomnode.receive.arrival import Arrival
+
+PAGE_BYTES = mmap.PAGESIZE
+FIRST_BYTES = 2**21
+"""What fits into one huge page, which the disk takes as one piece."""
+MOST_KEPT_BYTES = 2**24
+"""More than this is given back to the system when a large object is done."""
+
+
+class Pages:
+    """Whole pages of memory that grow, and serve one image of an association after the other."""
+
+    def __init__(self, size_bytes: int = FIRST_BYTES) -> None:
+        self._pages = _mapped(size_bytes)
+        self.view = memoryview(self._pages)
+
+    def hold(self, size_bytes: int, used_bytes: int) -> None:
+        """Be large enough for so much, and keep what is used of it."""
+        if size_bytes <= len(self.view):
+            return
+        larger = memoryview(_mapped(max(size_bytes, 2 * len(self.view))))
+        larger[:used_bytes] = self.view[:used_bytes]
+        self.view = larger
+
+    def trim(self) -> None:
+        """Forget what is in it; give back what an image seldom needs."""
+        if len(self.view) > MOST_KEPT_BYTES:
+            self.view = memoryview(_mapped(FIRST_BYTES))
+
+
+class Draft:
+    """A file that grows: its header, and behind it the data set as far as it has come."""
+
+    def __init__(self, pages: Pages, file_header: bytes) -> None:
+        """The pages are this draft's until the next one is made of them."""
+        pages.trim()
+        self._pages = pages
+        self.header_bytes = len(file_header)
+        self.size_bytes = 0
+        self.crc32 = 0
+        """Of all that is there, header included."""
+        self.add(file_header)
+
+    def add(self, fragment: bytes | memoryview) -> None:
+        """Keep a copy of what comes next."""
+        end = self.size_bytes + len(fragment)
+        self._pages.hold(end, self.size_bytes)
+        self._pages.view[self.size_bytes : end] = fragment
+        self.crc32 = zlib.crc32(fragment, self.crc32)
+        self.size_bytes = end
+
+    @property
+    def file(self) -> memoryview:
+        """All that is there."""
+        return self._pages.view[: self.size_bytes]
+
+    @property
+    def encoded(self) -> memoryview:
+        """The data set, without the header of the file."""
+        return self._pages.view[self.header_bytes : self.size_bytes]
+
+
+def draft_of(arrival: Arrival) -> Draft:
+    """The draft of an image that is here as a whole."""
+    draft = Draft(Pages(len(arrival.file_header) + len(arrival.encoded)), arrival.file_header)
+    draft.add(arrival.encoded)
+    return draft
+
+
+def _mapped(size_bytes: int) -> mmap.mmap:
+    pages = mmap.mmap(-1, -(-size_bytes // PAGE_BYTES) * PAGE_BYTES)
+    with suppress(AttributeError, OSError):  # where the system has no such pages
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    return pages
