@@ -13,7 +13,6 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,12 +75,15 @@ class Acknowledging:
         Whatever is in the way will be met again, and told of, when the image is whole.
         """
         journal = self._journal
-        if journal is None or not journal.takes(draft.size_bytes):
-            self.forget(ahead)
+        if ahead.is_given_up or journal is None:
             return
-        with suppress(OSError, TransientError):
-            if ahead.pieces or self._is_new(sop_instance_uid):
+        try:
+            if journal.takes(draft.size_bytes) and (ahead.pieces or self._is_new(sop_instance_uid)):
                 journal.write_ahead(draft, ahead)
+            else:
+                ahead.is_given_up = True
+        except (OSError, TransientError):
+            ahead.is_given_up = True
 
     def forget(self, ahead: Ahead) -> None:
         """An image does not go by the journal: leave what was written of it."""

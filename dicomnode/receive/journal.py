@@ -62,6 +62,8 @@ class Ahead:
     pieces: list[Piece] = field(default_factory=list)
     size_bytes: int = 0
     writing: list[Future[None]] = field(default_factory=list)
+    is_given_up: bool = False
+    """Whether no more is written before the image is whole."""
 
 
 class Journal:

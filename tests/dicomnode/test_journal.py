@@ -480,6 +480,36 @@ def test_other_content_under_a_uid_that_is_only_acknowledged_is_an_altered_versi
     assert [row.version for row in rows(database)] == [1, 2]
 
 
+def test_a_journal_without_room_is_not_waited_for_with_each_fragment(
+    acknowledging: Acknowledging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+
+    def write_ahead(_: Journal, draft: Draft, __: Ahead) -> None:
+        tried.append(draft.size_bytes)
+        raise NoRoom
+
+    acknowledging.open()
+    monkeypatch.setattr(Journal, "write_ahead", write_ahead)
+    draft, ahead = Draft(Pages(), b""), Ahead()
+    for _ in range(3):
+        draft.add(bytes(PIECE_BYTES))
+        acknowledging.write_ahead("1.2.3", draft, ahead)
+    assert tried == [PIECE_BYTES]
+
+
+def test_what_is_known_already_is_not_written_ahead(acknowledging: Acknowledging) -> None:
+    sent = arrival(image(PixelData=os.urandom(PIECE_BYTES)))
+    draft, again, new = draft_of(sent), Ahead(), Ahead()
+    acknowledging.open()
+    acknowledging.write_ahead("1.2.3", draft, new)
+    assert acknowledging.take(sent) is Outcome.NEW
+    acknowledging.write_ahead(sent.sop_instance_uid, draft, again)
+    assert (len(again.pieces), len(new.pieces)) == (0, 1)
+    acknowledging.forget(new)
+    assert acknowledging.take(sent, draft, again) is Outcome.REPEATED
+
+
 def test_a_malformed_uid_is_refused_and_leaves_its_uid_free(acknowledging: Acknowledging) -> None:
     sent = image(StudyInstanceUID="../../etc")
     with pytest.raises(PermanentError, match="is not a UID"):
