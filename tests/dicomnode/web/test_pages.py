@@ -333,7 +333,9 @@ def test_hostile_values_show_as_text_everywhere(hospital: Hospital, worked: Page
 )
 def test_hostile_searches_find_nothing_and_break_nothing(worked: Page, value: str) -> None:
     browser = worked.logged_in()
-    for path, name in (("/studies", "find"), ("/studies", "sender"), ("/studies", "state")):
+    studies = [("/studies", name) for name in ("find", "sender", "state")]
+    audit = [("/audit", name) for name in ("who", "peer", "model", "event", "outcome")]
+    for path, name in (*studies, *audit):
         answer = browser.client.get(path, params={name: value})
         assert answer.status_code == 200
         assert "a=b" not in answer.headers.get("set-cookie", "")
