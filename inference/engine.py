@@ -23,6 +23,8 @@ from inference.sweep import Outlook, Sweep, look_alike, outlook_of
 from inference.volume import Box
 
 AXES = ("slice", "row", "column")
+SLICES_AT_A_TIME = 32
+"""Of 2-D networks: more would only need more memory. Whole batches, so that results stay what they are."""
 SMALLEST_SHARE = 1 / 64
 """Of the usual work at a time; what needs less memory than that is hopeless."""
 
@@ -88,25 +90,35 @@ class Model:
         """The mean over the mirrored versions that the card asks for (test-time augmentation)."""
         image = image.to(self.device)
         versions = list(mirrored_axes(self.bundle.card.preprocessing.mirrored))
-        total = self._run(image, within, share)
-        for axes in versions[1:]:
-            mirrored = self._run(image.flip(axes), within and flipped(within, axes, image.shape), share)
-            total += mirrored.flip([axis + 1 for axis in axes])
-        return total / len(versions)
+        total: torch.Tensor | None = None
+        for axes in versions:
+            mirrored = image.flip(axes) if axes else image
+            box = within and flipped(within, axes, image.shape)
+            for slices, found in self._pieces(mirrored, box, share):
+                if total is None:
+                    total = found.new_zeros(len(found), *image.shape)
+                place = slice(len(image) - slices.stop, len(image) - slices.start) if 0 in axes else slices
+                total[:, place] += found.flip([axis + 1 for axis in axes]) if axes else found
+        assert total is not None
+        return total.div_(len(versions))
 
-    def _run(self, image: torch.Tensor, within: Box | None, share: float) -> torch.Tensor:
-        """`share` is that of the work which is usually done at a time."""
+    def _pieces(
+        self, image: torch.Tensor, within: Box | None, share: float
+    ) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Ranges of slices and their probabilities (class, slice, row, column): all at once in 3-D.
+
+        `share` is that of the work which is usually done at a time. Slices in no range are background.
+        """
         how = self.bundle.card.preprocessing
         sweep = Sweep(self._predict, self._decide, how, self.look(), share)
         if how.spatial_dims == 3:
-            return sweep.over(image[None, None], within)[0]
-        slices = stack_context(image, how.context_slices)
-        if within is None:
-            return sweep.over(slices).transpose(0, 1)
-        found = sweep.over(slices[within[0]], within[1:])
-        result = found.new_zeros(len(slices), *found.shape[1:])
-        result[within[0]] = found
-        return result.transpose(0, 1)
+            yield slice(0, len(image)), sweep.over(image[None, None], within)[0]
+            return
+        asked = slice(0, len(image)) if within is None else within[0]
+        for start in range(asked.start, asked.stop, SLICES_AT_A_TIME):
+            part = slice(start, min(start + SLICES_AT_A_TIME, asked.stop))
+            batch = stack_context(image, how.context_slices, part)
+            yield part, sweep.over(batch, within and within[1:]).transpose(0, 1)
 
     def _nothing_outside(self, probabilities: torch.Tensor, within: Box) -> torch.Tensor:
         """Certainly background there, which is no class of its own where labels overlap."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import cc3d
 import numpy as np
@@ -58,12 +59,19 @@ def to_label_map(
     where all labels together reach the threshold. Also returns that joint probability (slice, row,
     column) on the source grid; outside the box it is 0.
     """
-    values = np.zeros(image.source_shape, np.uint8)
-    certainty = np.zeros(image.source_shape, np.float32)
     joint, likeliest = joint_and_likeliest(probabilities[1:], image, labels)
-    values[image.box] = (likeliest * (joint >= how.probability_threshold)).cpu().numpy()
-    certainty[image.box] = joint.cpu().numpy()
+    likeliest.mul_(joint >= how.probability_threshold)
+    values, certainty = (_in_source(found.cpu().numpy(), image) for found in (likeliest, joint))
     return LabelMap(values, labels), certainty
+
+
+def _in_source(found: npt.NDArray[Any], image: ModelInput) -> npt.NDArray[Any]:
+    """What was found in the box on the source grid, 0 around it; itself when the box holds everything."""
+    if found.shape == image.source_shape:
+        return found
+    whole = np.zeros(image.source_shape, found.dtype)
+    whole[image.box] = found
+    return whole
 
 
 def joint_and_likeliest(

@@ -122,20 +122,21 @@ def resample(image: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:
 
 
 def normalise(image: torch.Tensor, how: Window | ZScore) -> torch.Tensor:
-    """Intensities as the network expects them."""
+    """Intensities as the network expects them, in the memory of `image`."""
     if isinstance(how, Window):
-        return ((image - how.low) / (how.high - how.low)).clamp(0.0, 1.0)
+        return image.sub_(how.low).div_(how.high - how.low).clamp_(0.0, 1.0)
     counted = image[image > image.mean()] if how.foreground else image
     if counted.numel() < 2:  # a constant image has no foreground
         counted = image
-    return (image - counted.mean()) / counted.std().clamp_min(1e-6)
+    mean, deviation = counted.mean(), counted.std().clamp_min(1e-6)
+    return image.sub_(mean).div_(deviation)
 
 
-def stack_context(image: torch.Tensor, context_slices: int) -> torch.Tensor:
-    """(slice, row, column) to (slice, channel, row, column): each slice with its neighbours.
+def stack_context(image: torch.Tensor, context_slices: int, part: slice = slice(None)) -> torch.Tensor:
+    """(slice, row, column) to (slice, channel, row, column): each slice of `part` with its neighbours.
 
     At the ends of the volume the last slice is repeated.
     """
     offsets = torch.arange(-context_slices, context_slices + 1)
-    index = torch.arange(image.shape[0])[:, None] + offsets[None, :]
+    index = torch.arange(image.shape[0])[part, None] + offsets[None, :]
     return image[index.clamp(0, image.shape[0] - 1)]

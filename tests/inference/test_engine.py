@@ -14,9 +14,9 @@ from inference.bundle import read_bundle
 from inference.engine import Model, mirrored_axes
 from inference.errors import OutOfMemory, UnsuitableVolume
 from inference.predict import segment
-from inference.preprocess import ModelInput
+from inference.preprocess import ModelInput, stack_context
 from inference.sweep import SLICES_PER_STEP
-from inference.volume import Volume
+from inference.volume import Box, Volume
 from tests.phantoms import ORIENTATIONS, Orientation, phantom
 from tests.phantoms.chest import chest
 
@@ -141,6 +141,30 @@ def test_a_network_that_looks_at_single_pixels_predicts_the_same_mirrored(
     model, image = model_of(tmp_path, 2, context_slices), model_input((3, 20, 30))
     mirrored = changed(model, "preprocessing", mirrored=names)
     assert torch.allclose(model.probabilities(image), mirrored.probabilities(image), atol=1e-4)
+
+
+@pytest.mark.parametrize("within", [None, (slice(3, 9), slice(4, 12), slice(0, 16))])
+def test_slices_in_parts_say_what_all_slices_at_once_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, within: Box | None
+) -> None:
+    monkeypatch.setattr("inference.engine.SLICES_AT_A_TIME", 4)
+    torch.manual_seed(3)
+    network = torch.nn.Conv2d(3, 2, 5, padding=2)
+    plain = model_of(tmp_path, 2, context_slices=1)
+    window = changed(plain, "preprocessing", window_size=(16, 16), mirrored=("slice", "column"))
+    model = Model(window.bundle, CPU, network)
+    image = model_input((11, 16, 16))
+    expected = torch.zeros(2, 11, 16, 16)
+    with torch.inference_mode():
+        for axes in ([], [0], [2], [0, 2]):
+            logits = network(stack_context(image.image.flip(axes), 1)).softmax(dim=1).transpose(0, 1)
+            expected += logits.flip([axis + 1 for axis in axes]) / 4
+    found = model.probabilities(image, within)
+    inside = (slice(None), *(within or (slice(None),) * 3))
+    torch.testing.assert_close(found[inside], expected[inside])
+    outside = torch.ones(11, 16, 16, dtype=torch.bool)
+    outside[inside[1:]] = False
+    assert torch.equal(found[0][outside], torch.ones(int(outside.sum())))
 
 
 def test_a_temperature_makes_probabilities_less_sure_and_changes_no_decision(tmp_path: Path) -> None:
