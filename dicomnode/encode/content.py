@@ -24,8 +24,10 @@ def key(code: Code) -> CodeKey:
 def code_in(item: Dataset, sequence: str) -> CodeKey:
     """The code in a sequence attribute; two empty strings when there is none."""
     raw = item.get_item(tag_and_vr(sequence)[0])
-    if isinstance(raw, RawDataElement) and raw.value and raw.value.isascii():
-        return _decoded(raw.value, raw.is_implicit_VR, raw.is_little_endian)
+    if isinstance(raw, RawDataElement) and raw.value:
+        found = _decoded(raw.value, raw.is_implicit_VR, raw.is_little_endian)
+        if "".join(found).isascii() and "".join(found).isprintable():  # the same in every character set
+            return found
     return _first(item, sequence)
 
 
