@@ -15,6 +15,8 @@ from inference.orientation import UNTURNED, Turn, to_canonical
 from inference.straighten import Straightening, straightening
 from inference.volume import Box, Volume
 
+SLICES_AT_A_TIME = 32
+
 
 @dataclass(frozen=True, eq=False)
 class ModelInput:
@@ -111,14 +113,27 @@ def resample(image: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:
     Both grids cover the same field of view, so the inverse is a call with the other shape. When the
     grid gets coarser in a plane, area averaging goes first so that small lesions are not skipped.
     """
-    batch = image[None, None] if image.ndim == 3 else image[None]
-    if tuple(batch.shape[2:]) == shape:
+    if tuple(image.shape[-3:]) == shape:
         return image
+    batch = image[None, None] if image.ndim == 3 else image[None]
+    if batch.shape[2] != shape[0]:
+        batch = _interpolated(batch, shape)
+    else:  # slices do not mix: a few at a time take less memory
+        result = batch.new_empty(*batch.shape[:2], *shape)
+        for part, target in zip(
+            batch.split(SLICES_AT_A_TIME, 2), result.split(SLICES_AT_A_TIME, 2), strict=True
+        ):
+            target.copy_(_interpolated(part, (part.shape[2], *shape[1:])))
+        batch = result
+    return batch[0, 0] if image.ndim == 3 else batch[0]
+
+
+def _interpolated(batch: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:
+    """(n, channel, slice, row, column) by area to what is coarser, then trilinear."""
     coarser = tuple(min(a, b) for a, b in zip(batch.shape[2:], shape, strict=True))
     if coarser != tuple(batch.shape[2:]):
         batch = functional.interpolate(batch, size=coarser, mode="area")
-    batch = functional.interpolate(batch, size=shape, mode="trilinear", align_corners=False)
-    return batch[0, 0] if image.ndim == 3 else batch[0]
+    return functional.interpolate(batch, size=shape, mode="trilinear", align_corners=False)
 
 
 def normalise(image: torch.Tensor, how: Window | ZScore) -> torch.Tensor:

@@ -5,9 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from inference.bundle import Preprocessing, Window, ZScore
-from inference.preprocess import model_shape, normalise, prepare, resample, stack_context
+from inference.preprocess import (
+    SLICES_AT_A_TIME,
+    model_shape,
+    normalise,
+    prepare,
+    resample,
+    stack_context,
+)
 from inference.volume import Volume
 from tests.phantoms import phantom
 
@@ -73,6 +81,16 @@ def test_a_lesion_of_one_pixel_leaves_a_trace_on_a_coarser_grid() -> None:
 def test_the_same_grid_is_passed_through_unchanged() -> None:
     image = torch.randn(2, 3, 4, 5)
     assert resample(image, (3, 4, 5)) is image
+
+
+@pytest.mark.parametrize("plane", [(9, 40), (20, 13), (11, 9)])
+def test_slices_resampled_a_few_at_a_time_are_those_of_all_at_once(plane: tuple[int, int]) -> None:
+    image = torch.randn(2, 2 * SLICES_AT_A_TIME + 3, 17, 23)
+    coarser = [min(a, b) for a, b in zip((17, 23), plane, strict=True)]
+    expected = functional.interpolate(image[None], (image.shape[1], *coarser), mode="area")
+    expected = functional.interpolate(expected, (image.shape[1], *plane), mode="trilinear")[0]
+    assert torch.equal(resample(image, (image.shape[1], *plane)), expected)
+    assert torch.equal(resample(image[0], (image.shape[1], *plane)), expected[0])
 
 
 def test_channels_are_resampled_each_for_itself() -> None:
