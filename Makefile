@@ -47,7 +47,7 @@ real-parts:
 # may have nothing to run, which pytest tells by 5.
 test: .venv/ready real-parts
 	$(BIN)/python -m pytest -m "not slow" -n 2 $(ARGS) || [ $$? -eq 5 ]
-	$(BIN)/python -m pytest -m slow -n 2 --dist loadgroup $(ARGS) || [ $$? -eq 5 ]
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile $(ARGS) || [ $$? -eq 5 ]
 
 viewer: .venv/ready real-parts
 	$(BIN)/python -m tests.viewers $(ARGS)

@@ -33,7 +33,7 @@ T = TypeVar("T")
 START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 120.0
 """The supervisor itself gives its processes a minute."""
-RESULT_TIMEOUT_S = 90.0
+RESULT_TIMEOUT_S = 240.0
 RESPONSE_TIMEOUT_S = 30.0
 AE_TITLE = "TESTNODE"
 

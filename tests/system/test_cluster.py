@@ -40,7 +40,7 @@ from tests.dicomnode.parts import events, settings_in
 from tests.phantoms import phantom
 from tests.system.queued import queue_jobs
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_group("ray")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 STUDY_COUNT = 6
 STORE_BYTES = 80_000_000

@@ -70,7 +70,7 @@ def head() -> Volume:
 def study(modality: str, folder: Path) -> tuple[SeriesIdentity, list[Path]]:
     if modality == "CT":
         identity = SeriesIdentity(attributes={"ImageType": ["ORIGINAL", "PRIMARY", "AXIAL"]})
-        write_series(chest(spacing_mm=(2.5, 1.0, 1.0)).volume, folder, identity)
+        write_series(chest().volume, folder, identity)
         return identity, sorted(folder.iterdir())
     if modality == "MR":
         write_series(head(), folder, MR)

@@ -16,7 +16,7 @@ from training.errors import RunError
 from training.tune import Search, open_study
 from training.tune_cluster import Cluster, run_trials_on_ray
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_group("ray")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
