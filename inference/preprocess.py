@@ -120,9 +120,8 @@ def resample(image: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:
         batch = _interpolated(batch, shape)
     else:  # slices do not mix: a few at a time take less memory
         result = batch.new_empty(*batch.shape[:2], *shape)
-        for part, target in zip(
-            batch.split(SLICES_AT_A_TIME, 2), result.split(SLICES_AT_A_TIME, 2), strict=True
-        ):
+        parts, targets = (torch.split(whole, SLICES_AT_A_TIME, 2) for whole in (batch, result))
+        for part, target in zip(parts, targets, strict=True):
             target.copy_(_interpolated(part, (part.shape[2], *shape[1:])))
         batch = result
     return batch[0, 0] if image.ndim == 3 else batch[0]
