@@ -208,29 +208,36 @@ class Journal:
         os.close(self._owner)
 
     def _segment_for(self, length: int) -> _Segment:
-        """The segment to write to."""
-        current = self._current
-        if current is not None and current.end + length <= self._segment_bytes:
-            return current
-        following = self._next_segment()
-        if current is not None:
-            self._full.append(current)
-        self._current = following
-        return following
+        """The segment to write to. Waits where the journal is full, and raises NoRoom in the end."""
+        while (current := self._current) is None or current.end + length > self._segment_bytes:
+            self._wait_for_the_next(current)
+            if self._current is current:  # nobody has gone on to it meanwhile
+                self._begin_next()
+        return current
 
-    def _next_segment(self) -> _Segment:
-        """A free one; the one after it is made meanwhile, so that no sender waits for zeros."""
+    def _wait_for_the_next(self, current: _Segment | None) -> None:
+        """Wait until a segment is free, or another thread has gone on to one."""
         self._make_ahead()
-        if not self._lock.wait_for(lambda: self._free or self._refusal, ROOM_TIMEOUT_S) or not self._free:
+        self._lock.wait_for(
+            lambda: self._free or self._refusal or self._current is not current, ROOM_TIMEOUT_S
+        )
+        if self._current is current and not self._free:
             raise self._refusal or NoRoom(
                 "the journal is full: what was acknowledged is not recorded in time"
             )
-        segment = self._segments[self._free.pop(0)]
+
+    def _begin_next(self) -> None:
+        """Go on to a free segment; the one after it is made meanwhile, so that no sender waits for zeros."""
+        segment = self._segments[self._free[0]]
         segment.mark, segment.end = os.urandom(16), PAGE_BYTES
         START.pack_into(self._start.view, 0, START_MAGIC, segment.mark)
         _write_whole(segment, self._start.view, 0)
+        self._free.pop(0)  # not sooner: it stays free where the disk does not take this
+        if self._current is not None:
+            self._full.append(self._current)
+        self._current = segment
+        self._lock.notify_all()
         self._make_ahead()
-        return segment
 
     def _make_ahead(self) -> None:
         """Begin to make a further segment, where none is free."""

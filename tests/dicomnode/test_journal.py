@@ -111,6 +111,37 @@ def test_a_segment_that_is_not_free_is_never_written_over(
         append(journal, *(entry(PixelData=bytes(120_000)) for _ in range(17)))
 
 
+def test_two_that_wait_for_the_same_free_segment_share_it(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dicomnode.receive.journal.MOST_SEGMENTS", 2)
+    large = {"PixelData": bytes(120_000)}
+    append(journal, *(entry(**large) for _ in range(16)))
+    waiting: list[int] = []
+    places: list[Place] = []
+    full: list[int] = []
+    wait_for = journal._lock.wait_for
+
+    def wait_and_tell(condition: Callable[[], object], timeout: float | None = None) -> object:
+        waiting.append(1)
+        return wait_for(condition, timeout)
+
+    monkeypatch.setattr("dicomnode.receive.journal.ROOM_TIMEOUT_S", WAIT_S)
+    monkeypatch.setattr(journal._lock, "wait_for", wait_and_tell)
+    both = [
+        threading.Thread(target=journal.append, args=(entry(**large), places.append, full.append))
+        for _ in range(2)
+    ]
+    for one in both:
+        one.start()
+    wait_until(lambda: len(waiting) == 2, WAIT_S)
+    journal.free(1)
+    for one in both:
+        one.join(WAIT_S)
+    assert [place.segment for place in places] == [1, 1]
+    assert full == [2]
+
+
 @settings(max_examples=60, deadline=None)
 @given(damage=st.integers(PAGE_BYTES, 3 * 8192 - 1 + PAGE_BYTES), value=st.integers(0, 255))
 def test_a_damaged_entry_is_not_taken_for_one_and_hides_no_other(
