@@ -13,7 +13,7 @@ from inference.labelmap import LesionMap
 from inference.lesions import decide
 from inference.lungs import lung_mask
 from inference.orientation import plane_of
-from inference.preprocess import on_grid, prepare
+from inference.preprocess import ModelInput, on_grid, prepare
 from inference.volume import Box, Volume
 
 Mask = npt.NDArray[np.bool_]
@@ -35,10 +35,10 @@ def segment(volume: Volume, model: Model) -> LesionMap:
     _check_plane(volume, model)
     region = find_region(volume, card.postprocessing.region)
     if region is not None and card.postprocessing.region == "body":
-        image = prepare(volume, card.preprocessing)
+        image = _prepared(volume, model, None)
         answers = model.answers(image, on_grid(region, image))
     else:
-        image = prepare(volume, card.preprocessing, None if region is None else surrounding(region, volume))
+        image = _prepared(volume, model, None if region is None else surrounding(region, volume))
         answers = model.answers(image)
     try:
         return decide(answers, image, volume, card, region)
@@ -46,6 +46,16 @@ def segment(volume: Volume, model: Model) -> LesionMap:
         answers = answers.cpu()
         torch.cuda.empty_cache()
         return decide(answers, image, volume, card, region)
+
+
+def _prepared(volume: Volume, model: Model, box: Box | None) -> ModelInput:
+    """The network's input, on its device where that has the room."""
+    how = model.bundle.card.preprocessing
+    try:
+        return prepare(volume, how, box, model.device)
+    except torch.cuda.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return prepare(volume, how, box)
 
 
 def _check_plane(volume: Volume, model: Model) -> None:

@@ -13,9 +13,10 @@ from torch.nn import functional
 from inference.bundle import Preprocessing, Window, ZScore
 from inference.orientation import UNTURNED, Turn, to_canonical
 from inference.straighten import Straightening, straightening
-from inference.volume import Box, Volume
+from inference.volume import Box, Volume, Voxels
 
 SLICES_AT_A_TIME = 32
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,14 +38,17 @@ class ModelInput:
         return slices, rows, columns
 
 
-def prepare(volume: Volume, how: Preprocessing, box: Box | None = None) -> ModelInput:
+def prepare(
+    volume: Volume, how: Preprocessing, box: Box | None = None, device: torch.device = CPU
+) -> ModelInput:
     """Crop to `box` (default: everything), make upright, turn, resample to the model's grid, normalise.
 
-    A network that looks at each slice alone gets the slices as they are, wherever they lie.
+    A network that looks at each slice alone gets the slices as they are, wherever they lie. All is done on
+    `device`, where the image stays.
     """
     whole = tuple(slice(0, n) for n in volume.shape)
     box = box or (whole[0], whole[1], whole[2])
-    voxels = torch.from_numpy(np.array(volume.voxels[box], dtype=np.float32))  # always a copy of our own
+    voxels = _on_device(volume.voxels[box], device)
     upright = straightening(volume, box) if how.looks_across_slices else None
     if upright is not None:
         voxels = upright.apply(voxels)
@@ -52,6 +56,16 @@ def prepare(volume: Volume, how: Preprocessing, box: Box | None = None) -> Model
     step_mm = None if upright is None else upright.step_mm
     image = resample(turn.apply(voxels), model_shape(volume, how, tuple(voxels.shape), step_mm))
     return ModelInput(normalise(image, how.intensity), box, volume.shape, turn, upright)
+
+
+def _on_device(voxels: Voxels, device: torch.device) -> torch.Tensor:
+    """A float32 copy of our own. A card gets the stored type, which is smaller, from memory it can read."""
+    if device.type == "cpu":
+        return torch.from_numpy(np.array(voxels, dtype=np.float32))
+    stored_type = torch.from_numpy(np.empty(0, voxels.dtype)).dtype
+    staged = torch.empty(voxels.shape, dtype=stored_type, pin_memory=device.type == "cuda")
+    staged.numpy()[...] = voxels
+    return staged.to(device, non_blocking=True).float()
 
 
 def on_grid(region: npt.NDArray[np.bool_], image: ModelInput) -> Box | None:
@@ -151,6 +165,6 @@ def stack_context(image: torch.Tensor, context_slices: int, part: slice = slice(
 
     At the ends of the volume the last slice is repeated.
     """
-    offsets = torch.arange(-context_slices, context_slices + 1)
-    index = torch.arange(image.shape[0])[part, None] + offsets[None, :]
+    offsets = torch.arange(-context_slices, context_slices + 1, device=image.device)
+    index = torch.arange(image.shape[0], device=image.device)[part, None] + offsets[None, :]
     return image[index.clamp(0, image.shape[0] - 1)]

@@ -36,7 +36,7 @@ class Straightening:
 
     def apply(self, voxels: torch.Tensor) -> torch.Tensor:
         """Native voxels (slice, row, column), float, on the upright grid; beside the images their minimum."""
-        fill = float(voxels.min())
+        fill = voxels.min()
         _, rows, columns = self.upright_shape
         shifted = [
             _moved(_moved(image, down, 0, rows, fill), right, 1, columns, fill)
@@ -104,7 +104,9 @@ def _read_off(images: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
     return torch.lerp(images[low], images[high], share)
 
 
-def _moved(image: torch.Tensor, by: float, axis: int, length: int, fill: float) -> torch.Tensor:
+def _moved(
+    image: torch.Tensor, by: float, axis: int, length: int, fill: float | torch.Tensor
+) -> torch.Tensor:
     """`image` moved by a fraction of pixels along one axis, on an axis of `length` pixels."""
     if by == 0.0 and length == image.shape[axis]:
         return image

@@ -1,4 +1,4 @@
-"""What follows the network, on the device where its answers are.
+"""What goes before and after the network, on the device where it is.
 
 Tensors of the device "meta" have a shape and no values, and torch refuses to mix them with tensors of the
 CPU, as it refuses to mix those of a GPU. So these tests show that nothing on the way needs the CPU; that a
@@ -20,10 +20,47 @@ from inference.bundle import Preprocessing, Window, read_bundle
 from inference.engine import Model
 from inference.lesions import decide, joint_and_likeliest
 from inference.predict import segment
-from inference.preprocess import prepare
+from inference.preprocess import ModelInput, prepare, stack_context
 from tests.phantoms import phantom
 
 META = torch.device("meta")
+
+
+@pytest.mark.parametrize("tilt_degrees", [0.0, 15.0])
+@pytest.mark.parametrize("context_slices", [0, 2])
+def test_an_image_is_made_ready_where_the_network_is(tilt_degrees: float, context_slices: int) -> None:
+    volume = phantom("oblique", (3.0, 1.0, 1.5), tilt_degrees=tilt_degrees).volume
+    how = Preprocessing(
+        spatial_dims=2,
+        context_slices=context_slices,
+        spacing_mm=(None, 0.7, 2.0),
+        intensity=Window(low=0.0, high=200.0),
+        window_size=(8, 8),
+        canonical=True,
+    )
+    expected, found = prepare(volume, how), prepare(volume, how, device=META)
+    assert (found.image.device, found.image.dtype) == (META, torch.float32)
+    assert found.image.shape == expected.image.shape
+    there, here = (stack_context(image.image, context_slices) for image in (found, expected))
+    assert (there.device, there.shape) == (META, here.shape)
+
+
+def test_a_device_too_small_for_the_source_grid_leaves_making_ready_to_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[tuple[object, ...]] = []
+
+    def first_fails(*given: object) -> ModelInput:
+        tried.append(given[3:])
+        if len(tried) == 1:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory (simulated)")
+        return prepare(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(inference.predict, "prepare", first_fails)
+    found, cpu = phantom(), torch.device("cpu")
+    lesions = segment(found.volume, Model(read_bundle(write_bundle(tmp_path)), cpu))
+    assert tried == [(cpu,), ()]
+    np.testing.assert_array_equal(lesions.values > 0, found.lesion_map.values > 0)
 
 
 @pytest.mark.parametrize("tilt_degrees", [0.0, 15.0])
