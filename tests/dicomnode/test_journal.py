@@ -12,6 +12,7 @@ import struct
 import threading
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import wait
 from errno import ENOSPC
 from functools import partial
 from pathlib import Path
@@ -218,6 +219,7 @@ def test_a_sender_cannot_forge_an_entry(journal: Journal, spool: Spool) -> None:
     draft, ahead = Draft(Pages(), b""), Ahead()
     draft.add(pixels.ljust(PIECE_BYTES))
     other.write_ahead(draft, ahead)
+    wait(ahead.writing)
     theirs = segment_path(spool.journals / "two", 1)
     assert entry_at(os.open(theirs, os.O_RDONLY), ahead.pieces[0][0] + PAGE_BYTES) is not None, (
         "but for its mark"

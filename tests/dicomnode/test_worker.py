@@ -489,5 +489,5 @@ def test_a_job_whose_images_changed_or_are_gone_cannot_run_again(node: Node) -> 
 
 def test_a_job_without_results_has_nothing_to_compare(node: Node) -> None:
     node.route()
-    with pytest.raises(PermanentError, match="has no results to compare with"):
+    with pytest.raises(PermanentError, match="has no results, or none that are kept"):
         check_again(node)
