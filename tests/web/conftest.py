@@ -72,13 +72,14 @@ class Desk:
         page.screenshot(path=PICTURES / f"{name}.png", full_page=True)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def running() -> Iterator[Browser]:
+    """Over before others of the same process start a browser of theirs: Playwright allows one at a time."""
     with browser() as started:
         yield started
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def hospital_of_all(tmp_path_factory: pytest.TempPathFactory) -> Hospital:
     return hospital.build(tmp_path_factory.mktemp("hospital"))
 
