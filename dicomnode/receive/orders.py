@@ -21,7 +21,7 @@ REPORT = struct.Struct(">QL")
 MOST_AT_ONCE = 256
 PAUSE_S = 0.05
 """A sender that is silent for so long does not need the processor and the disk for itself."""
-LONGEST_S = 1.0
+LONGEST_S = 0.3
 """Rows are no later than this, however long images stream in."""
 LOOK_INTERVAL_S = 0.01
 MOST_FULL = MOST_SEGMENTS // 2

@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -32,6 +34,8 @@ from dicomnode.records.tables import ResultRow
 from dicomnode.spool import Spool
 
 RETRY_S = 0.5
+AT_ONCE = 2
+"""Files: digest, checksum and disk leave the interpreter to others. The sender has paused, or waits."""
 MOST_RECOVERED_AT_ONCE = 64
 """The largest of them together take some 256 MB of memory."""
 
@@ -45,15 +49,14 @@ class Recorder:
         self._spool = spool
         self._database = database
         self._intake = Intake(spool, database, audit)
+        self._files = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="files")
 
     def record(self, found: Sequence[Entry], *, again: bool = False) -> None:
         """Make a file and a row of each entry, in one transaction; `again`: unless it has a row already.
 
         Files are on the disk only after the next `sync` of the spool. Raises OSError and SQLAlchemyError.
         """
-        paths = [self._path(entry) for entry in found]
-        for entry, path in zip(found, paths, strict=True):
-            self._spool.place(path, entry.arrival.file_header, entry.arrival.encoded)
+        paths = list(self._files.map(self._placed, found))
         uids = [entry.arrival.sop_instance_uid for entry in found]
         with self._database.transaction() as session:
             known = versions_of(session, uids)
@@ -116,7 +119,8 @@ class Recorder:
         done = 0
         for orders in Orders(channel).batches():
             freed = 0
-            found = [segments.entry(place) for order, place in orders if order is not Order.FREE]
+            places = [place for order, place in orders if order is not Order.FREE]
+            found = list(self._files.map(segments.entry, places))
             again = any(order is Order.RECORD_AGAIN for order, _ in orders)
             if not self._is_recorded(channel, found, again):
                 log.error("acknowledged_instances_left_for_the_next_start", count=len(found))
@@ -143,27 +147,29 @@ class Recorder:
                 break
         return True
 
-    def _path(self, entry: Entry) -> Path:
-        identity = entry.identity
-        return self._spool.instance_path(
-            identity.study_instance_uid,
-            identity.series_instance_uid,
-            entry.arrival.sop_instance_uid,
-            entry.sha256,
+    def _placed(self, entry: Entry) -> Path:
+        """Where its file is now."""
+        arrival, identity = entry.arrival, entry.identity
+        path = self._spool.instance_path(
+            identity.study_instance_uid, identity.series_instance_uid, arrival.sop_instance_uid, entry.sha256
         )
+        self._spool.place(path, arrival.file_header, arrival.encoded)
+        return path
 
 
 class _Segments:
-    """Reads from the segments of one journal."""
+    """Reads from the segments of one journal; from several threads."""
 
     def __init__(self, journal: Path) -> None:
         self._journal = journal
         self._open: dict[int, int] = {}
+        self._opening = threading.Lock()
 
     def entry(self, place: Place) -> Entry:
         """The entry at a place."""
-        if place.segment not in self._open:
-            self._open[place.segment] = os.open(segment_path(self._journal, place.segment), os.O_RDONLY)
+        with self._opening:
+            if place.segment not in self._open:
+                self._open[place.segment] = os.open(segment_path(self._journal, place.segment), os.O_RDONLY)
         found = entry_at(self._open[place.segment], place.offset)
         if found is None:
             raise RuntimeError(f"no entry at {place}")
