@@ -23,6 +23,7 @@ round by round, and is above 1 for the faster one. Cases that lie `at` a place o
 
 from __future__ import annotations
 
+import math
 import statistics
 import subprocess
 import time
@@ -258,5 +259,4 @@ def quantile(values: Sequence[float], share: float) -> float:
     """The value that `share` of `values` do not exceed: the median as usual, else the next one upwards."""
     if share == 0.5:
         return statistics.median(values)
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+    return sorted(values)[math.ceil(share * len(values)) - 1]

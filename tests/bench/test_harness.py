@@ -27,6 +27,7 @@ from tests.bench.harness import (
     Stage,
     command,
     measure,
+    quantile,
     simply,
 )
 from tests.bench.needs import Need
@@ -94,6 +95,11 @@ def test_a_goal_is_met_missed_or_open(goal: AtLeast | AtMost, met: bool | None, 
     found = measure(Case("c", (ours, seconds("peer", 2.0, 4.0), absent), goals=(goal,)), 2)
     (verdict,) = found.verdicts
     assert (verdict.met, verdict.measured) == (met, measured)
+
+
+def test_of_twenty_rounds_nineteen_are_95_percent() -> None:
+    values = [float(number) for number in range(20, 0, -1)]
+    assert (quantile(values, 0.95), quantile(values[1:], 0.95), quantile(values, 1.0)) == (19.0, 19.0, 20.0)
 
 
 def test_a_peer_that_is_not_installed_is_named_with_its_remedy_and_never_opened() -> None:

@@ -18,7 +18,7 @@ EVENTS = "events, 4 at once"
 END_TO_END_MEGAVOXELS = 300 * 512 * 512 / 1e6
 ENCODING_SIDE = 256
 """Of the cases of stage `encoding` that grow with slices."""
-COMPLETION = ("count asked for", "routing")
+COMPLETION = ("recording", "count asked for", "routing")
 DELIVERY = ("storing results", "sending", "commitment")
 
 
