@@ -74,7 +74,7 @@ class Recorder:
                 stored = Stored(str(path), entry.sha256, None)
                 self._intake.record(session, arrival, entry.identity, stored, facts)
                 if not path.exists():  # retention removed it; it cannot while we write here
-                    self._spool.place(path, arrival.file_header, arrival.encoded)
+                    self._placed(entry)
 
     def recover(self, patience_s: float = 0.0) -> int:
         """Record what processes that are gone had acknowledged; returns how many entries there were.

@@ -46,10 +46,8 @@ class Rounded(nn.Module):
         super().__init__()
         convolution = layer.convolution
         self.slope = layer.slope
-        low, high = (
-            min(0.0, limits[0]),
-            max(0.0, limits[1]),
-        )  # padding is 0, which must have a level of its own
+        # padding is 0, which must have a level of its own
+        low, high = min(0.0, limits[0]), max(0.0, limits[1])
         self.scale = max((high - low) / LEVELS, torch.finfo(torch.float32).tiny)
         self.zero = round(-low / self.scale)
         self.offset = torch.tensor(self.zero + 0.5)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Sequence
+from statistics import median
 
 from dicomnode.records.audit import Stage
 from tests.bench.results import CaseResult, ContenderResult, Results, StageResult
@@ -29,7 +28,7 @@ def costs_of(results: Results, measured: Measured) -> Costs:
     return Costs(
         measured=measured,
         receive_s=Line.through(*(_received(ingest, *kind) for kind in (SMALL, LARGE))),
-        completion_s=sum(_median(spans.values(f"{name} (s)")) for name in COMPLETION),
+        completion_s=sum(median(spans.values(f"{name} (s)")) for name in COMPLETION),
         transaction_s=_slower(_case(records, EVENTS)),
         job_s={
             Stage.READ: _in_proportion(spans, Stage.READ),
@@ -37,7 +36,7 @@ def costs_of(results: Results, measured: Measured) -> Costs:
             Stage.MEASURE: _in_proportion(spans, Stage.MEASURE),
             Stage.ENCODE: _encoded(encoding),
         },
-        delivery_s=sum(_median(spans.values(f"{name} (s)")) for name in DELIVERY),
+        delivery_s=sum(median(spans.values(f"{name} (s)")) for name in DELIVERY),
     )
 
 
@@ -80,17 +79,17 @@ def _slower(case: CaseResult) -> float:
 def _each(case: CaseResult, name: str) -> float:
     if case.count is None:
         raise LookupError(f"{case.name!r} does not say how many it handled")
-    return _median(_contender(case, name).seconds) / case.count
+    return median(_contender(case, name).seconds) / case.count
 
 
 def _in_proportion(spans: ContenderResult, stage: Stage) -> Line:
-    return Line(fixed=0.0, each=_median(spans.values(f"{stage} (s)")) / END_TO_END_MEGAVOXELS)
+    return Line(fixed=0.0, each=median(spans.values(f"{stage} (s)")) / END_TO_END_MEGAVOXELS)
 
 
 def _encoded(encoding: StageResult) -> Line:
     """All results of 20 lesions, through the shortest and the longest series."""
     took_s = {
-        case.at[1]: _median(_contender(case, "node: all").seconds)
+        case.at[1]: median(_contender(case, "node: all").seconds)
         for case in encoding.cases
         if case.at and case.at[0] == "slices"
     }
@@ -99,7 +98,3 @@ def _encoded(encoding: StageResult) -> Line:
     return Line.through(
         *((slices * ENCODING_SIDE**2 / 1e6, took_s[slices]) for slices in (min(took_s), max(took_s)))
     )
-
-
-def _median(values: Sequence[float]) -> float:
-    return statistics.median(values)
