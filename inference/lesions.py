@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from inference.bundle import ModelCard, Postprocessing
 from inference.errors import BundleError
+from inference.foreground import foreground_box, is_on_host, on_host
 from inference.labelmap import Label, LabelMap, Lesion, LesionMap, layered
 from inference.preprocess import ModelInput, restore
 from inference.volume import Box, Volume
@@ -40,12 +41,12 @@ def decide(
             f"its card asks for {len(card.labels) + background}: export the model again"
         )
     if not card.labels_overlap:
-        label_map, certainty = to_label_map(probabilities, image, card.labels, how)
+        label_map, certainty = _found(probabilities, image, card.labels, how)
         return find_lesions(label_map, volume, how, region, certainty)
     maps = []
     for label, probability in zip(card.labels, probabilities, strict=True):
         alone = torch.stack([1.0 - probability, probability])
-        label_map, certainty = to_label_map(alone, image, (label,), how)
+        label_map, certainty = _found(alone, image, (label,), how)
         maps.append(find_lesions(label_map, volume, how, region, certainty))
     return layered(maps)
 
@@ -59,10 +60,30 @@ def to_label_map(
     where all labels together reach the threshold. Also returns that joint probability (slice, row,
     column) on the source grid; outside the box it is 0.
     """
-    joint, likeliest = joint_and_likeliest(probabilities[1:], image, labels)
-    likeliest.mul_(joint >= how.probability_threshold)
-    values, certainty = (_in_source(found.cpu().numpy(), image) for found in (likeliest, joint))
+    joint, labelled = _labelled(probabilities, image, labels, how)
+    values, certainty = (_in_source(found.cpu().numpy(), image) for found in (labelled, joint))
     return LabelMap(values, labels), certainty
+
+
+def _found(
+    probabilities: torch.Tensor, image: ModelInput, labels: tuple[Label, ...], how: Postprocessing
+) -> tuple[LabelMap, Probabilities | None]:
+    """As `to_label_map`, with no more of the probability than `find_lesions` looks at.
+
+    It looks at none unless lesions need a peak, and then within them only.
+    """
+    joint, labelled = _labelled(probabilities, image, labels, how)
+    box = None if is_on_host(labelled) else foreground_box(labelled)
+    label_map = LabelMap(_in_source(on_host(labelled, box), image), labels)
+    return label_map, _in_source(on_host(joint, box), image) if how.peak_probability else None
+
+
+def _labelled(
+    probabilities: torch.Tensor, image: ModelInput, labels: tuple[Label, ...], how: Postprocessing
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The joint probability of all labels, and the label of each voxel, 0 below the threshold."""
+    joint, likeliest = joint_and_likeliest(probabilities[1:], image, labels)
+    return joint, likeliest.mul_(joint >= how.probability_threshold)
 
 
 def _in_source(found: npt.NDArray[Any], image: ModelInput) -> npt.NDArray[Any]:
@@ -112,7 +133,7 @@ def find_lesions(
     values = np.zeros(label_map.values.shape, np.uint16)
     lesions: list[Lesion] = []
     for label in label_map.labels:
-        pieces = _pieces(label_map.values == label.number, label, volume)
+        pieces = _pieces(label_map.values, label, volume)
         for piece in sorted(pieces, key=lambda piece: -piece.voxel_count):
             inside, box = piece.inside, piece.box
             if label.kind == "lesion" and not _accepted(inside, box, volume, how, region, certainty):
@@ -138,13 +159,16 @@ class Piece:
         return inside
 
 
-def _pieces(mask: npt.NDArray[np.bool_], label: Label, volume: Volume) -> Iterator[Piece]:
-    """No piece lies in two runs of slices. Only the box around all of them is looked at more than once."""
+def _pieces(values: npt.NDArray[np.uint8], label: Label, volume: Volume) -> Iterator[Piece]:
+    """No piece lies in two runs of slices. Only the box around all labels is looked at more than once."""
     for run in volume.runs:
-        around = smallest_box(mask[run])
+        around = smallest_box(values[run])
         if around is None:
             continue
-        part, place = mask[run][around], _moved(around, (run.start, 0, 0))
+        part, place = values[run][around] == label.number, _moved(around, (run.start, 0, 0))
+        if (closer := smallest_box(part)) is None:
+            continue
+        part, place = part[closer], _moved(closer, (place[0].start, place[1].start, place[2].start))
         if label.kind == "organ":
             yield Piece(part.astype(np.uint32), 1, place, int(np.count_nonzero(part)))
             continue
@@ -194,8 +218,8 @@ def _moved(box: Box, by: tuple[int, int, int]) -> Box:
     return slices, rows, columns
 
 
-def smallest_box(mask: npt.NDArray[np.bool_]) -> Box | None:
-    """The box (slice, row, column) around all voxels of `mask`; None where there are none."""
+def smallest_box(mask: npt.NDArray[Any]) -> Box | None:
+    """The box (slice, row, column) around all voxels of `mask` that are not 0; None where there are none."""
     occupied = np.flatnonzero(mask.any(axis=(1, 2)))
     if not occupied.size:
         return None
