@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from dicomnode.commands.options import DEFAULT_CONFIG, ConfigOption, open_node
 from dicomnode.errors import ConfigurationError
+from dicomnode.loaded import keep_what_is_loaded
 from dicomnode.logs import configure_logging
 from dicomnode.models.life import Life
 from dicomnode.processes import stop_event, supervise
@@ -93,6 +94,7 @@ def receive(config: ConfigOption = DEFAULT_CONFIG) -> None:
             f"cannot listen on {settings.node.host}:{settings.node.port} ({error.strerror}); "
             "stop what uses the port, or change node.port"
         ) from error
+    keep_what_is_loaded()
     while not stopping.wait(LOOK_FOR_SIGNALS_S):
         pass
     listener.stop()
@@ -114,7 +116,9 @@ def housekeep(config: ConfigOption = DEFAULT_CONFIG) -> None:
         note_configuration(session, Audit("housekeeping"), settings, _digest(config))
     from dicomnode.housekeeping import Housekeeping
 
-    Housekeeping(settings, database, usable_models(settings)).run(stop_event())
+    housekeeping = Housekeeping(settings, database, usable_models(settings))
+    keep_what_is_loaded()
+    housekeeping.run(stop_event())
 
 
 def work(

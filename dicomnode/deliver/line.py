@@ -38,7 +38,6 @@ def taken_line(
             channel = provider.socket.socket if provider.socket else None
             if not is_parked or channel is None or provider.state_machine.current_state != DATA_TRANSFER:
                 raise PeerUnavailable("the association ended before anything was sent")
-            channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             gate.reader = PduReader(channel, _limits(response_timeout_s), is_first=False)
             provider.socket.recv = gate.reader.receive
             yield channel, gate.reader

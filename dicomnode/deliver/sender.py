@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from socket import IPPROTO_TCP, TCP_NODELAY
 from ssl import SSLContext
 from typing import Any
 
@@ -85,7 +86,11 @@ def associate(
             max_pdu=peer.maximum_pdu_bytes or DEFAULT_MAX_LENGTH,
             ext_neg=list(roles),
             tls_args=_tls(peer),
-            evt_handlers=[(evt.EVT_CONN_OPEN, watchdog.on_connection), *handlers],
+            evt_handlers=[
+                (evt.EVT_CONN_OPEN, _say_at_once),
+                (evt.EVT_CONN_OPEN, watchdog.on_connection),
+                *handlers,
+            ],
         )
     if association.is_established:
         return association
@@ -97,6 +102,11 @@ def associate(
         )
     by_tls = " by TLS, or one side does not believe the other's certificate" if peer.tls else ""
     raise PeerUnavailable(f"peer {peer.name} does not answer at {peer.host}:{peer.port}{by_tls}")
+
+
+def _say_at_once(event: Any) -> None:
+    """pynetdicom writes a command and its data set apart; the system would keep the second back for 40 ms."""
+    event.assoc.dul.socket.socket.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
 
 
 def _tls(peer: PeerSettings) -> tuple[SSLContext, str] | None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from sqlalchemy import make_url
 
+from dicomnode.loaded import keep_what_is_loaded
 from dicomnode.logs import configure_logging
 from dicomnode.receive.recorder import Recorder
 from dicomnode.records.audit import Audit
@@ -29,6 +30,7 @@ def main() -> None:
     configure_logging("record")
     told = json.loads(sys.stdin.readline())
     recorder = Recorder(Spool(Path(told["spool"])), Database(make_url(told["database"])), Audit("receiver"))
+    keep_what_is_loaded()
     recorder.serve(socket.socket(fileno=told["channel"]), Path(told["journal"]))
 
 

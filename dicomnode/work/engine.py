@@ -9,6 +9,7 @@ from typing import Protocol
 import structlog
 
 from dicomnode.errors import TransientError
+from dicomnode.loaded import let_go_of_what_ended
 from dicomnode.work.share import EVERYTHING, Share
 from inference.bundle import ModelBundle
 from inference.labelmap import LesionMap
@@ -67,6 +68,7 @@ class LocalEngine:
         """Make a model resident. Raises BundleError."""
         started = time.monotonic()
         if self._models.load(bundle, in_use):
+            let_go_of_what_ended()
             log_loaded(bundle, self.place, started)
 
     def segmenter(self, bundle: ModelBundle, in_use: Collection[str]) -> Segmenter:

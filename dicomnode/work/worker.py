@@ -20,6 +20,7 @@ from structlog.contextvars import bound_contextvars
 from dicomnode.encode.equipment import software_version
 from dicomnode.errors import InputChanged, PermanentError, StaleLease, TransientError
 from dicomnode.forms import all_kinds
+from dicomnode.loaded import keep_what_is_loaded
 from dicomnode.records.audit import Audit, Stage, Subject
 from dicomnode.records.db import Database
 from dicomnode.records.instances import stored_instances
@@ -234,6 +235,7 @@ class Worker:
             except EngineLost as error:
                 log.error("engine_lost", reason=str(error))
                 return False
+        keep_what_is_loaded()
         return True
 
     def _digests_in_use(self) -> frozenset[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +14,9 @@ from pynetdicom import AE, evt
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 
 from dicomnode.assemble import query
-from dicomnode.assemble.query import count_instances
+from dicomnode.assemble.query import FIND, count_instances
+from dicomnode.deliver.outgoing import UNCOMPRESSED
+from dicomnode.deliver.sender import associate, release
 from dicomnode.errors import TransientError
 from dicomnode.selftest.temporary import free_port
 from dicomnode.settings.node import PeerSettings
@@ -54,6 +57,15 @@ def test_the_count_of_the_study_is_asked_and_returned() -> None:
     (wanted,) = asked
     assert (wanted.QueryRetrieveLevel, wanted.StudyInstanceUID) == ("STUDY", "1.2.3")
     assert "NumberOfStudyRelatedInstances" in wanted
+
+
+def test_what_is_said_goes_out_at_once() -> None:
+    with archive(nothing) as peer:
+        association = associate("NODE", peer, [(FIND, UNCOMPRESSED)], 10.0)
+        channel = association.dul.socket.socket
+        without_delay = channel.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        release(association)
+    assert without_delay, "a data set would wait 40 ms behind its command"
 
 
 def nothing(_: Any) -> Iterator[tuple[int, Dataset | None]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import threading
@@ -67,3 +68,5 @@ def test_a_worker_does_it_before_its_first_job(tmp_path: Path, monkeypatch: pyte
     stopping.set()
     running.join()
     assert warmed == ["threshold"]
+    assert gc.get_freeze_count(), "what was loaded is looked at by the collector in the middle of a job"
+    gc.unfreeze()
