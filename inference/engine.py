@@ -13,6 +13,7 @@ from torch.nn.utils.memory_format import (
 )
 
 from inference.bundle import ModelBundle, Preprocessing
+from inference.device import best_device
 from inference.errors import BundleError, OutOfMemory
 from inference.fast_mode import Precision
 from inference.networks.build import build_network
@@ -27,11 +28,6 @@ SLICES_AT_A_TIME = 32
 """Of 2-D networks: more would only need more memory. Whole batches, so that results stay what they are."""
 SMALLEST_SHARE = 1 / 64
 """Of the usual work at a time; what needs less memory than that is hopeless."""
-
-
-def best_device() -> torch.device:
-    """The first GPU, or the CPU when there is none."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class Model:

@@ -9,6 +9,10 @@ class BundleError(InferenceError):
     """A model bundle is incomplete, altered, or asks for something that is not allowed."""
 
 
+class DeviceMissing(InferenceError):
+    """The settings name a device that this machine has not got."""
+
+
 class UnsuitableVolume(InferenceError):
     """The volume cannot be given to this model: wrong unit, no geometry, organ not in view."""
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-import torch
-
 from inference.bundle import ModelBundle
-from inference.engine import Model, best_device
+from inference.device import device_named, stay_on
+from inference.engine import Model
 from inference.labelmap import LesionMap
 from inference.predict import segment
 from inference.volume import Volume
@@ -17,7 +16,9 @@ class ResidentModels:
     """Loads each model at its first use and keeps it while it is in use. One per process and device."""
 
     def __init__(self, device: str = "auto") -> None:
-        self.device = best_device() if device == "auto" else torch.device(device)
+        """Raises DeviceMissing."""
+        self.device = device_named(device)
+        stay_on(self.device)
         self._models: dict[str, Model] = {}
 
     def __contains__(self, digest: str) -> bool:

@@ -23,7 +23,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from inference.engine import Model, best_device
+from inference.device import best_device
+from inference.engine import Model
 from inference.networks.build import build_network
 from inference.volume import Volume
 from training.calibrate import calibrate, with_postprocessing

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from inference.engine import Model, best_device
+from inference.device import best_device
+from inference.engine import Model
 from inference.networks.build import build_network
 from training.adjust import with_values
 from training.cases import digest, of_split

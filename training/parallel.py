@@ -19,7 +19,7 @@ import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from inference.engine import best_device
+from inference.device import best_device
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from inference.engine import best_device
+from inference.device import best_device
 from training.cases import digest, of_split
 from training.config import Experiment
 from training.datasets.catalogue import open_dataset

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from inference.engine import best_device
+from inference.device import best_device
 from inference.networks.build import build_network
 from training.config import Experiment, Fitting
 from training.errors import RunError

@@ -13,7 +13,8 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from inference.bundle import ModelBundle, ModelCard, Preprocessing
-from inference.engine import Model, best_device
+from inference.device import best_device
+from inference.engine import Model
 from inference.preprocess import stack_context
 from training.cases import Case, DataSet, LoadedCase, Truth, digest, of_split
 from training.config import UNKNOWN_DIGEST, Augmentation, Experiment, card_content, untuned

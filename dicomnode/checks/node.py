@@ -18,6 +18,7 @@ from dicomnode.records.db import Database, migrate, revision_of
 from dicomnode.records.standing import missing_live, state_here
 from dicomnode.settings.node import Settings
 from dicomnode.spool import Spool
+from inference.errors import DeviceMissing
 from inference.registry import find_bundles
 
 DURABLE = ("fsync", "full_page_writes", "synchronous_commit")
@@ -141,22 +142,21 @@ def _check_cluster(settings: Settings) -> Iterator[Finding]:
 def _check_own(settings: Settings) -> Iterator[Finding]:
     import torch
 
-    from inference.engine import best_device
+    from inference.device import device_named
 
     memory = {gpu.name: gpu for gpu in gpu_memory()}
     for wanted in settings.worker.devices:
-        device = best_device() if wanted == "auto" else torch.device(wanted)
+        try:
+            device = device_named(wanted)
+            torch.zeros(1, device=device)
+        except (DeviceMissing, RuntimeError) as error:
+            yield wrong("device", f"{wanted} cannot be used ({str(error).splitlines()[0]})")
+            continue
         if device.type == "cpu":
             yield (note if wanted == "auto" else ok)(
                 "device",
                 "no GPU found; models run on the CPU" if wanted == "auto" else "models run on the CPU",
             )
-            continue
-        try:
-            torch.zeros(1, device=device)
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            yield wrong("device", f"{wanted} cannot be used ({reason}); correct worker.devices")
             continue
         name = f"cuda:{device.index or 0}"
         free = (

@@ -114,7 +114,9 @@ class ModelSettings(Section):
 class WorkerSettings(Section):
     """How jobs are worked on. One process per entry of `devices`: "auto", "cpu", "cuda:0", ..."""
 
-    devices: tuple[str, ...] = Field(default=("auto",), min_length=1)
+    devices: tuple[Annotated[str, Field(pattern=r"^(auto|cpu|cuda:[0-9]+)$")], ...] = Field(
+        default=("auto",), min_length=1
+    )
     job_timeout_s: float = Field(default=900.0, gt=0.0)
     lease_s: float = Field(default=30.0, gt=0.0)
     maximum_attempts: int = Field(default=3, ge=1)

@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -26,7 +25,8 @@ from dicomnode.records.tables import AuditRow, InstanceRow, JobRow, ResultRow
 from dicomnode.spool import Spool, sha256_of
 from dicomnode.study import Series, read_instance
 from dicomnode.work.pipeline import Assignment, process_series
-from inference.engine import Model, best_device
+from inference.device import device_named
+from inference.engine import Model
 from inference.predict import segment
 from inference.registry import Registry
 
@@ -75,7 +75,7 @@ def run_again(database: Database, registry: Registry, job_id: int, device: str =
     Raises PermanentError when it has no results, its images or its model are not what they were;
     UnreadableSeries, InferenceError or ResultRejected as the job itself would.
     """
-    chosen = best_device() if device == "auto" else torch.device(device)
+    chosen = device_named(device)
     with database.snapshot() as session:
         job = session.get(JobRow, job_id)
         results = session.scalars(select(ResultRow).where(ResultRow.job_id == job_id)).all()

@@ -41,7 +41,7 @@ def gpu() -> Need:
 
 def vnni() -> Need:
     """No GPU, and a processor that multiplies numbers of 8 bits."""
-    from inference.engine import best_device  # loads torch
+    from inference.device import best_device  # loads torch
     from inference.networks.int8 import WITH_VNNI, kind_of
 
     return Need(kind_of(best_device()) == WITH_VNNI, "a machine without a GPU whose processor has VNNI")

@@ -17,7 +17,7 @@ from dicomnode.checks import clock, node
 from dicomnode.checks.finding import Finding, Verdict
 from dicomnode.checks.peers import check_calls, check_peer
 from dicomnode.deliver.sender import echo
-from dicomnode.errors import TransientError
+from dicomnode.errors import ConfigurationError, TransientError
 from dicomnode.observe.machine import GpuMemory
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database, utc_now
@@ -134,6 +134,12 @@ def test_a_device_that_is_not_there_is_wrong(tmp_path: Path, monkeypatch: pytest
     devices = [finding for finding in node.check_node(settings) if finding.subject == "device"]
     assert [finding.verdict for finding in devices] == [Verdict.WRONG]
     assert "cuda:7 cannot be used" in devices[0].detail
+    assert "may name auto, cpu" in devices[0].detail
+
+
+def test_a_device_that_no_machine_has_is_a_mistake_in_the_configuration(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"worker\.devices"):
+        settings_in(tmp_path, '[worker]\ndevices = ["cpu", "gpu0"]')
 
 
 def test_a_data_folder_that_cannot_be_made_is_a_finding_and_the_rest_is_checked(tmp_path: Path) -> None:

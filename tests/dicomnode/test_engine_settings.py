@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from dicomnode.processes import workers
 from dicomnode.settings.inference import InferenceSettings, PoolSettings
-from dicomnode.settings.node import NodeSettings, Settings
+from dicomnode.settings.node import NodeSettings, Settings, WorkerSettings
 from dicomnode.work.share import EVERYTHING, Share
 
 REST = PoolSettings(name="rest")
@@ -62,6 +62,14 @@ def test_every_actor_has_a_worker_of_its_own(tmp_path: Path) -> None:
         ["--pool", "small", "--number", "1"],
         ["--pool", "rest", "--number", "0"],
     ]
+
+
+def test_every_card_has_a_worker_of_its_own(tmp_path: Path) -> None:
+    settings = Settings(
+        node=NodeSettings(ae_title="NODE", data=tmp_path),
+        worker=WorkerSettings(devices=("cuda:0", "cuda:1", "cuda:1", "cpu")),
+    )
+    assert [which for _, which in workers(settings)] == ["cuda:0", "cuda:1", "cuda:1", "cpu"]
 
 
 def test_a_share_is_the_named_models_or_all_others() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from inference.engine import best_device
+from inference.device import best_device
 from tests.training.crops import save as save_nifti
 from tests.training.crops import write_crops
 from training import train

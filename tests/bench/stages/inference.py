@@ -16,7 +16,8 @@ import torch
 from monai.inferers.utils import sliding_window_inference
 
 from inference.bundle import Preprocessing, read_bundle
-from inference.engine import best_device, fitted, load_network, quickened
+from inference.device import best_device
+from inference.engine import fitted, load_network, quickened
 from inference.networks.build import build_network
 from inference.networks.int8 import Limits, observed
 from inference.preprocess import stack_context
