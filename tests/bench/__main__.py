@@ -1,9 +1,10 @@
 """`make bench`: every stage against its peers.
 
-    python -m tests.bench [--only STAGE]... [--rounds N] [--quick] [--write] [--list]
+    python -m tests.bench [--only STAGE]... [--rounds N] [--quick] [--device DEVICE] [--write] [--list]
 
 Without `--write` the tables are only printed; with it docs/performance.md and docs/performance.json get the
-stages that were measured, and keep the others. `--quick` takes small data and three rounds.
+stages that were measured, and keep the others. `--quick` takes small data and three rounds. `--device cuda:1`
+lets the networks of the stage `inference` run there; by itself it takes the first GPU where there is one.
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ def all_stages() -> dict[str, Stage]:
     return {module.STAGE.name: module.STAGE for module in found if hasattr(module, "STAGE")}
 
 
-def run_stage(stage: Stage, size: Size, rounds: int, command: str) -> StageResult:
+def run_stage(stage: Stage, size: Size, rounds: int, command: str, device: str = "auto") -> StageResult:
     """Measure all cases of a stage, and print each table when it is there."""
     where, cases = machine(), []
     with tempfile.TemporaryDirectory(prefix=f"bench-{stage.name}-") as folder:
-        for case in stage.cases(Setting(size, Path(folder))):
+        for case in stage.cases(Setting(size, Path(folder), device)):
             found = measure(case, rounds)
             cases.append(found)
             print(
@@ -64,6 +65,7 @@ def main(arguments: Sequence[str] | None = None, docs: Path = page.DOCS) -> int:
     parser.add_argument("--only", action="append", choices=sorted(known), help="this stage (may be repeated)")
     parser.add_argument("--rounds", type=int, help="rounds instead of each stage's own number")
     parser.add_argument("--quick", action="store_true", help="small data and three rounds")
+    parser.add_argument("--device", default="auto", help="where networks run: auto, cpu, cuda:0, ...")
     parser.add_argument("--write", action="store_true", help="write docs/performance.md and .json")
     parser.add_argument("--list", action="store_true", help="only name the stages")
     asked = parser.parse_args(arguments)
@@ -76,7 +78,7 @@ def main(arguments: Sequence[str] | None = None, docs: Path = page.DOCS) -> int:
     failed = []
     for stage in (known[name] for name in asked.only or known):
         try:
-            found = run_stage(stage, size, rounds or stage.rounds, command)
+            found = run_stage(stage, size, rounds or stage.rounds, command, asked.device)
         except Exception:  # the other stages are still worth measuring; the exit code tells
             traceback.print_exc()
             failed.append(stage.name)

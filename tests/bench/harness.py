@@ -55,6 +55,8 @@ class Setting:
 
     size: Size
     folder: Path
+    device: str = "auto"
+    """Where networks run, as in `worker.devices`."""
 
     def choose(self, smallest: T, quick: T, full: T) -> T:
         """The one of three amounts that fits the size."""
@@ -143,6 +145,8 @@ class Case:
     """How many of what a round handles; the table then shows a rate."""
     at: tuple[str, float] | None = None
     """Where the case lies on an axis of growth, as ("lesions", 200): cases of one axis make a curve."""
+    note: str = ""
+    """A sentence below the table."""
 
 
 @dataclass(frozen=True)
@@ -219,6 +223,7 @@ def measure(case: Case, rounds: int) -> CaseResult:
         count=case.count,
         unit=case.unit,
         at=case.at,
+        note=case.note,
     )
     return found.model_copy(update={"verdicts": [goal.judge(found) for goal in case.goals]})
 

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from tests.real_parts import find_program
+
+if TYPE_CHECKING:
+    import torch  # not every stage pays for it
 
 
 @dataclass(frozen=True)
@@ -39,9 +44,8 @@ def gpu() -> Need:
     return Need(torch.cuda.is_available(), "a machine with an NVIDIA GPU")
 
 
-def vnni() -> Need:
-    """No GPU, and a processor that multiplies numbers of 8 bits."""
-    from inference.device import best_device  # loads torch
-    from inference.networks.int8 import WITH_VNNI, kind_of
+def runs_on(kinds: Collection[str], device: torch.device) -> Need:
+    """That `device` is one of these kinds, as the fast mode tells them apart."""
+    from inference.networks.int8 import kind_of  # loads torch
 
-    return Need(kind_of(best_device()) == WITH_VNNI, "a machine without a GPU whose processor has VNNI")
+    return Need(kind_of(device) in kinds, f"--device cpu, on a processor that is {' or '.join(kinds)}")

@@ -89,12 +89,14 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def goals(case: CaseResult) -> Iterator[str]:
-    """A line for each goal, met or not."""
+    """A line for each goal, met or not, and the note."""
     words = {True: "met", False: "**not met**", None: "open"}
     for verdict in case.verdicts:
         yield f"- Goal: {verdict.goal}: {verdict.measured}, {words[verdict.met]}."
     if case.verdicts:
         yield ""
+    if case.note:
+        yield from (case.note, "")
 
 
 def growth(axis: str, cases: Sequence[CaseResult]) -> Iterator[str]:

@@ -69,6 +69,7 @@ class CaseResult(_Result):
     count: float | None = None
     unit: str = ""
     at: tuple[str, float] | None = None
+    note: str = ""
     verdicts: list[VerdictResult] = []
 
     def contender(self, name: str) -> ContenderResult:

@@ -16,15 +16,15 @@ import torch
 from monai.inferers.utils import sliding_window_inference
 
 from inference.bundle import Preprocessing, read_bundle
-from inference.device import best_device
+from inference.device import device_named
 from inference.engine import fitted, load_network, quickened
 from inference.networks.build import build_network
-from inference.networks.int8 import Limits, observed
+from inference.networks.int8 import WITH_VNNI, Limits, observed
 from inference.preprocess import stack_context
 from inference.sweep import Sweep, outlook_of
 from tests.bench.harness import AtLeast, AtMost, Case, Contender, Reading, Run, Setting, Stage
-from tests.bench.needs import Need, module, vnni
-from training.networks import count_flops
+from tests.bench.needs import Need, module, runs_on
+from tests.bench.roofline import Ceilings, Roofline
 
 MODELS = Path(__file__).parents[3] / "config" / "models"
 SMALL_UNET = {
@@ -42,8 +42,7 @@ QUARTER = "MONAI, overlap 0.25, Gaussian"
 HALF = "MONAI, overlap 0.5, Gaussian (nnU-Net's default)"
 ONNX, OPENVINO = "ONNX Runtime, whole image", "OpenVINO, whole image"
 DISAGREEMENT = "disagreement (%)"
-PEAK_TFLOPS = {"H100": 989.0, "H200": 989.0, "A100": 312.0}
-"""Dense half precision by the makers' data sheets, by a part of the card's name."""
+CPUS = ("cpu", WITH_VNNI)
 
 Step = Callable[[torch.Tensor], torch.Tensor]
 
@@ -58,47 +57,47 @@ class Subject:
     device: torch.device
 
     @classmethod
-    def of(cls, network: torch.nn.Module, how: Preprocessing, image: torch.Tensor) -> Subject:
-        device = best_device()
-        return cls(network.eval().to(device), how, image.to(device), device)
+    def of(cls, network: torch.nn.Module, how: Preprocessing, image: torch.Tensor, device: str) -> Subject:
+        chosen = device_named(device)
+        return cls(network.eval().to(chosen), how, image.to(chosen), chosen)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What layers compute in: on a GPU under autocast, as in `inference.engine`."""
+        return torch.float32 if self.device.type == "cpu" else torch.float16
+
+    def predict(self, network: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:
+        """Logits by a form of the network, in that precision."""
+        with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
+            logits: torch.Tensor = network(batch)
+        return logits
 
     def whole(self) -> torch.Tensor:
         """The labels that one float32 pass over the whole image gives: what the others are held against."""
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             logits: torch.Tensor = self.network(self.image)
             return logits.argmax(dim=1)
 
-    def flops_per_voxel(self) -> float:
-        """Multiplications and additions; of a window, so of any image of whole steps."""
-        window = (1, self.image.shape[1], *self.how.window_size)
-        return 2.0 * count_flops(self.network, window) * self.image.shape[1] / torch.Size(window).numel()
-
 
 class Counted:
-    """Calls a network and counts the voxels that it was given."""
+    """Calls a network and notes the shapes that it was given."""
 
     def __init__(self, call: Step) -> None:
         self.call = call
-        self.voxels = 0
+        self.shapes: list[torch.Size] = []
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
-        self.voxels += batch.numel() // batch.shape[1]
+        self.shapes.append(batch.shape)
         return self.call(batch)
 
 
 def in_blocks(subject: Subject, fast: bool) -> tuple[Counted, Step]:
-    """What the node does. On a GPU always under autocast, as in `inference.engine`."""
+    """What the node does."""
     network = fitted(copy.deepcopy(subject.network), subject.how, subject.device)
     if fast:
         network = quickened(network, _limits(network, subject.image), subject.how)
     outlook = outlook_of(network, subject.how)
-
-    def predict(batch: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(subject.device.type, enabled=subject.device.type == "cuda"):
-            logits: torch.Tensor = network(batch)
-        return logits
-
-    counted = Counted(predict)
+    counted = Counted(partial(subject.predict, network))
     sweep = Sweep(counted, lambda logits: logits.float().softmax(dim=1), subject.how, outlook)
     return counted, sweep.over
 
@@ -113,7 +112,7 @@ def _limits(network: torch.nn.Module, image: torch.Tensor) -> dict[str, Limits]:
 
 def in_windows(subject: Subject, overlap: float) -> tuple[Counted, Step]:
     """MONAI's blended windows of the training size, one at a time as nnU-Net takes them."""
-    counted = Counted(subject.network)
+    counted = Counted(partial(subject.predict, subject.network))
 
     def slide(image: torch.Tensor) -> torch.Tensor:
         logits = sliding_window_inference(
@@ -151,60 +150,61 @@ def by_openvino(subject: Subject) -> tuple[Counted, Step]:
 
 
 Engine = Callable[[Subject], tuple[Counted, Step]]
-ENGINES: dict[str, tuple[Engine, tuple[Need, ...]]] = {
-    OURS: (partial(in_blocks, fast=False), ()),
-    FAST: (partial(in_blocks, fast=True), (vnni(),)),
-    QUARTER: (partial(in_windows, overlap=0.25), ()),
-    HALF: (partial(in_windows, overlap=0.5), ()),
-    ONNX: (by_onnx, (module("onnxruntime"), module("onnx"))),
-    OPENVINO: (by_openvino, (module("openvino"),)),
+ENGINES: dict[str, Engine] = {
+    OURS: partial(in_blocks, fast=False),
+    FAST: partial(in_blocks, fast=True),
+    QUARTER: partial(in_windows, overlap=0.25),
+    HALF: partial(in_windows, overlap=0.5),
+    ONNX: by_onnx,
+    OPENVINO: by_openvino,
 }
 
 
-def contender(name: str, subject: Subject, expected: torch.Tensor) -> Contender:
+def needs_of(name: str, device: torch.device) -> tuple[Need, ...]:
+    """What an engine needs to run on `device`."""
+    on_cpu = runs_on(CPUS, device)
+    return {
+        FAST: (runs_on((WITH_VNNI,), device),),
+        ONNX: (module("onnxruntime"), module("onnx"), on_cpu),
+        OPENVINO: (module("openvino"), on_cpu),
+    }.get(name, ())
+
+
+def contender(name: str, subject: Subject, expected: torch.Tensor, roofline: Roofline) -> Contender:
     """One engine: seconds to the labels, how many differ from one pass, and what was computed for them."""
-    engine, needs = ENGINES[name]
 
     @contextmanager
     def opened() -> Iterator[Run]:
-        counted, work = engine(subject)
-        flops_per_voxel = subject.flops_per_voxel()
+        counted, work = ENGINES[name](subject)
 
-        @torch.inference_mode()
         def run() -> Reading:
-            counted.voxels = 0
+            counted.shapes.clear()
             started, cpu_started = time.perf_counter(), time.process_time()
-            labels = work(subject.image).max(dim=1).indices.cpu()  # argmax takes as long as a network
+            with torch.inference_mode():
+                labels = work(subject.image).max(dim=1).indices.cpu()  # argmax takes as long as a network
             seconds, cpu_s = time.perf_counter() - started, time.process_time() - cpu_started
-            tflop = counted.voxels * flops_per_voxel / 1e12
             disagreement = 100.0 * float((labels != expected.cpu()).double().mean())
-            figures = {DISAGREEMENT: disagreement, "TFLOP": tflop, "CPU (s)": cpu_s}
-            return Reading(seconds, figures | _roofline(subject, tflop / seconds))
+            figures = {DISAGREEMENT: disagreement, "CPU (s)": cpu_s}
+            return Reading(seconds, figures | roofline.figures(counted.shapes, seconds))
 
         yield run
 
-    return Contender(name, opened, needs)
-
-
-def _roofline(subject: Subject, tflops: float) -> dict[str, float]:
-    """On a GPU whose peak is known, the share of it that was reached."""
-    if subject.device.type != "cuda":
-        return {}
-    name = torch.cuda.get_device_name(subject.device)
-    peaks = [peak for card, peak in PEAK_TFLOPS.items() if card in name]
-    return {"share of peak (%)": 100.0 * tflops / peaks[0]} if peaks else {}
+    return Contender(name, opened, needs_of(name, subject.device))
 
 
 def case(name: str, subject: Subject) -> Case:
     """All engines on one network and image; ours must agree with one pass, and be fast."""
     expected = subject.whole()
+    roofline = Roofline(subject.network, subject.dtype, Ceilings.of(subject.device, subject.dtype))
     goals = (
         AtLeast(OURS, 3.0, HALF),
         AtMost(OURS, 0.1, DISAGREEMENT, share=1.0),
         AtLeast(FAST, 10.0, HALF),
         AtMost(FAST, 0.3, DISAGREEMENT, share=1.0),
     )
-    return Case(name, tuple(contender(engine, subject, expected) for engine in ENGINES), HALF, goals)
+    contenders = tuple(contender(engine, subject, expected, roofline) for engine in ENGINES)
+    note = f"The ceilings of {subject.device} were {roofline.ceilings}."
+    return Case(name, contenders, HALF, goals, note=note)
 
 
 def cases(setting: Setting) -> Iterator[Case]:
@@ -215,13 +215,14 @@ def cases(setting: Setting) -> Iterator[Case]:
     how = Preprocessing.model_validate(
         {"spatial_dims": 3, "spacing_mm": [None] * 3, "intensity": {"kind": "z_score"}, "window_size": window}
     )
-    image = torch.randn(1, 1, *size)
-    yield case(f"3-D U-Net, {_times(size)} voxels", Subject.of(build_network(SMALL_UNET), how, image))
+    subject = Subject.of(build_network(SMALL_UNET), how, torch.randn(1, 1, *size), setting.device)
+    yield case(f"3-D U-Net, {_times(size)} voxels", subject)
     bundle = read_bundle(MODELS / "ct-lung-nodule")
     how = bundle.card.preprocessing
     size = setting.choose((2, 160, 160), (8, 352, 352), (24, 352, 352))
     slices = stack_context(torch.rand(size), how.context_slices)
-    yield case(f"ct-lung-nodule, {_times(size)} voxels", Subject.of(load_network(bundle), how, slices))
+    subject = Subject.of(load_network(bundle), how, slices, setting.device)
+    yield case(f"ct-lung-nodule, {_times(size)} voxels", subject)
 
 
 def _times(size: tuple[int, ...]) -> str:
@@ -236,7 +237,11 @@ STAGE = Stage(
     "it; in the fast mode large layers multiply numbers of 8 bits. Windows are MONAI's, of the training "
     "size; overlap 0.5 with Gaussian weights and no mirroring is the default of nnU-Net's predictor: its "
     "setting, not its code. Disagreement is the share of voxels with another label than one float32 pass "
-    "over the whole image gives; TFLOP are those of convolutions, overlaps and halos included.",
+    "over the whole image gives. TFLOP and GB are those of convolutions in the network as it was trained, "
+    "overlaps and halos included; the roofline is the least time that these layers take one after the other "
+    "at the rates of a large matrix product and of a large copy, measured in the same run. Numbers of 8 "
+    "bits, or maps that stay in a cache, may get beyond it. On a machine with a GPU "
+    '`make bench ARGS="--only inference --device cuda:0 --write"` does all of this there.',
     cases,
     rounds=5,
 )
