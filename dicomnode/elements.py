@@ -7,6 +7,7 @@ VR that does not exist, tags out of order, lengths beyond the end) is left to py
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pydicom.datadict import dictionary_VR
@@ -42,11 +43,32 @@ _implicit_header = struct.Struct("<HHI").unpack_from
 _long_length = struct.Struct("<I").unpack_from
 
 
-class Found(NamedTuple):
+Places = tuple[tuple[str | None, slice] | None, ...]
+"""Of several values: VR, where the encoding names it, and place; None for one that is absent."""
+
+
+@dataclass(frozen=True)
+class Found:
     """Elements by tag, and where they end: at the pixel data where there are some."""
 
     elements: dict[int, Element]
     end: int
+    _places: dict[tuple[int, ...], Places] = field(default_factory=dict, init=False, compare=False)
+
+    def places(self, tags: tuple[int, ...]) -> Places:
+        """Where some values lie; looked up once for all headers with this layout."""
+        known = self._places.get(tags)
+        if known is None:
+            known = tuple(map(self._place, tags))
+            self._places[tags] = known
+        return known
+
+    def _place(self, tag: int) -> tuple[str | None, slice] | None:
+        element = self.elements.get(tag)
+        if element is None:
+            return None
+        vr, start, length = element
+        return vr, slice(start, start + length)
 
 
 class PixelPlace(NamedTuple):

@@ -23,7 +23,7 @@ from pydicom.uid import (
 
 from dicomnode.elements import Content, Element, Found, PixelPlace, pixel_place
 from dicomnode.layouts import locate_elements
-from dicomnode.plain_values import TEXT_VRS, plain_text, tag_and_vr
+from dicomnode.plain_values import TEXT_VRS, number_and_vr, plain_text
 
 NOT_INDEXED = (ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)
 
@@ -49,13 +49,9 @@ class HeaderIndex:
         """Where native pixel data lie behind the header."""
         return pixel_place(self.content, self.found.end, explicit=self.explicit)
 
-    def without_pixels(self) -> HeaderIndex:
-        """The same without the bytes behind the header."""
-        return HeaderIndex(bytes(self.content[: self.found.end]), self.found, self.explicit)
-
     def get(self, keyword: str) -> Any:
         """The value of an attribute, None where it is absent; raises what pydicom raises for a broken one."""
-        tag, dictionary_vr = tag_and_vr(keyword)
+        tag, dictionary_vr = number_and_vr(keyword)
         found = self.encoded(tag)
         if found is None:
             return None
@@ -74,9 +70,14 @@ class HeaderIndex:
         vr, start, length = element
         return vr, bytes(self.content[start : start + length])
 
+    def encoded_values(self, tags: tuple[int, ...]) -> list[tuple[str | None, bytes] | None]:
+        """`encoded` for several attributes."""
+        content = self.content
+        return [place and (place[0], bytes(content[place[1]])) for place in self.found.places(tags)]
+
     def get_item(self, key: str | BaseTag) -> Any:
         """The element of an attribute, not decoded; None where it is absent."""
-        tag = tag_and_vr(key)[0] if isinstance(key, str) else key
+        tag = number_and_vr(key)[0] if isinstance(key, str) else int(key)
         return self._raw(tag, self.elements[tag]) if tag in self.elements else None
 
     def __getitem__(self, keyword: str) -> Any:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, NamedTuple, cast
 
 from pydicom.charset import default_encoding
 from pydicom.dataset import FileDataset, FileMetaDataset
@@ -29,8 +29,9 @@ from pydicom.uid import (
     MediaStorageDirectoryStorage,
 )
 
-from dicomnode.elements import PixelPlace, find_file_meta
+from dicomnode.elements import Found, PixelPlace, find_file_meta
 from dicomnode.header_index import HeaderIndex, index_header
+from dicomnode.layouts import KnownLayouts, end_of_pixel_header, values_of
 
 MOST_READS = 1_500_000
 """About half a million elements: five times those of an enhanced object of a thousand frames."""
@@ -43,6 +44,11 @@ LARGE_HEADER_BYTES = 2**20
 NATIVE_LITTLE_ENDIAN = (ImplicitVRLittleEndian, ExplicitVRLittleEndian)
 SEARCHED_AHEAD_BYTES = 8192
 """pydicom looks for delimiters in pieces of this size, beyond the end of the file too."""
+PREFIX_START = 128
+"""Behind the preamble (section 7.1)."""
+GROUP_LENGTH, MEDIA_STORAGE_SOP_CLASS_UID, TRANSFER_SYNTAX_UID = 0x00020000, 0x00020002, 0x00020010
+DECIDING = (GROUP_LENGTH, MEDIA_STORAGE_SOP_CLASS_UID, TRANSFER_SYNTAX_UID)
+"""Values of the file meta information that decide how the data set is read."""
 PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 
 
@@ -160,20 +166,47 @@ def index_part10(source: Path | bytes) -> IndexedHeader | None:
         os.close(file)
 
 
+class FileParts(NamedTuple):
+    """Where in a file lies what."""
+
+    meta: Found
+    values: Found
+    explicit: bool
+    """Whether the data set names its VRs."""
+    pixels: PixelPlace | None
+
+
+_known_files = KnownLayouts[FileParts]()
+
+
 def _header_of(content: bytes, whole: bool) -> IndexedHeader | None:
-    found = find_file_meta(content)
-    if found is None:
+    parts = _known_files.find(content, PREFIX_START) or _walk(content, whole)
+    if parts is None:
         return None
-    meta = HeaderIndex(content, found, explicit=True)
-    syntax, sop_class = meta.get("TransferSyntaxUID"), meta.get("MediaStorageSOPClassUID")
+    kept = content[: parts.values.end]
+    meta, values = HeaderIndex(kept, parts.meta, True), HeaderIndex(kept, parts.values, parts.explicit)
+    return IndexedHeader(kept[:PREFIX_START], meta, values, parts.pixels)
+
+
+def _walk(content: bytes, whole: bool) -> FileParts | None:
+    """The parts of a file, found from element to element; None where pydicom must parse it."""
+    meta = find_file_meta(content)
+    if meta is None:
+        return None
+    said = HeaderIndex(content, meta, explicit=True)
+    syntax, sop_class = said.get("TransferSyntaxUID"), said.get("MediaStorageSOPClassUID")
     if not isinstance(syntax, str) or not syntax or sop_class == MediaStorageDirectoryStorage:
         return None
-    header = index_header(content, syntax, found.end, whole=whole)
+    header = index_header(content, syntax, meta.end, whole=whole)
     if header is None:
         return None
-    kept = header.without_pixels()
     pixels = header.pixels if syntax in NATIVE_LITTLE_ENDIAN else None
-    return IndexedHeader(content[:128], HeaderIndex(kept.content, meta.found, explicit=True), kept, pixels)
+    parts = FileParts(meta, header.found, header.explicit, pixels)
+    if GROUP_LENGTH in meta.elements:  # else the walk took another value for it
+        values = [element for tag, element in meta.elements.items() if tag not in DECIDING]
+        end = end_of_pixel_header(header.found, explicit=header.explicit)
+        _known_files.keep(content, PREFIX_START, end, [*values, *values_of(header.found)], parts)
+    return parts
 
 
 def parse_part10(file: BinaryIO, size_bytes: int, *, pixels: bool) -> FileDataset:

@@ -55,6 +55,13 @@ _kept_numbers = lru_cache(MOST_KEPT_NUMBERS)(_numbers)
 
 
 @cache
+def number_and_vr(keyword: str) -> tuple[int, str]:
+    """The same with a plain number for the tag: pydicom's kind is slow to compare."""
+    tag, vr = tag_and_vr(keyword)
+    return int(tag), vr
+
+
+@cache
 def tag_and_vr(keyword: str) -> tuple[BaseTag, str]:
     """Tag and VR of an attribute of the standard; raises KeyError for a keyword that is none."""
     tag = tag_for_keyword(keyword)

@@ -7,18 +7,18 @@ all (DICOM PS3.3 section C.7.6.16). `FrameHeader` hides the difference from what
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from pydicom import Dataset
 from pydicom.dataelem import RawDataElement
 from pydicom.sequence import Sequence as DicomSequence
-from pydicom.tag import BaseTag
 
 from dicomnode.errors import UnreadableSeries
 from dicomnode.header_index import HeaderIndex
-from dicomnode.plain_values import plain_numbers, plain_word, tag_and_vr
+from dicomnode.plain_values import number_and_vr, plain_numbers, plain_word, tag_and_vr
 from dicomnode.study import Instance, Series, SourceFrame
 
 FUNCTIONAL_GROUPS = (
@@ -46,6 +46,25 @@ SAYING_MULTI_FRAME = (
     "PerFrameFunctionalGroupsSequence",
 )
 
+SAYING_WHAT_SAMPLES_ARE = tuple(
+    number_and_vr(keyword)[0]
+    for keyword in (
+        "Modality",
+        "SamplesPerPixel",
+        "PhotometricInterpretation",
+        "Rows",
+        "Columns",
+        "BitsAllocated",
+        "BitsStored",
+        "PixelRepresentation",
+        "PixelPaddingValue",
+        "RescaleIntercept",
+        "RescaleSlope",
+        "RescaleType",
+        "ModalityLUTSequence",
+    )
+)
+"""All that is asked of a frame before its samples become values."""
 NAMED_AT_MOST = 4
 MOST_FRAMES = 100_000
 """Of one instance; more come from broken headers."""
@@ -66,11 +85,19 @@ class FrameHeader:
             return f"frame {self.frame.frame_number}"
         return name_instance(self.frame.instance)
 
+    @cached_property
+    def description_of_samples(self) -> Hashable:
+        """Equal for two frames whose headers say the very same of their samples, or else its own."""
+        own = self.layers[0]
+        if len(self.layers) == 1 and isinstance(own, HeaderIndex):
+            return tuple(own.encoded_values(SAYING_WHAT_SAMPLES_ARE))
+        return id(self)
+
     def get(self, keyword: str) -> Any:
         """The first value that is not empty, or None; raises UnreadableSeries for a broken one."""
-        tag, dictionary_vr = tag_and_vr(keyword)
+        dictionary_vr = number_and_vr(keyword)[1]
         for layer in self.layers:
-            found = _encoded(layer, tag)
+            found = _encoded(layer, keyword)
             if found is None:
                 continue
             vr, encoded = found
@@ -114,23 +141,23 @@ class FrameHeader:
 
     def _plain_numbers(self, keyword: str) -> tuple[float, ...] | None:
         """Where the first layer that has the attribute has it as plain numbers."""
-        tag, dictionary_vr = tag_and_vr(keyword)
+        dictionary_vr = number_and_vr(keyword)[1]
         for layer in self.layers:
-            found = _encoded(layer, tag)
+            found = _encoded(layer, keyword)
             if found is not None:
                 vr, encoded = found
                 return None if encoded is None else plain_numbers(vr or dictionary_vr, encoded)
         return None
 
 
-def _encoded(layer: Dataset | HeaderIndex, tag: BaseTag) -> tuple[str | None, bytes | None] | None:
+def _encoded(layer: Dataset | HeaderIndex, keyword: str) -> tuple[str | None, bytes | None] | None:
     """VR, where the encoding names it, and the bytes of a value in little endian; None where it is absent.
 
     Without bytes where pydicom has decoded them already, or must.
     """
     if isinstance(layer, HeaderIndex):
-        return layer.encoded(tag)
-    element = layer.get_item(tag)
+        return layer.encoded(number_and_vr(keyword)[0])
+    element = layer.get_item(tag_and_vr(keyword)[0])
     if element is None:
         return None
     raw = isinstance(element, RawDataElement) and element.is_little_endian
@@ -187,6 +214,14 @@ def frame_headers(series: Series) -> tuple[FrameHeader, ...]:
     return headers
 
 
+def one_of_each_kind(headers: Iterable[FrameHeader]) -> tuple[FrameHeader, ...]:
+    """The first of all frames with the same description of samples, which hardly differ within a series."""
+    found: dict[Hashable, FrameHeader] = {}
+    for header in headers:
+        found.setdefault(header.description_of_samples, header)
+    return tuple(found.values())
+
+
 def frame_of(headers: Sequence[FrameHeader], frame_number: int | None) -> FrameHeader:
     """The header of one frame of one instance: 1, 2, ..., or None for the only one.
 
@@ -199,7 +234,7 @@ def frame_of(headers: Sequence[FrameHeader], frame_number: int | None) -> FrameH
 
 
 def _frames_of(instance: Instance) -> Iterator[FrameHeader]:
-    if not any(_encoded(instance.values, tag_and_vr(keyword)[0]) for keyword in SAYING_MULTI_FRAME):
+    if not any(_encoded(instance.values, keyword) for keyword in SAYING_MULTI_FRAME):
         yield FrameHeader(SourceFrame(instance), (instance.values,))
         return
     header, name = instance.header, name_instance(instance)

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from dicomnode.elements import Unsure
 from dicomnode.read.compressed import compressed_frames
-from dicomnode.read.frames import FrameHeader
+from dicomnode.read.frames import FrameHeader, one_of_each_kind
 from dicomnode.read.native import native_frames
 from dicomnode.read.values import LOWEST_CT_NUMBER_HU, Rescale, has_deep_padding, rescale_of
 from inference.volume import Voxels
@@ -52,10 +52,9 @@ class StoredFrame(Protocol):
 
 
 @dataclass(frozen=True)
-class StraightFrame:
-    """A frame in a file, and what makes values of its samples."""
+class Meaning:
+    """What makes values of stored samples."""
 
-    stored: StoredFrame
     dtype: np.dtype[Any]
     bits_stored: int
     rescale: Rescale
@@ -70,6 +69,14 @@ class StraightFrame:
         return -(2 ** (self.bits_stored - 1)), 2 ** (self.bits_stored - 1) - 1
 
 
+@dataclass(frozen=True)
+class StraightFrame:
+    """A frame in a file, and what its samples mean."""
+
+    stored: StoredFrame
+    meaning: Meaning
+
+
 def read_straight(
     headers: Sequence[FrameHeader], shape: tuple[int, int, int], hounsfield: bool
 ) -> Voxels | None:
@@ -80,7 +87,7 @@ def read_straight(
     try:
         frames, pace = _plain_frames(headers, shape, hounsfield)
         voxels = None
-        if all(frame.rescale.whole for frame in frames):
+        if all(frame.meaning.rescale.whole for frame in frames):
             voxels = _read_all(frames, np.empty(shape, np.int16), _fill_int16, pace)
         if voxels is None:
             voxels = _read_all(frames, np.empty(shape, np.float32), _fill_float32, pace)
@@ -95,14 +102,19 @@ def _plain_frames(
     """The frames, and how they are read best; raises Unsure."""
     frames: list[StraightFrame] = []
     pace = READING
+    kinds = one_of_each_kind(headers)
+    if not all(_is_plain(header, shape) for header in kinds):
+        raise Unsure
+    meanings = {header.description_of_samples: _meaning(header, hounsfield) for header in kinds}
     for _, together in groupby(headers, key=lambda header: header.frame.instance):
         of_instance = list(together)
-        if not all(_is_plain(header, shape) for header in of_instance):
-            raise Unsure
         stored: Sequence[StoredFrame] | None = native_frames(of_instance, shape)
         if stored is None:
             stored, pace = compressed_frames(of_instance, shape), DECODING
-        frames += [_straight(*pair, hounsfield) for pair in zip(of_instance, stored, strict=True)]
+        frames += [
+            StraightFrame(frame, meanings[header.description_of_samples])
+            for header, frame in zip(of_instance, stored, strict=True)
+        ]
     return frames, pace
 
 
@@ -117,11 +129,10 @@ def _is_plain(header: FrameHeader, shape: tuple[int, int, int]) -> bool:
     )
 
 
-def _straight(header: FrameHeader, stored: StoredFrame, hounsfield: bool) -> StraightFrame:
+def _meaning(header: FrameHeader, hounsfield: bool) -> Meaning:
     dtype = np.dtype(np.int16 if header.number("PixelRepresentation") else np.uint16)
-    return StraightFrame(
-        stored,
-        dtype=dtype,
+    return Meaning(
+        dtype,
         bits_stored=int(header.number("BitsStored") or 0),
         rescale=rescale_of(header),
         lowest=LOWEST_CT_NUMBER_HU if hounsfield and has_deep_padding(header, dtype) else None,
@@ -149,9 +160,9 @@ def _read_all(
 def _read_stored(frame: StraightFrame, samples: Voxels) -> Voxels:
     """What is stored, read into the memory of `samples` (16 bits each). Raises Unsure."""
     frame.stored.read_into(samples.view(np.uint16))
-    stored = samples.view(frame.dtype)
-    if frame.bits_stored < SAMPLE_BITS:  # what the other bits hold means nothing (PS3.5 section 8.1.1)
-        unused = SAMPLE_BITS - frame.bits_stored
+    stored = samples.view(frame.meaning.dtype)
+    unused = SAMPLE_BITS - frame.meaning.bits_stored
+    if unused:  # what the other bits hold means nothing (PS3.5 section 8.1.1)
         np.left_shift(stored, unused, out=stored)
         np.right_shift(stored, unused, out=stored)
     return stored
@@ -159,23 +170,24 @@ def _read_stored(frame: StraightFrame, samples: Voxels) -> Voxels:
 
 def _fill_int16(frame: StraightFrame, image: npt.NDArray[np.int16]) -> bool:
     """Values of one frame in the very memory that it was read into; False where they do not fit."""
-    stored, line = _read_stored(frame, image), frame.rescale
-    if not _fits(frame.limits, line) and not _fits((int(stored.min()), int(stored.max())), line):
-        return _fill_clipped(frame, image)
+    stored, meaning = _read_stored(frame, image), frame.meaning
+    line = meaning.rescale
+    if not _fits(meaning.limits, line) and not _fits((int(stored.min()), int(stored.max())), line):
+        return _fill_clipped(meaning, image)
     if line.slope != 1:  # what fits in the end is right even where it overflows on the way
         np.multiply(image, _wrapped(line.slope), out=image)
     if line.intercept != 0:
         np.add(image, _wrapped(line.intercept), out=image)
-    if frame.lowest is not None:
-        np.maximum(image, np.int16(frame.lowest), out=image)
+    if meaning.lowest is not None:
+        np.maximum(image, np.int16(meaning.lowest), out=image)
     return True
 
 
-def _fill_clipped(frame: StraightFrame, image: npt.NDArray[np.int16]) -> bool:
+def _fill_clipped(meaning: Meaning, image: npt.NDArray[np.int16]) -> bool:
     """For values that may fit once padding is raised to the lowest one."""
-    values = frame.rescale.apply(image.view(frame.dtype))
-    if frame.lowest is not None:
-        np.maximum(values, frame.lowest, out=values)
+    values = meaning.rescale.apply(image.view(meaning.dtype))
+    if meaning.lowest is not None:
+        np.maximum(values, meaning.lowest, out=values)
     image[...] = values
     return bool(values.min() >= INT16.min and values.max() <= INT16.max)
 
@@ -191,9 +203,10 @@ def _wrapped(number: float) -> np.int16:
 
 def _fill_float32(frame: StraightFrame, image: npt.NDArray[np.float32]) -> bool:
     stored = _read_stored(frame, np.empty(image.shape, np.uint16))
-    values = stored * np.float64(frame.rescale.slope)
-    values += frame.rescale.intercept
+    meaning = frame.meaning
+    values = stored * np.float64(meaning.rescale.slope)
+    values += meaning.rescale.intercept
     if not np.abs(values).max() <= LARGEST_FLOAT32:
         return False
-    image[...] = values if frame.lowest is None else np.maximum(values, frame.lowest)
+    image[...] = values if meaning.lowest is None else np.maximum(values, meaning.lowest)
     return True

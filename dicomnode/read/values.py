@@ -12,7 +12,7 @@ from pydicom import Dataset
 from pydicom.pixels.processing import apply_modality_lut
 
 from dicomnode.errors import UnreadableSeries
-from dicomnode.read.frames import FrameHeader
+from dicomnode.read.frames import FrameHeader, one_of_each_kind
 from dicomnode.read.stored import reason_of
 from inference.volume import IntensityUnit, Voxels
 
@@ -22,7 +22,7 @@ LOWEST_CT_NUMBER_HU = -1024
 
 def intensity_unit(headers: Sequence[FrameHeader]) -> IntensityUnit:
     """HU for CT with a rescale whose type is absent or names Hounsfield units, else arbitrary."""
-    return "HU" if all(_is_hounsfield(header) for header in headers) else "arbitrary"
+    return "HU" if all(map(_is_hounsfield, one_of_each_kind(headers))) else "arbitrary"
 
 
 def _is_hounsfield(header: FrameHeader) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dicomnode.read.frames import frame_headers
+from dicomnode.read.frames import frame_headers, one_of_each_kind
 from dicomnode.read.geometry import arrange, place
 from dicomnode.read.pixels import check_greyscale, read_voxels
 from dicomnode.read.unplaced import is_unplaced, read_unplaced
@@ -30,7 +30,7 @@ def read_volume(series: Series) -> SourceVolume:
     if is_unplaced(series):
         return read_unplaced(series)
     headers = frame_headers(series)
-    for header in headers:
+    for header in one_of_each_kind(headers):
         check_greyscale(header)
     stack = arrange([place(header) for header in headers])
     ordered = [plane.header for plane in stack.planes]

@@ -18,7 +18,7 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from dicomnode.errors import UnreadableSeries
 from dicomnode.read.frames import FrameHeader, frame_headers
 from dicomnode.read.pixels import check_greyscale, read_one_by_one, read_voxels, volume_shape
-from dicomnode.read.straight import DECODING, StraightFrame, _fill_int16, _read_all, read_straight
+from dicomnode.read.straight import DECODING, Meaning, StraightFrame, _fill_int16, _read_all, read_straight
 from dicomnode.read.values import Rescale, intensity_unit
 from dicomnode.series_writer import SeriesIdentity, slice_dataset, write_series
 from dicomnode.study import Series, group_studies, read_instance
@@ -172,7 +172,8 @@ def test_a_slow_frame_holds_up_no_frame_behind_it(monkeypatch: pytest.MonkeyPatc
     read = [Event() for _ in range(20)]
     slow = Waiting(tuple(read[1:]), read[0])
     stored = [slow, *(Waiting((), event) for event in read[1:])]
-    frames = [StraightFrame(one, np.dtype(np.int16), 16, Rescale(1.0, 0.0), None) for one in stored]
+    meaning = Meaning(np.dtype(np.int16), 16, Rescale(1.0, 0.0), None)
+    frames = [StraightFrame(one, meaning) for one in stored]
     voxels = _read_all(frames, np.zeros((len(frames), ROWS, COLUMNS), np.int16), _fill_int16, DECODING)
     assert voxels is not None
     assert (voxels == 7).all()
