@@ -47,7 +47,7 @@ class Layout(Generic[T]):
     def is_that_of(self, content: Content) -> bool:
         """Whether the elements of `content` lie at the same places. The `tail` lies there already."""
         others = np.frombuffer(content, np.uint8, len(self.content), self.start)
-        return bool(((others & self._outside_values) == self._structure).all())
+        return (others & self._outside_values).tobytes() == self._structure
 
     @cached_property
     def _outside_values(self) -> npt.NDArray[np.uint8]:
@@ -61,8 +61,8 @@ class Layout(Generic[T]):
         return outside
 
     @cached_property
-    def _structure(self) -> npt.NDArray[np.uint8]:
-        return np.frombuffer(self.content, np.uint8) & self._outside_values
+    def _structure(self) -> bytes:
+        return (np.frombuffer(self.content, np.uint8) & self._outside_values).tobytes()
 
 
 class KnownLayouts(Generic[T]):

@@ -11,7 +11,6 @@ import ctypes
 import hashlib
 import os
 import re
-import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -186,7 +185,8 @@ class Spool:
 
     def free_bytes(self) -> int:
         """Free space of the disk that holds the spool."""
-        return shutil.disk_usage(self.folder).free
+        disk = os.statvfs(self.folder)
+        return disk.f_bavail * disk.f_frsize
 
 
 def _opened(path: Path) -> FileIO:

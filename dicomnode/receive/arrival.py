@@ -18,6 +18,8 @@ from dicomnode.receive.file_meta import file_header
 from dicomnode.study import text
 from dicomnode.urgency import urgency
 
+REQUIRED = ("SOPInstanceUID", "SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID")
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -90,18 +92,19 @@ def identify(arrival: Arrival) -> Identity:
     Raises PermanentError when they are missing, or contradict the C-STORE request.
     """
     header = _read_header(arrival)
-    for keyword in ("SOPInstanceUID", "SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID"):
-        if not text(header, keyword):
+    told = {keyword: text(header, keyword) for keyword in REQUIRED}
+    for keyword, value in told.items():
+        if not value:
             raise PermanentError(f"the data set has no {keyword}")
     for keyword, requested in (
         ("SOPInstanceUID", arrival.sop_instance_uid),
         ("SOPClassUID", arrival.sop_class_uid),
     ):
-        if text(header, keyword) != requested:
+        if told[keyword] != requested:
             raise PermanentError(f"{keyword} of the data set is not the one of the C-STORE request")
     return Identity(
-        study_instance_uid=text(header, "StudyInstanceUID"),
-        series_instance_uid=text(header, "SeriesInstanceUID"),
+        study_instance_uid=told["StudyInstanceUID"],
+        series_instance_uid=told["SeriesInstanceUID"],
         patient_id=text(header, "PatientID"),
         accession_number=text(header, "AccessionNumber"),
         urgency=urgency(header),

@@ -2,7 +2,7 @@
 
 pynetdicom negotiates, and everything that is rare is left to it: as soon as something comes that is no plain
 C-STORE or C-ECHO, it is given back, and pynetdicom goes on from there. What is here waits in the operating
-system rather than by polling, and hands every fragment on where it lies in the one buffer of the connection.
+system rather than by polling, and has every fragment read to where it belongs.
 """
 
 from __future__ import annotations
@@ -24,8 +24,11 @@ class Intrusion(Exception):
 class Parcel(Protocol):
     """An object on its way in."""
 
-    def add(self, fragment: memoryview) -> None:
-        """Take the next bytes of the data set; they are only valid during the call."""
+    def room(self, count: int) -> memoryview:
+        """Where the next so many bytes of the data set belong."""
+
+    def came(self, count: int) -> None:
+        """They are there."""
 
     def deliver(self) -> int:
         """The data set is whole: the status to answer with. What is a success cannot be lost any more."""
@@ -80,11 +83,17 @@ class DataPhase:
         into an object of its own, OSError when it cannot be answered. Nothing half-taken is left behind.
         """
         try:
-            while (pdu := self._reader.next_pdu()) is not None:
-                content = pdu.content
-                understood = self._take(content) if pdu.kind == P_DATA_TF else 0
+            while (head := self._reader.next_head()) is not None:
+                if self._open is not None and head.fragment_bytes is not None:
+                    if not self._take_fragment(head.control, head.fragment_bytes):
+                        break
+                    continue
+                content = self._reader.content(head)
+                if content is None:
+                    break
+                understood = self._take(content) if head.kind == P_DATA_TF else 0
                 if understood < len(content) or not content:
-                    self._reader.give_back(pdu.kind, content[understood:])
+                    self._reader.give_back(head.kind, content[understood:])
                     return
             self._reader.shut()
         finally:
@@ -107,16 +116,32 @@ class DataPhase:
             return control & (IS_COMMAND | IS_LAST) == IS_COMMAND | IS_LAST and self._take_request(
                 context_id, bytes(fragment)
             )
+        self._room(self._open, control, len(fragment))[:] = fragment
+        self._came(self._open, control, len(fragment))
+        return True
+
+    def _take_fragment(self, control: int, count: int) -> bool:
+        """Have a fragment read to where it belongs; whether the peer let it end."""
+        assert self._open is not None
+        if not self._reader.read_fragment(self._room(self._open, control, count)):
+            return False
+        self._came(self._open, control, count)
+        return True
+
+    def _room(self, incoming: _Open, control: int, count: int) -> memoryview:
+        """Where a fragment of the object that is coming in belongs."""
         if control & IS_COMMAND:
             raise Intrusion("a command within a data set")
-        self._open.size_bytes += len(fragment) + 2
-        if self._open.size_bytes > self._reader.maximum_object_bytes:
+        incoming.size_bytes += count + 2
+        if incoming.size_bytes > self._reader.maximum_object_bytes:
             raise CutOff(f"an object of more than {self._reader.maximum_object_bytes} bytes")
-        self._open.parcel.add(fragment)
+        return incoming.parcel.room(count)
+
+    def _came(self, incoming: _Open, control: int, count: int) -> None:
+        incoming.parcel.came(count)
         if control & IS_LAST:
-            done, self._open = self._open, None
-            self._answer(done.context_id, done.request, done.parcel.deliver())
-        return True
+            self._open = None
+            self._answer(incoming.context_id, incoming.request, incoming.parcel.deliver())
 
     def _take_request(self, context_id: int, encoded: bytes) -> bool:
         request = read_request(encoded)

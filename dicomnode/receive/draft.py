@@ -49,12 +49,21 @@ class Draft:
         """Of all that is there, header included."""
         self.add(file_header)
 
-    def add(self, fragment: bytes | memoryview) -> None:
+    def add(self, content: bytes | memoryview) -> None:
         """Keep a copy of what comes next."""
-        end = self.size_bytes + len(fragment)
+        self.room(len(content))[:] = content
+        self.came(len(content))
+
+    def room(self, count: int) -> memoryview:
+        """Where the next so many bytes belong."""
+        end = self.size_bytes + count
         self._pages.hold(end, self.size_bytes)
-        self._pages.view[self.size_bytes : end] = fragment
-        self.crc32 = zlib.crc32(fragment, self.crc32)
+        return self._pages.view[self.size_bytes : end]
+
+    def came(self, count: int) -> None:
+        """They are there."""
+        end = self.size_bytes + count
+        self.crc32 = zlib.crc32(self._pages.view[self.size_bytes : end], self.crc32)
         self.size_bytes = end
 
     @property

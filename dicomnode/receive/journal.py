@@ -22,8 +22,9 @@ from dicomnode.spool import sync_folder
 
 SEGMENT_BYTES = 32 * 2**20
 MOST_SEGMENTS = 16
-PIECE_BYTES = 2**18
-"""So much of a large image is written at a time while the rest arrives."""
+PIECE_BYTES = 3 * 2**17
+"""So much of a large image is written at a time while the rest arrives. A CT image has one such piece and a
+rest: each further one would cost a thread its turn."""
 MOST_WRITERS = 8
 """Pieces that are written at once; more wait for each other."""
 ROOM_TIMEOUT_S = 5.0

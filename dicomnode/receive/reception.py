@@ -41,9 +41,13 @@ class Incoming:
         self._forget = forget
         self._take = take
 
-    def add(self, fragment: memoryview) -> None:
-        """Keep a copy, and write what there is while the sender makes the next one."""
-        self._draft.add(fragment)
+    def room(self, count: int) -> memoryview:
+        """Where the next bytes belong."""
+        return self._draft.room(count)
+
+    def came(self, count: int) -> None:
+        """Write what there is while the sender makes the next fragment."""
+        self._draft.came(count)
         if self._draft.size_bytes - self._ahead.size_bytes >= PIECE_BYTES:
             self._write_ahead(self._draft, self._ahead)
 

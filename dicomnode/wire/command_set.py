@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pydicom.uid import UID
+from pydicom.uid import RE_VALID_UID
 
 C_STORE_RQ = 0x0001
 C_ECHO_RQ = 0x0030
@@ -38,6 +39,8 @@ LONGEST_RESPONSE_BYTES = 4096
 """Far more than a C-STORE-RSP with comments and lists of offending elements has."""
 
 ELEMENT = struct.Struct("<HHL")
+LONGEST_UID = 64
+_valid_uid = re.compile(RE_VALID_UID).fullmatch
 
 
 @dataclass(frozen=True)
@@ -98,13 +101,13 @@ def read_request(encoded: bytes) -> Request | None:
     field, message_id = _number(elements, COMMAND_FIELD), _number(elements, MESSAGE_ID)
     data_set_type = _number(elements, DATA_SET_TYPE)
     sop_class_uid = _text(elements, SOP_CLASS_UID)
-    if message_id is None or data_set_type is None or not UID(sop_class_uid).is_valid:
+    if message_id is None or data_set_type is None or not _is_valid(sop_class_uid):
         return None
     if field == C_ECHO_RQ and data_set_type == NO_DATA_SET:
         return Request(field, message_id, sop_class_uid)
     sop_instance_uid = _text(elements, SOP_INSTANCE_UID)
     is_store = field == C_STORE_RQ and data_set_type != NO_DATA_SET and PRIORITY in elements
-    if not is_store or not UID(sop_instance_uid).is_valid:
+    if not is_store or not _is_valid(sop_instance_uid):
         return None
     return Request(
         C_STORE_RQ, message_id, sop_class_uid, sop_instance_uid, _text(elements, MOVE_ORIGINATOR).strip()
@@ -157,6 +160,11 @@ def _number(elements: dict[int, bytes], element: int) -> int | None:
 
 def _text(elements: dict[int, bytes], element: int) -> str:
     return elements.get(element, b"").decode("latin-1").rstrip("\0 ")
+
+
+def _is_valid(uid: str) -> bool:
+    """As pydicom's `UID.is_valid`, without making a UID."""
+    return len(uid) <= LONGEST_UID and _valid_uid(uid) is not None
 
 
 def _padded(uid: str) -> bytes:

@@ -13,12 +13,16 @@ from dicomnode.settings.network import ConnectionSettings, Limits
 
 HEADER_BYTES = 6
 PDV_HEADER_BYTES = 6
+HEAD_BYTES = HEADER_BYTES + PDV_HEADER_BYTES
+"""What goes before a fragment that has a PDU of its own."""
 P_DATA_TF = 0x04
 IS_COMMAND = 0x01
 IS_LAST = 0x02
 LONGEST_NEGOTIATION_BYTES = 1048576
 """An A-ASSOCIATE-RQ with 128 contexts is far below this."""
 CHUNK_BYTES = 65536
+A_LITTLE_LONGER = 1.25
+"""A time-out is not set anew, which is a system call, as long as it exceeds by no more what is left."""
 
 
 class CutOff(OSError):
@@ -35,6 +39,17 @@ class Pdu:
 
     kind: int
     content: memoryview
+
+
+class Head(NamedTuple):
+    """What a PDU begins with. Its content is to be read next."""
+
+    kind: int
+    content_bytes: int
+    context_id: int = 0
+    control: int = 0
+    fragment_bytes: int | None = None
+    """Of the one value that fills a P-DATA-TF, which `context_id` and `control` belong to."""
 
 
 class Value(NamedTuple):
@@ -81,7 +96,9 @@ class PduReader:
         self._message_bytes = 0
         self._given_back = bytearray()
         self._is_shut = False
-        self._header = bytearray(HEADER_BYTES)
+        self._head = memoryview(bytearray(HEAD_BYTES))
+        self._begun_bytes = 0
+        """How much of `_head` was read, and not given to anybody."""
         self._buffer = bytearray()
 
     def admitted(self, limits: Limits) -> None:
@@ -101,6 +118,8 @@ class PduReader:
     def give_back(self, kind: int, content: bytes | memoryview) -> None:
         """Have `receive` begin with this PDU, which `next_pdu` gave or which is what is left of that."""
         self._given_back += bytes((kind, 0)) + len(content).to_bytes(4, "big") + content
+        self._given_back += self._head[: self._begun_bytes]
+        self._begun_bytes = 0
 
     def shut(self) -> None:
         """To `receive`, the peer has closed."""
@@ -109,24 +128,60 @@ class PduReader:
 
     def next_pdu(self) -> Pdu | None:
         """The next whole PDU; None when the peer closed. Raises CutOff, and Idle when nothing begins."""
+        head = self.next_head()
+        content = None if head is None else self.content(head)
+        return None if head is None or content is None else Pdu(head.kind, content)
+
+    def next_head(self) -> Head | None:
+        """The beginning of the next PDU, whose content must be read then. As `next_pdu`."""
         idle_timeout_s = self._idle_timeout_s
-        header = memoryview(self._header)
-        self._channel.settimeout(idle_timeout_s)
-        try:
-            count = self._channel.recv_into(header)
-        except TimeoutError as error:
-            raise Idle from error
-        except ConnectionError:
-            return None
+        count = self._begun_bytes
+        if not count:
+            self._wait_at_most(idle_timeout_s)
+            try:
+                count = self._channel.recv_into(self._head)
+            except TimeoutError as error:
+                raise Idle from error
+            except ConnectionError:
+                return None
         self._deadline = time.monotonic() + idle_timeout_s
-        if not count or self._fill(header, count) < HEADER_BYTES:
+        if count < HEADER_BYTES:
+            count = self._fill(self._head, count, HEADER_BYTES)
+        kind, content_bytes = self._head[0], int.from_bytes(self._head[2:HEADER_BYTES], "big")
+        self._begun_bytes = count
+        if count < HEADER_BYTES:
             return None
-        kind, length = header[0], int.from_bytes(header[2:], "big")
-        self._refuse_too_long(kind, length)
+        self._refuse_too_long(kind, content_bytes)
+        if kind != P_DATA_TF or content_bytes <= PDV_HEADER_BYTES:
+            return Head(kind, content_bytes)
+        if count < HEAD_BYTES:
+            self._begun_bytes = count = self._fill(self._head, count, HEAD_BYTES)
+        value_bytes = int.from_bytes(self._head[HEADER_BYTES : HEADER_BYTES + 4], "big")
+        if count < HEAD_BYTES or value_bytes + 4 != content_bytes:
+            return Head(kind, content_bytes)
+        return Head(kind, content_bytes, self._head[10], self._head[11], value_bytes - 2)
+
+    def content(self, head: Head) -> memoryview | None:
+        """All of the content of the PDU that begins with `head`; None when the peer closed. Raises CutOff."""
+        length = head.content_bytes
         if length > len(self._buffer):
             self._buffer = bytearray(length)
         content = memoryview(self._buffer)[:length]
-        return Pdu(kind, content) if self._fill(content, 0) == length else None
+        begun = min(self._begun_bytes - HEADER_BYTES, length)
+        content[:begun] = self._head[HEADER_BYTES : HEADER_BYTES + begun]
+        self._keep_beyond(HEADER_BYTES + length)
+        return content if self._fill(content, begun, length) == length else None
+
+    def read_fragment(self, place: memoryview) -> bool:
+        """Read the one value of the PDU to where it belongs; whether the peer let it end. Raises CutOff."""
+        self._begun_bytes = 0
+        return self._fill(place, 0, len(place)) == len(place)
+
+    def _keep_beyond(self, length: int) -> None:
+        """Of what was read with a head, keep what belongs to the next PDU."""
+        beyond = self._head[length : self._begun_bytes]
+        self._begun_bytes = len(beyond)
+        self._head[: len(beyond)] = bytes(beyond)
 
     def receive(self, count: int) -> bytearray:
         """As AssociationSocket.recv: `count` bytes, fewer when the peer closed. Raises CutOff.
@@ -165,20 +220,20 @@ class PduReader:
             return content
         while len(content) < count:
             chunk = bytearray(min(CHUNK_BYTES, count - len(content)))
-            received = self._fill(memoryview(chunk), 0)
+            received = self._fill(memoryview(chunk), 0, len(chunk))
             content += chunk[:received]
             if received < len(chunk):
                 break
         self._channel.settimeout(self._idle_timeout_s)  # for what is sent
         return content
 
-    def _fill(self, place: memoryview, filled: int) -> int:
-        """Read on into `place` until it is full or the peer closes; returns how much is in it then."""
-        while filled < len(place):
+    def _fill(self, place: memoryview, filled: int, least: int) -> int:
+        """Read on into `place` until so much is in it or the peer closes; returns how much is in it then."""
+        while filled < least:
             left_s = self._deadline - time.monotonic()
             if left_s <= 0:
                 raise CutOff(self._too_slow())
-            self._channel.settimeout(left_s)
+            self._wait_at_most(left_s)
             try:
                 count = self._channel.recv_into(place[filled:])
             except TimeoutError as error:
@@ -187,6 +242,12 @@ class PduReader:
                 break
             filled += count
         return filled
+
+    def _wait_at_most(self, seconds: float) -> None:
+        """Have the channel wait so long, or hardly longer."""
+        now_s = self._channel.gettimeout()
+        if now_s is None or not seconds <= now_s <= seconds * A_LITTLE_LONGER:
+            self._channel.settimeout(seconds)
 
     @property
     def _idle_timeout_s(self) -> float:

@@ -50,9 +50,12 @@ class _Counted:
     def __init__(self) -> None:
         self.size_bytes, self.ends = 0, 0
 
-    def add(self, fragment: memoryview) -> None:
+    def room(self, count: int) -> memoryview:
         assert not self.ends, "more of an object that has ended"
-        self.size_bytes += len(fragment)
+        return memoryview(bytearray(count))
+
+    def came(self, count: int) -> None:
+        self.size_bytes += count
 
     def deliver(self) -> int:
         self.ends += 1
