@@ -41,6 +41,10 @@ class Order(IntEnum):
     """Somebody waits for what was ordered before; is not done itself, and never reported."""
 
 
+Batch = list[tuple[Order, Place]]
+"""Orders that are carried out together."""
+
+
 def received(channel: socket.socket) -> bytes:
     """What comes next; nothing when the other end is gone."""
     try:
@@ -57,10 +61,10 @@ class Orders:
         self._readable = poll()
         self._readable.register(channel, POLLIN)
         self._content = bytearray()
-        self._waiting: list[tuple[Order, Place]] = []
+        self._waiting: Batch = []
         self._in_a_hurry = False
 
-    def batches(self) -> Iterator[list[tuple[Order, Place]]]:
+    def batches(self) -> Iterator[Batch]:
         """What to do at once; at most one order to free a segment, which then is the last of its batch."""
         while self._waiting or self._hear(None):
             self._gather()
@@ -74,7 +78,8 @@ class Orders:
             left_s = started + LONGEST_S - time.monotonic()
             if left_s <= 0 or not self._hear(min(PAUSE_S, left_s)):
                 break
-            time.sleep(LOOK_INTERVAL_S)  # rather than wake for each image
+            if not self._in_a_hurry:
+                time.sleep(LOOK_INTERVAL_S)  # rather than wake for each image
         self._in_a_hurry = False
 
     def _full_count(self) -> int:
@@ -95,9 +100,15 @@ class Orders:
         del self._content[:whole]
         return bool(chunk)
 
-    def _taken(self) -> list[tuple[Order, Place]]:
-        """The first of those that wait."""
+    @property
+    def ahead(self) -> Batch:
+        """The batch that comes next; empty where nothing waits now."""
         orders = [order for order, _ in self._waiting[:MOST_AT_ONCE]]
         count = orders.index(Order.FREE) + 1 if Order.FREE in orders else len(orders)
-        taken, self._waiting = self._waiting[:count], self._waiting[count:]
+        return self._waiting[:count]
+
+    def _taken(self) -> Batch:
+        """The first of those that wait."""
+        taken = self.ahead
+        del self._waiting[: len(taken)]
         return taken

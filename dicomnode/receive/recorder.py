@@ -12,8 +12,9 @@ import socket
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from select import POLLRDHUP, poll
@@ -26,7 +27,7 @@ from dicomnode.receive.entries import Entry, entries, entry_at
 from dicomnode.receive.intake import Found, Intake, Stored, versions_of
 from dicomnode.receive.journal import Place, segment_path
 from dicomnode.receive.older_entries import older_entries
-from dicomnode.receive.orders import REPORT, Order, Orders
+from dicomnode.receive.orders import REPORT, Batch, Order, Orders
 from dicomnode.receive.ownership import RECORDING_PATIENCE_S, abandoned, recording_alone
 from dicomnode.records.audit import Audit
 from dicomnode.records.db import Database
@@ -40,6 +41,14 @@ MOST_RECOVERED_AT_ONCE = 64
 """The largest of them together take some 256 MB of memory."""
 
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Filed:
+    """An entry, and where its file is now."""
+
+    entry: Entry
+    path: Path
 
 
 class Recorder:
@@ -56,8 +65,11 @@ class Recorder:
 
         Files are on the disk only after the next `sync` of the spool. Raises OSError and SQLAlchemyError.
         """
-        paths = list(self._files.map(self._placed, found))
-        uids = [entry.arrival.sop_instance_uid for entry in found]
+        self.write_down(list(self._files.map(self._filed, found)), again=again)
+
+    def write_down(self, found: Sequence[Filed], *, again: bool) -> None:
+        """Make the rows of what is filed. Raises as `record`."""
+        uids = [filed.entry.arrival.sop_instance_uid for filed in found]
         with self._database.transaction() as session:
             known = versions_of(session, uids)
             results = set(
@@ -65,16 +77,16 @@ class Recorder:
                     select(ResultRow.sop_instance_uid).where(ResultRow.sop_instance_uid.in_(uids))
                 )
             )
-            for entry, path in zip(found, paths, strict=True):
-                arrival = entry.arrival
+            for filed in found:
+                entry, arrival = filed.entry, filed.entry.arrival
                 versions = known[arrival.sop_instance_uid]
                 if again and entry.sha256 in {version.sha256 for version in versions}:
                     continue
                 facts = Found(versions, arrival.sop_instance_uid in results, entry.received_at)
-                stored = Stored(str(path), entry.sha256, None)
+                stored = Stored(str(filed.path), entry.sha256, None)
                 self._intake.record(session, arrival, entry.identity, stored, facts)
-                if not path.exists():  # retention removed it; it cannot while we write here
-                    self._placed(entry)
+                if not filed.path.exists():  # retention removed it; it cannot while we write here
+                    self._filed(entry)
 
     def recover(self, patience_s: float = 0.0) -> int:
         """Record what processes that are gone had acknowledged; returns how many entries there were.
@@ -116,45 +128,64 @@ class Recorder:
                 self._serve(channel, _Segments(journal))
 
     def _serve(self, channel: socket.socket, segments: _Segments) -> None:
-        done = 0
-        for orders in Orders(channel).batches():
-            freed = 0
-            places = [place for order, place in orders if order is not Order.FREE]
-            found = list(self._files.map(segments.entry, places))
-            again = any(order is Order.RECORD_AGAIN for order, _ in orders)
-            if not self._is_recorded(channel, found, again):
-                log.error("acknowledged_instances_left_for_the_next_start", count=len(found))
-                return
-            for order, place in orders:
-                if order is Order.FREE:
-                    self._spool.sync()
-                    freed = place.segment
-            done += len(orders)
-            with suppress(BrokenPipeError):  # the receiver is gone, or has replaced this recorder
-                channel.sendall(REPORT.pack(done, freed))
+        """The files of the next batch are made while the rows of this one are."""
+        done, filing, begun = 0, list[Future[Filed]](), list[Future[Filed]]()
+        orders = Orders(channel)
+        try:
+            for batch in orders.batches():
+                filing = begun or self._begin(batch, segments)
+                begun = self._begin(orders.ahead, segments)
+                if not self._is_recorded(channel, filing, batch, segments):
+                    log.error("acknowledged_instances_left_for_the_next_start", count=len(filing))
+                    return
+                freed = 0
+                for order, place in batch:
+                    if order is Order.FREE:
+                        self._spool.sync()
+                        freed = place.segment
+                done += len(batch)
+                with suppress(BrokenPipeError):  # the receiver is gone, or has replaced this recorder
+                    channel.sendall(REPORT.pack(done, freed))
+        finally:
+            wait(filing + begun)  # whoever records this journal next must not find them written to
 
-    def _is_recorded(self, channel: socket.socket, found: Sequence[Entry], again: bool) -> bool:
+    def _begin(self, batch: Batch, segments: _Segments) -> list[Future[Filed]]:
+        """Begin to make the files of what is to be recorded."""
+        return [
+            self._files.submit(lambda place: self._filed(segments.entry(place)), place)
+            for order, place in batch
+            if order is not Order.FREE
+        ]
+
+    def _is_recorded(
+        self, channel: socket.socket, filing: list[Future[Filed]], batch: Batch, segments: _Segments
+    ) -> bool:
         """Try until it works, or the receiver is gone: the next one waits for us, and does it itself."""
-        while found:
+        again = any(order is Order.RECORD_AGAIN for order, _ in batch)
+        while filing:
             try:
-                self.record(found, again=again)
+                self.write_down([one.result() for one in filing], again=again)
             except (OSError, SQLAlchemyError) as error:
-                log.error("acknowledged_instances_not_recorded", count=len(found), error=type(error).__name__)
+                log.error(
+                    "acknowledged_instances_not_recorded", count=len(filing), error=type(error).__name__
+                )
+                wait(filing)
                 if _is_closed(channel):
                     return False
                 time.sleep(RETRY_S)
+                filing = self._begin(batch, segments)
             else:
                 break
         return True
 
-    def _placed(self, entry: Entry) -> Path:
-        """Where its file is now."""
+    def _filed(self, entry: Entry) -> Filed:
+        """Place its file."""
         arrival, identity = entry.arrival, entry.identity
         path = self._spool.instance_path(
             identity.study_instance_uid, identity.series_instance_uid, arrival.sop_instance_uid, entry.sha256
         )
         self._spool.place(path, arrival.file_header, arrival.encoded)
-        return path
+        return Filed(entry, path)
 
 
 class _Segments:

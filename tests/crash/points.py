@@ -56,7 +56,7 @@ RECEIVE = (
               "a file without its row is recorded by the next recorder", span=8),
     KillPoint("recorded_not_committed", "record", "dicomnode.receive.intake:Intake.record", "after",
               "row and audit event vanish together, and come back once", span=8),
-    KillPoint("committed_not_told", "record", "dicomnode.receive.recorder:Recorder.record", "after",
+    KillPoint("committed_not_told", "record", "dicomnode.receive.recorder:Recorder.write_down", "after",
               "what the next recorder finds recorded is not recorded again"),
 )  # fmt: skip
 

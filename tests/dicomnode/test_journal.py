@@ -11,12 +11,12 @@ import os
 import struct
 import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import wait
 from errno import ENOSPC
 from functools import partial
 from pathlib import Path
-from socket import MSG_DONTWAIT, MSG_PEEK, SHUT_RDWR, socket, socketpair
+from socket import MSG_DONTWAIT, MSG_PEEK, SHUT_RDWR, SHUT_WR, socket, socketpair
 
 import pytest
 from hypothesis import given, settings
@@ -34,7 +34,7 @@ from dicomnode.receive.intake import Intake, Outcome
 from dicomnode.receive.journal import PIECE_BYTES, Ahead, Journal, NoRoom, Place, segment_path
 from dicomnode.receive.orders import MOST_FULL, ORDER, Order, Orders
 from dicomnode.receive.ownership import LOCK, new_name
-from dicomnode.receive.recorder import Recorder
+from dicomnode.receive.recorder import Filed, Recorder
 from dicomnode.records.audit import Audit
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.tables import InstanceRow
@@ -393,6 +393,63 @@ def test_a_recorder_whose_receiver_is_gone_leaves_to_the_next_start_what_it_cann
     journal.close(is_done=False)
     assert recorder.recover() == 1
     assert kinds(database) == ["instance_received"]
+
+
+def test_files_of_the_next_batch_are_made_while_rows_of_this_one_are(
+    journal: Journal, recorder: Recorder, spool: Spool, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dicomnode.receive.orders.MOST_AT_ONCE", 2)
+    places, _ = append(journal, *(entry() for _ in range(5)))
+    files_at_first_rows: list[bool] = []
+    write_down = recorder.write_down
+
+    def look(found: Sequence[Filed], *, again: bool) -> None:
+        if not files_at_first_rows:
+            wait_until(lambda: len(list(spool.files())) == 4, WAIT_S)
+            files_at_first_rows.append(True)
+        write_down(found, again=again)
+
+    monkeypatch.setattr(recorder, "write_down", look)
+    ours, its = socketpair()
+    ours.sendall(b"".join(ORDER.pack(at.segment, Order.RECORD, at.offset) for at in places))
+    ours.shutdown(SHUT_WR)
+    recorder.serve(its, spool.journals / "one")
+    assert files_at_first_rows and len(rows(database)) == 5
+    ours.close()
+
+
+def test_a_recorder_that_gives_up_leaves_no_file_unfinished(
+    journal: Journal, recorder: Recorder, spool: Spool, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it had begun must not be written over what the next one has brought to the disk."""
+    monkeypatch.setattr("dicomnode.receive.orders.MOST_AT_ONCE", 1)
+    places, _ = append(journal, entry(), entry())
+    ours, its = socketpair()
+    ours.sendall(b"".join(ORDER.pack(at.segment, Order.RECORD, at.offset) for at in places))
+    ours.close()
+    place, given_up = spool.place, threading.Event()
+
+    def place_late(path: Path, *parts: bytes | memoryview) -> None:
+        assert given_up.wait(WAIT_S)
+        place(path, *parts)
+
+    def give_up(found: object, *, again: bool) -> None:
+        raise OSError(ENOSPC, "no space left")
+
+    def filed_first(found: Entry) -> Filed:
+        return Filed(found, spool.folder) if first and first.pop() else filed(found)
+
+    first, filed = [True], recorder._filed
+    monkeypatch.setattr(spool, "place", place_late)
+    monkeypatch.setattr(recorder, "_filed", filed_first)
+    monkeypatch.setattr(recorder, "write_down", give_up)
+    serving = threading.Thread(target=recorder.serve, args=(its, spool.journals / "one"))
+    serving.start()
+    serving.join(0.5)
+    assert serving.is_alive(), "it has left while a file was being made"
+    given_up.set()
+    serving.join(WAIT_S)
+    assert len(list(spool.files())) == 1
 
 
 def test_what_streams_in_is_gathered_until_somebody_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
