@@ -114,7 +114,7 @@ def trace(tmp_path: Path) -> Iterator[str]:
     receiver = node.run("receive", *follow)
     wait_for(node.answers, "the receiver answers", 120)
     identity = SeriesIdentity(study_instance_uid=generate_uid())
-    volume = phantom(spacing_mm=(96.0 / IMAGES, 0.25, 0.25)).volume  # more than a piece each
+    volume = phantom(spacing_mm=(96.0 / IMAGES, 0.2, 0.2)).volume  # more than a piece each
     sent = write_series(volume, tmp_path / "sent", identity)
     _send(node, identity, sent)
     wait_for(lambda: len(node.events(event="instance_received")) == IMAGES, "all is recorded", 120)
