@@ -192,9 +192,9 @@ class Spool:
 def _opened(path: Path) -> FileIO:
     """A new file, in folders that are made; the sweep may remove an empty one just before it is used."""
     for _ in range(2):
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with suppress(FileNotFoundError):
             return path.open("xb", buffering=0)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     return path.open("xb", buffering=0)
 
 

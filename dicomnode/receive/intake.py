@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from dicomnode.receive.arrival import Arrival, Identity, Origin, identify
@@ -20,6 +21,7 @@ from dicomnode.records.tables import InstanceRow, ResultRow, StudyRow
 from dicomnode.spool import Spool
 from dicomnode.urgency import more_urgent
 
+INSTANCES = InstanceRow.metadata.tables[InstanceRow.__tablename__]
 COMPARED_VERSIONS = 3
 """A peer that alters an instance again and again does not make each arrival dearer."""
 
@@ -65,6 +67,14 @@ class Found:
     at: datetime
 
 
+@dataclass(frozen=True)
+class Recorded:
+    """What became of an arrival, and its row in the table of instances, unless there is one already."""
+
+    outcome: Outcome
+    row: dict[str, Any] | None
+
+
 class Intake:
     """Stores and records arrivals. One per receiving process; safe to call from many threads."""
 
@@ -91,20 +101,21 @@ class Intake:
         )
         with self._database.snapshot() as session:
             known = versions_of(session, [arrival.sop_instance_uid])[arrival.sop_instance_uid]
-        recorded = sha256 in {version.sha256 for version in known}
+        is_recorded = sha256 in {version.sha256 for version in known}
         if not path.exists():
             self._spool.write(path, arrival.file_header, arrival.encoded)
-        elif not recorded:
+        elif not is_recorded:
             self._spool.sync_folders(path.parent)  # what wrote it may have stopped short of the folders
-        twin = None if recorded or identity.own_result else self._twin(path, known)
+        twin = None if is_recorded or identity.own_result else self._twin(path, known)
         with self._database.transaction() as session:
             known = versions_of(session, [arrival.sop_instance_uid])[arrival.sop_instance_uid]
             is_result = session.get(ResultRow, arrival.sop_instance_uid) is not None
             found = Found(known, is_result, utc_now())
-            outcome = self.record(session, arrival, identity, Stored(str(path), sha256, twin), found)
+            recorded = self.record(session, arrival, identity, Stored(str(path), sha256, twin), found)
+            insert_instances(session, [recorded])
             if not path.exists():  # retention removed it at this moment; it cannot while we write here
                 self._spool.write(path, arrival.file_header, arrival.encoded)
-        return outcome
+        return recorded.outcome
 
     def _twin(self, path: Path, known: list[InstanceRow]) -> InstanceRow | None:
         """The version that says the same as this file, encoded differently."""
@@ -115,8 +126,11 @@ class Intake:
 
     def record(
         self, session: Session, arrival: Arrival, identity: Identity, stored: Stored, found: Found
-    ) -> Outcome:
-        """Write down, within the caller's transaction, that an arrival is stored; `found` is of the same."""
+    ) -> Recorded:
+        """Write down, within the caller's transaction, that an arrival is stored; `found` is of the same.
+
+        The caller inserts the row, with those of other arrivals.
+        """
         now, known = found.at, found.versions
         own = identity.own_result or found.is_result
         same = next((version for version in known if version.sha256 == stored.sha256), None)
@@ -129,6 +143,7 @@ class Intake:
             outcome = Outcome.RECODED
         else:
             outcome = Outcome.ALTERED if known else Outcome.NEW
+        row = None
         subject = Subject(identity.study_instance_uid, identity.series_instance_uid, arrival.sop_instance_uid)
         if outcome is not Outcome.REPEATED:
             study = _study_row(session, identity, arrival.origin, now)
@@ -136,7 +151,7 @@ class Intake:
                 study.urgency = more_urgent(study.urgency, identity.urgency)
                 self._note_activity(session, study, now)
             number = max((version.version for version in known), default=0) + 1
-            session.add(_instance_row(arrival, identity, stored, now, number, own))
+            row = _instance_row(arrival, identity, stored, now, number, own)
         self._audit.record(
             session,
             OUTCOME_EVENTS[outcome],
@@ -148,7 +163,7 @@ class Intake:
             **({"restored": True} if restored else {}),
             **_same_as(outcome, stored),
         )
-        return outcome
+        return Recorded(outcome, row)
 
     def _note_activity(self, session: Session, study: StudyRow, now: datetime) -> None:
         """Something new arrived: the study is being received (again)."""
@@ -165,6 +180,14 @@ class Intake:
             Subject(study.study_instance_uid),
             generation=study.generation,
         )
+
+
+def insert_instances(session: Session, recorded: Iterable[Recorded]) -> None:
+    """Insert the rows of what was recorded in this transaction, all at once."""
+    rows = [one.row for one in recorded if one.row is not None]
+    if rows:
+        session.flush()  # their studies
+        session.execute(insert(INSTANCES), rows)
 
 
 def versions_of(session: Session, sop_instance_uids: Sequence[str]) -> dict[str, list[InstanceRow]]:
@@ -218,20 +241,20 @@ def _instance_row(
     now: datetime,
     version: int,
     own_result: bool,
-) -> InstanceRow:
-    return InstanceRow(
-        sop_instance_uid=arrival.sop_instance_uid,
-        sop_class_uid=arrival.sop_class_uid,
-        transfer_syntax_uid=arrival.transfer_syntax_uid,
-        study_instance_uid=identity.study_instance_uid,
-        series_instance_uid=identity.series_instance_uid,
-        version=stored.twin.version if stored.twin else version,
-        same_as=stored.twin.id if stored.twin else None,
-        own_result=own_result,
-        sha256=stored.sha256,
-        size_bytes=len(arrival.encoded),
-        path=stored.path,
-        calling_ae_title=arrival.origin.calling_ae_title,
-        calling_address=arrival.origin.address,
-        received_at=now,
-    )
+) -> dict[str, Any]:
+    return {
+        "sop_instance_uid": arrival.sop_instance_uid,
+        "sop_class_uid": arrival.sop_class_uid,
+        "transfer_syntax_uid": arrival.transfer_syntax_uid,
+        "study_instance_uid": identity.study_instance_uid,
+        "series_instance_uid": identity.series_instance_uid,
+        "version": stored.twin.version if stored.twin else version,
+        "same_as": stored.twin.id if stored.twin else None,
+        "own_result": own_result,
+        "sha256": stored.sha256,
+        "size_bytes": len(arrival.encoded),
+        "path": stored.path,
+        "calling_ae_title": arrival.origin.calling_ae_title,
+        "calling_address": arrival.origin.address,
+        "received_at": now,
+    }

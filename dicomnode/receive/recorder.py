@@ -24,7 +24,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicomnode.receive.entries import Entry, entries, entry_at
-from dicomnode.receive.intake import Found, Intake, Stored, versions_of
+from dicomnode.receive.intake import Found, Intake, Stored, insert_instances, versions_of
 from dicomnode.receive.journal import Place, segment_path
 from dicomnode.receive.older_entries import older_entries
 from dicomnode.receive.orders import REPORT, Batch, Order, Orders
@@ -77,6 +77,7 @@ class Recorder:
                     select(ResultRow.sop_instance_uid).where(ResultRow.sop_instance_uid.in_(uids))
                 )
             )
+            recorded = []
             for filed in found:
                 entry, arrival = filed.entry, filed.entry.arrival
                 versions = known[arrival.sop_instance_uid]
@@ -84,9 +85,10 @@ class Recorder:
                     continue
                 facts = Found(versions, arrival.sop_instance_uid in results, entry.received_at)
                 stored = Stored(str(filed.path), entry.sha256, None)
-                self._intake.record(session, arrival, entry.identity, stored, facts)
+                recorded.append(self._intake.record(session, arrival, entry.identity, stored, facts))
                 if not filed.path.exists():  # retention removed it; it cannot while we write here
                     self._filed(entry)
+            insert_instances(session, recorded)
 
     def recover(self, patience_s: float = 0.0) -> int:
         """Record what processes that are gone had acknowledged; returns how many entries there were.

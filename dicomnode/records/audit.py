@@ -16,10 +16,10 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from dicomnode.errors import NodeError
-from dicomnode.records.chain import append
+from dicomnode.records.chain import Fact, append
 from dicomnode.records.column_types import without_nul
 from dicomnode.records.db import Database, utc_now
-from dicomnode.records.tables import AuditRow, JobRow, ResultRow
+from dicomnode.records.tables import JobRow, ResultRow
 from inference.errors import InferenceError
 
 
@@ -144,7 +144,7 @@ class Audit:
         """Append one event within the caller's transaction. `detail` must be plain JSON values."""
         append(
             session,
-            AuditRow(
+            Fact(
                 at=utc_now(),
                 event=event.value,
                 actor=without_nul(self.actor),

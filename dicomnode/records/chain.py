@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
-from sqlalchemy import Select, event, func, select
+from sqlalchemy import Select, event, func, insert, select
 from sqlalchemy.orm import Session
 
 from dicomnode.logs import logging_role
@@ -28,19 +28,36 @@ GENESIS = "0" * 64
 LOCK = 0x6175646974
 """Number of the advisory lock ("audit")."""
 MOST_FAULTS = 100
+_EVENTS = AuditRow.metadata.tables[AuditRow.__tablename__]
 _PENDING = "events to be sealed"
+_NEWEST = "number of the event before them"
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 log = structlog.get_logger()
 
 
-def append(session: Session, row: AuditRow) -> None:
-    """Seal and insert `row` when the transaction of `session` is committed."""
+class Fact(NamedTuple):
+    """One event, as `AuditRow` keeps it, before it is sealed."""
+
+    at: datetime
+    event: str
+    actor: str
+    study_instance_uid: str | None
+    series_instance_uid: str | None
+    sop_instance_uid: str | None
+    job_id: int | None
+    detail: dict[str, Any]
+    previous_sha256: str = ""
+
+
+def append(session: Session, fact: Fact) -> None:
+    """Seal and insert `fact` when the transaction of `session` is committed."""
     pending = session.info.get(_PENDING)
     if pending is None:
         pending = session.info[_PENDING] = []
         event.listen(session, "before_commit", _seal_pending)
         event.listen(session, "after_commit", _tell_the_log)
-    pending.append(row)
+    pending.append(fact)
 
 
 def _seal_pending(session: Session) -> None:
@@ -49,12 +66,14 @@ def _seal_pending(session: Session) -> None:
     if session.get_bind().dialect.name == "postgresql":
         session.execute(select(func.pg_advisory_xact_lock(LOCK)))
         newest = _counting_on(newest)
-    previous = session.scalar(newest) or GENESIS
-    for row in session.info[_PENDING]:
-        row.previous_sha256 = previous
-        row.sha256 = previous = seal(row)
-        session.add(row)
-    session.flush()
+    found = session.execute(newest).one_or_none()
+    previous, session.info[_NEWEST] = found if found else (GENESIS, 0)
+    rows = []
+    for fact in session.info[_PENDING]:
+        fact = fact._replace(previous_sha256=previous)
+        previous = seal(fact)
+        rows.append({**fact._asdict(), "sha256": previous})
+    session.execute(insert(_EVENTS), rows)
 
 
 def _counting_on(newest: Select[str, int]) -> Select[str, int]:
@@ -70,11 +89,11 @@ def _tell_the_log(session: Session) -> None:
     sealed, session.info[_PENDING] = session.info[_PENDING], []
     if not logging_role():  # a command: its output is for a person
         return
-    for row in sealed:
-        tell = log.debug if row.event.startswith("instance_") else log.info
-        ids = {key: getattr(row, key) for key in ("study_instance_uid", "series_instance_uid",
-                                                  "sop_instance_uid", "job_id")}  # fmt: skip
-        tell("audited", audit_event=row.event, event_id=row.id, **{k: v for k, v in ids.items() if v})
+    for number, fact in enumerate(sealed, session.info[_NEWEST] + 1):
+        tell = log.debug if fact.event.startswith("instance_") else log.info
+        ids = {key: getattr(fact, key) for key in ("study_instance_uid", "series_instance_uid",
+                                                   "sop_instance_uid", "job_id")}  # fmt: skip
+        tell("audited", audit_event=fact.event, event_id=number, **{k: v for k, v in ids.items() if v})
 
 
 def seal(row: Any) -> str:
@@ -90,7 +109,7 @@ def seal(row: Any) -> str:
         row.detail,
         row.previous_sha256,
     ]
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    canonical = _canonical.encode(content)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 

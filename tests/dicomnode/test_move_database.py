@@ -12,7 +12,7 @@ from dicomnode.config import load_settings
 from dicomnode.errors import PermanentError
 from dicomnode.receive.intake import Intake, Outcome
 from dicomnode.records.audit import Audit, Event, Subject
-from dicomnode.records.chain import append, verify_chain
+from dicomnode.records.chain import Fact, append, verify_chain
 from dicomnode.records.db import Database, migrate, utc_now
 from dicomnode.records.tables import AuditRow, Base
 from dicomnode.settings.database import DATABASE_URL
@@ -99,8 +99,7 @@ def test_what_does_not_arrive_as_it_was_is_not_moved(config: Path, to_postgresql
     """An old trail may hold NUL, which PostgreSQL cannot keep."""
     before = database_of(config)
     with before.transaction() as session:
-        row = AuditRow(at=utc_now(), event="job_replayed", actor="x", detail={"destination": "A\0"})
-        append(session, row)
+        append(session, Fact(utc_now(), "job_replayed", "x", None, None, None, None, {"destination": "A\0"}))
     before.engine.dispose()
     to_postgresql()
     with pytest.raises(PermanentError, match="nothing was moved"):

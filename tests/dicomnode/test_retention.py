@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from dicomnode.deliver.holdings import NO_SUCH_OBJECT, why_not_held
 from dicomnode.deliver.references import Reference
 from dicomnode.errors import PermanentError
-from dicomnode.receive.intake import Intake, Outcome
+from dicomnode.receive.intake import Intake, Outcome, Recorded
 from dicomnode.records.audit import Audit
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.tables import DeliveryRow, InstanceRow, JobRow, ResultRow, StudyRow
@@ -294,7 +294,7 @@ def test_an_instance_that_comes_while_its_file_is_being_removed_is_here_afterwar
     """The file is there when the receiver looks, and gone when it records."""
     record = Intake.record
 
-    def purged_first(self: Intake, session: Session, *rest: Any) -> Outcome:
+    def purged_first(self: Intake, session: Session, *rest: Any) -> Recorded:
         for path in files(spool):
             path.unlink()
         return record(self, session, *rest)
