@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,21 +34,42 @@ def decide(
     Labels that may overlap are decided one by one, each in a layer of its own. Raises BundleError when
     the network gives another number of classes than the card has labels.
     """
+    return lesions_in(labelled(probabilities, image, card), volume, card.postprocessing, region)
+
+
+def lesions_in(
+    label_maps: Iterable[tuple[LabelMap, Probabilities | None]],
+    volume: Volume,
+    how: Postprocessing,
+    region: npt.NDArray[np.bool_] | None,
+) -> LesionMap:
+    """The lesions of all label maps, each found as by `find_lesions`."""
+    maps = [find_lesions(label_map, volume, how, region, certainty) for label_map, certainty in label_maps]
+    return maps[0] if len(maps) == 1 else layered(maps)
+
+
+def labelled(
+    probabilities: torch.Tensor, image: ModelInput, card: ModelCard
+) -> Iterator[tuple[LabelMap, Probabilities | None]]:
+    """Each label map on the source grid, and how certain it is where that is asked for.
+
+    One, or one for each of labels that may overlap. Raises BundleError as `decide`.
+    """
     how, background = card.postprocessing, 0 if card.labels_overlap else 1
     if len(probabilities) != len(card.labels) + background:
         raise BundleError(
             f"the network of model {card.name} has {len(probabilities)} outputs, "
             f"its card asks for {len(card.labels) + background}: export the model again"
         )
-    if not card.labels_overlap:
-        label_map, certainty = _found(probabilities, image, card.labels, how)
-        return find_lesions(label_map, volume, how, region, certainty)
-    maps = []
-    for label, probability in zip(card.labels, probabilities, strict=True):
-        alone = torch.stack([1.0 - probability, probability])
-        label_map, certainty = _found(alone, image, (label,), how)
-        maps.append(find_lesions(label_map, volume, how, region, certainty))
-    return layered(maps)
+    for index, labels in enumerate(labels_of_maps(card)):
+        alone = probabilities[index]
+        classes = torch.stack([1.0 - alone, alone]) if card.labels_overlap else probabilities
+        yield _found(classes, image, labels, how)
+
+
+def labels_of_maps(card: ModelCard) -> list[tuple[Label, ...]]:
+    """The labels of each label map: all in one, unless they may overlap."""
+    return [(label,) for label in card.labels] if card.labels_overlap else [card.labels]
 
 
 def to_label_map(

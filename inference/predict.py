@@ -10,10 +10,11 @@ from inference.body import body_mask
 from inference.engine import Model
 from inference.errors import UnsuitableVolume
 from inference.labelmap import LesionMap
-from inference.lesions import decide
+from inference.lesions import decide, lesions_in
 from inference.lungs import lung_mask
 from inference.orientation import plane_of
 from inference.preprocess import ModelInput, on_grid, prepare
+from inference.slabs import goes_in_slabs, labelled_in_slabs
 from inference.volume import Box, Volume
 
 Mask = npt.NDArray[np.bool_]
@@ -34,12 +35,13 @@ def segment(volume: Volume, model: Model) -> LesionMap:
         )
     _check_plane(volume, model)
     region = find_region(volume, card.postprocessing.region)
-    if region is not None and card.postprocessing.region == "body":
-        image = _prepared(volume, model, None)
-        answers = model.answers(image, on_grid(region, image))
-    else:
-        image = _prepared(volume, model, None if region is None else surrounding(region, volume))
-        answers = model.answers(image)
+    asked = region if card.postprocessing.region == "body" else None
+    box = volume.box if region is None or asked is not None else surrounding(region, volume)
+    if model.device.type == "cpu" and goes_in_slabs(volume, card.preprocessing, box):
+        found = labelled_in_slabs(volume, model, box, asked)
+        return lesions_in(found, volume, card.postprocessing, region)
+    image = _prepared(volume, model, box)
+    answers = model.answers(image, None if asked is None else on_grid(asked, image))
     try:
         return decide(answers, image, volume, card, region)
     except torch.cuda.OutOfMemoryError:  # the volume may have many more voxels than the model's grid
@@ -48,7 +50,7 @@ def segment(volume: Volume, model: Model) -> LesionMap:
         return decide(answers, image, volume, card, region)
 
 
-def _prepared(volume: Volume, model: Model, box: Box | None) -> ModelInput:
+def _prepared(volume: Volume, model: Model, box: Box) -> ModelInput:
     """The network's input, on its device where that has the room."""
     how = model.bundle.card.preprocessing
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,8 +47,7 @@ def prepare(
     A network that looks at each slice alone gets the slices as they are, wherever they lie. All is done on
     `device`, where the image stays.
     """
-    whole = tuple(slice(0, n) for n in volume.shape)
-    box = box or (whole[0], whole[1], whole[2])
+    box = box or volume.box
     voxels = _on_device(volume.voxels[box], device)
     upright = straightening(volume, box) if how.looks_across_slices else None
     if upright is not None:
@@ -73,11 +73,14 @@ def on_grid(region: npt.NDArray[np.bool_], image: ModelInput) -> Box | None:
 
     None for a volume that was made upright, whose slices have moved.
     """
-    if image.straightening is not None:
-        return None
-    turned = image.turn.apply(torch.from_numpy(region))
+    return None if image.straightening else on_turned_grid(region, image.turn, image.image.shape)
+
+
+def on_turned_grid(region: npt.NDArray[np.bool_], turn: Turn, shape: Sequence[int]) -> Box:
+    """The same on a model's grid of `shape` that covers the whole volume."""
+    turned = turn.apply(torch.from_numpy(region))
     bounds = []
-    for axis, (n, on_model) in enumerate(zip(turned.shape, image.image.shape, strict=True)):
+    for axis, (n, on_model) in enumerate(zip(turned.shape, shape, strict=True)):
         inside = turned.movedim(axis, 0).flatten(1).any(dim=1).nonzero().flatten()
         # one voxel more, because resampling back mixes neighbours
         low, high = int(inside[0]) * on_model / n, (int(inside[-1]) + 1) * on_model / n

@@ -94,6 +94,12 @@ class Volume:
         return slices, rows, columns
 
     @property
+    def box(self) -> Box:
+        """All of it."""
+        slices, rows, columns = self.shape
+        return slice(0, slices), slice(0, rows), slice(0, columns)
+
+    @property
     def has_geometry(self) -> bool:
         """Whether the voxels have a place in the patient."""
         return self.affine_lps is not None

@@ -58,7 +58,7 @@ def test_a_device_too_small_for_the_source_grid_leaves_making_ready_to_the_cpu(
 
     monkeypatch.setattr(inference.predict, "prepare", first_fails)
     found, cpu = phantom(), torch.device("cpu")
-    lesions = segment(found.volume, Model(read_bundle(write_bundle(tmp_path)), cpu))
+    lesions = segment(found.volume, Model(read_bundle(write_bundle(tmp_path, spatial_dims=3)), cpu))
     assert tried == [(cpu,), ()]
     np.testing.assert_array_equal(lesions.values > 0, found.lesion_map.values > 0)
 
@@ -97,6 +97,7 @@ def test_a_device_too_small_for_the_source_grid_leaves_the_decision_to_the_cpu(
 
     monkeypatch.setattr(inference.predict, "decide", first_fails)
     found = phantom()
-    lesions = segment(found.volume, Model(read_bundle(write_bundle(tmp_path)), torch.device("cpu")))
+    bundle = read_bundle(write_bundle(tmp_path, spatial_dims=3))
+    lesions = segment(found.volume, Model(bundle, torch.device("cpu")))
     assert tries == 2
     np.testing.assert_array_equal(lesions.values > 0, found.lesion_map.values > 0)
