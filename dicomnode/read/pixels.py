@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from dicomnode.errors import UnreadableSeries
 from dicomnode.read.frames import FrameHeader
+from dicomnode.read.room import Allocate
 from dicomnode.read.stored import stored_frames
 from dicomnode.read.straight import read_straight
 from dicomnode.read.values import intensity_unit, real_world
@@ -39,7 +40,7 @@ def check_greyscale(header: FrameHeader) -> None:
         )
 
 
-def read_voxels(headers: Sequence[FrameHeader]) -> Voxels:
+def read_voxels(headers: Sequence[FrameHeader], empty: Allocate = np.empty) -> Voxels:
     """Real-world values (slice, row, column) of the frames in the given order.
 
     int16 when every value is exact in it, else float32. Where a CT declares padding below -1024 HU
@@ -48,7 +49,7 @@ def read_voxels(headers: Sequence[FrameHeader]) -> Voxels:
     """
     shape = volume_shape(headers)
     hounsfield = intensity_unit(headers) == "HU"
-    voxels = read_straight(headers, shape, hounsfield)
+    voxels = read_straight(headers, shape, hounsfield, empty)
     return read_one_by_one(headers, shape, hounsfield) if voxels is None else voxels
 
 

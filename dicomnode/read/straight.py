@@ -21,6 +21,7 @@ from dicomnode.elements import Unsure
 from dicomnode.read.compressed import compressed_frames
 from dicomnode.read.frames import FrameHeader, one_of_each_kind
 from dicomnode.read.native import native_frames
+from dicomnode.read.room import Allocate
 from dicomnode.read.values import LOWEST_CT_NUMBER_HU, Rescale, has_deep_padding, rescale_of
 from inference.volume import Voxels
 
@@ -78,7 +79,10 @@ class StraightFrame:
 
 
 def read_straight(
-    headers: Sequence[FrameHeader], shape: tuple[int, int, int], hounsfield: bool
+    headers: Sequence[FrameHeader],
+    shape: tuple[int, int, int],
+    hounsfield: bool,
+    empty: Allocate = np.empty,
 ) -> Voxels | None:
     """Values (slice, row, column) of all frames, int16 where they fit, else float32.
 
@@ -88,9 +92,9 @@ def read_straight(
         frames, pace = _plain_frames(headers, shape, hounsfield)
         voxels = None
         if all(frame.meaning.rescale.whole for frame in frames):
-            voxels = _read_all(frames, np.empty(shape, np.int16), _fill_int16, pace)
+            voxels = _read_all(frames, empty(shape, np.int16), _fill_int16, pace)
         if voxels is None:
-            voxels = _read_all(frames, np.empty(shape, np.float32), _fill_float32, pace)
+            voxels = _read_all(frames, empty(shape, np.float32), _fill_float32, pace)
         return voxels
     except Unsure:
         return None

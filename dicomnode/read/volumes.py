@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from dicomnode.read.frames import frame_headers, one_of_each_kind
 from dicomnode.read.geometry import arrange, place
 from dicomnode.read.pixels import check_greyscale, read_voxels
+from dicomnode.read.room import Allocate
 from dicomnode.read.unplaced import is_unplaced, read_unplaced
 from dicomnode.read.values import intensity_unit
 from dicomnode.study import Series, SourceVolume
@@ -16,13 +19,14 @@ UNEVEN = (
 """For the reports, after what is uneven."""
 
 
-def read_volume(series: Series) -> SourceVolume:
+def read_volume(series: Series, empty: Allocate = np.empty) -> SourceVolume:
     """Read the pixels of `series` and place them in the patient (LPS, mm).
 
     Slices are sorted along their normal; a gantry tilt becomes a sheared affine, and slices at uneven
     distances keep their places, with a note for the reports. Values are real-world values: HU for CT
     with a rescale, else arbitrary.
 
+    Voxels of 16 bits are read straight into what `empty` makes.
     Ultrasound without a place in the patient becomes grey values 0..255 (see `unplaced.py`).
 
     Raises UnreadableSeries with the reason when the series is not one stack of greyscale slices.
@@ -35,7 +39,10 @@ def read_volume(series: Series) -> SourceVolume:
     stack = arrange([place(header) for header in headers])
     ordered = [plane.header for plane in stack.planes]
     volume = Volume(
-        read_voxels(ordered), stack.affine_lps, intensity_unit(ordered), slice_places=stack.slice_places
+        read_voxels(ordered, empty),
+        stack.affine_lps,
+        intensity_unit(ordered),
+        slice_places=stack.slice_places,
     )
     notes = () if stack.unevenness is None else (f"{stack.unevenness}. {UNEVEN}",)
     return SourceVolume(series, volume, tuple(header.frame for header in ordered), notes)

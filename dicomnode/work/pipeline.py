@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import numpy as np
+
 from dicomnode.encode.context import ResultContext
 from dicomnode.encode.results import Result, encode_results
 from dicomnode.forms import DEFAULT_KINDS, ResultKind
+from dicomnode.read.room import Allocate
 from dicomnode.read.volumes import read_volume
 from dicomnode.records.audit import Stage
 from dicomnode.study import Series, SourceVolume
@@ -36,6 +39,8 @@ class Assignment:
     created_at: datetime
     notes: tuple[str, ...] = ()
     kinds: frozenset[ResultKind] = DEFAULT_KINDS
+    empty: Allocate = np.empty
+    """Makes the memory of the volume."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +60,7 @@ def process_series(assignment: Assignment, stage: StageRecorder) -> Findings:
     Raises UnreadableSeries, inference.errors.InferenceError or ResultRejected.
     """
     with stage(Stage.READ):
-        source = read_volume(assignment.series)
+        source = read_volume(assignment.series, assignment.empty)
     with stage(Stage.SEGMENT):
         lesion_map = assignment.segmenter(source.volume)
     with stage(Stage.MEASURE):

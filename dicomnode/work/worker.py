@@ -21,6 +21,7 @@ from dicomnode.encode.equipment import software_version
 from dicomnode.errors import InputChanged, PermanentError, StaleLease, TransientError
 from dicomnode.forms import all_kinds
 from dicomnode.loaded import keep_what_is_loaded
+from dicomnode.read.room import Room
 from dicomnode.records.audit import Audit, Stage, Subject
 from dicomnode.records.db import Database
 from dicomnode.records.instances import stored_instances
@@ -59,6 +60,7 @@ class Worker:
         self._name = f"{engine.place} pid {os.getpid()} on {HOST}"
         self._audit = Audit(f"worker {engine.place}")
         self._queue = JobQueue(database, self._audit, settings.worker, self._name, settings.wanted)
+        self._room = Room()
         self._loaded = False
         self._is_warm = False
 
@@ -155,6 +157,7 @@ class Worker:
             created_at=job.created_at.astimezone(),
             notes=tuple(job.notes["lines"]),
             kinds=all_kinds(self._settings.wanted, job.destinations["names"]),
+            empty=self._room.empty,
         )
         return process_series(assignment, partial(self._stage, job))
 

@@ -69,9 +69,12 @@ class Node:
         registry = find_bundles(self.settings.models.folder)
         Dispatch(self.settings, self.database, registry, Audit("routing")).route_complete_studies()
 
-    def work(self) -> bool:
+    def worker(self) -> Worker:
         registry = find_bundles(self.settings.models.folder)
-        return Worker(self.settings, self.database, registry, LocalEngine("cpu")).work_one()
+        return Worker(self.settings, self.database, registry, LocalEngine("cpu"))
+
+    def work(self) -> bool:
+        return self.worker().work_one()
 
     def in_state(self, state: str) -> None:
         self.settings = self.settings.model_copy(
@@ -136,6 +139,15 @@ def test_a_study_becomes_a_job_and_the_job_becomes_results(node: Node, logs: lis
         assert secret not in told
     sentences = [line.sentence for line in tell(node.rows(AuditRow))]
     assert any("3 lesion(s)" in sentence for sentence in sentences)
+
+
+def test_after_a_job_the_memory_of_its_volume_is_free_for_the_next_one(node: Node) -> None:
+    node.route()
+    worker = node.worker()
+    assert worker.work_one()
+    pages = worker._room._pages
+    assert pages is not None, "the volume lay somewhere else"
+    pages.resize(len(pages))  # BufferError: somebody has a part of the volume
 
 
 def test_each_destination_gets_the_forms_that_it_wants(
