@@ -91,6 +91,8 @@ class Model:
             mirrored = image.flip(axes) if axes else image
             box = within and flipped(within, axes, image.shape)
             for slices, found in self._pieces(mirrored, box, share):
+                if len(versions) == 1 and found.shape[1:] == image.shape:  # nothing to add up
+                    return found
                 if total is None:
                     total = found.new_zeros(len(found), *image.shape)
                 place = slice(len(image) - slices.stop, len(image) - slices.start) if 0 in axes else slices

@@ -17,6 +17,11 @@ from inference.view import View, view_of
 
 WINDOWS_PER_STEP = 8
 SLICES_PER_STEP = 16
+BYTES_PER_STEP_ON_CPU = 96 * 2**20
+"""Of several images on a CPU. With more at a time glibc fetches each map anew from the system and gives it
+back, which takes a fifth of the time of a small network."""
+VALUES_AT_A_TIME_ON_CPU = 2**18
+"""Of logits that become probabilities, which takes some passes."""
 
 Step = Callable[[torch.Tensor], torch.Tensor]
 
@@ -78,7 +83,7 @@ class Sweep:
         logits = sliding_window_inference(
             batch,
             self.how.window_size,
-            max(1, int(WINDOWS_PER_STEP * self.share)),
+            self._at_a_time(WINDOWS_PER_STEP, math.prod(self.how.window_size), batch.device),
             self.predict,
             overlap=self.how.overlap,
             mode="gaussian",
@@ -98,20 +103,34 @@ class Sweep:
             )
         result: torch.Tensor | None = None
         for block in plan_blocks(image.shape[2:], view, most, within):
-            for first, found in self._answers(image, block, most):
+            for first, logits in self._answers(image, block):
                 if result is None:
-                    result = found.new_zeros(image.shape[0], found.shape[1], *image.shape[2:])
-                result[(slice(first, first + len(found)), slice(None), *block.answers)] = found
+                    size = len(image), logits.shape[1], *image.shape[2:]
+                    result = logits.new_zeros(size, dtype=torch.float32)
+                part = slice(first, first + len(logits)), slice(None), *block.answers
+                self._decide_into(result[part], logits)
         assert result is not None
         return result[(slice(None), slice(None), *place)]
 
-    def _answers(
-        self, image: torch.Tensor, block: Block, most_voxels: int
-    ) -> Iterator[tuple[int, torch.Tensor]]:
-        """Probabilities of what a block answers for, a few images of the batch at a time."""
+    def _answers(self, image: torch.Tensor, block: Block) -> Iterator[tuple[int, torch.Tensor]]:
+        """Logits of what a block answers for, a few images of the batch at a time."""
         size = math.prod(read.stop - read.start for read in block.reads)
-        at_a_time = max(1, min(most_voxels // size, int(SLICES_PER_STEP * self.share)))
+        at_a_time = self._at_a_time(SLICES_PER_STEP, size, image.device)
         read, answered = ((slice(None), slice(None), *part) for part in (block.reads, block.answers_of_read))
         for first in range(0, len(image), at_a_time):
-            logits = self.predict(image[read][first : first + at_a_time])
-            yield first, self.decide(logits[answered])
+            yield first, self.predict(image[read][first : first + at_a_time])[answered]
+
+    def _decide_into(self, result: torch.Tensor, logits: torch.Tensor) -> None:
+        """Put probabilities into a part of the result; on a CPU by a few planes, which a cache holds."""
+        planes = logits.shape[2]
+        if logits.device.type == "cpu":
+            planes = max(1, VALUES_AT_A_TIME_ON_CPU * planes // logits.numel())
+        for place, values in zip(*(torch.split(of, planes, 2) for of in (result, logits)), strict=True):
+            place.copy_(self.decide(values))
+
+    def _at_a_time(self, usual: int, voxels: int, device: torch.device) -> int:
+        """How many images of so many `voxels` go through the network at a time, at least one."""
+        most = free_bytes(device) * self.share
+        if device.type == "cpu":
+            most = min(most, BYTES_PER_STEP_ON_CPU)
+        return max(1, min(int(usual * self.share), int(most / self.outlook.bytes_per_voxel / voxels)))

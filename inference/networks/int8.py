@@ -8,7 +8,7 @@ images; sums are whole numbers of 32 bits, and what comes out is float32 again.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -17,13 +17,16 @@ from torch.nn import functional
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from inference.errors import BundleError
-from inference.networks.onednn import Merged
+from inference.networks.onednn import Added, Merged
 
 FEWEST_CHANNELS = 16
 """The first and the last layers have fewer: rounding costs the most there, and gains the least."""
 LEVELS = 255
 LARGEST_WEIGHT = 127
 WITH_VNNI = "cpu-vnni"
+VALUES_AT_A_TIME = 2**18
+CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+"""How maps lie in memory, by the number of their axes."""
 
 Limits = tuple[float, float]
 
@@ -39,18 +42,41 @@ def kind_of(device: torch.device) -> str:
     return WITH_VNNI if able.get("avx512_vnni") or able.get("avx_vnni") else "cpu"
 
 
-class Rounded(nn.Module):
-    """A merged convolution in 8 bits, for values between `limits`; what lies beyond becomes the limit."""
+class Levels(nn.Module):
+    """A map as numbers of 8 bits, for values between `limits`; what lies beyond becomes the limit."""
 
-    def __init__(self, layer: Merged, limits: Limits) -> None:
+    def __init__(self, limits: Limits) -> None:
         super().__init__()
-        convolution = layer.convolution
-        self.slope = layer.slope
         # padding is 0, which must have a level of its own
         low, high = min(0.0, limits[0]), max(0.0, limits[1])
         self.scale = max((high - low) / LEVELS, torch.finfo(torch.float32).tiny)
         self.zero = round(-low / self.scale)
         self.offset = torch.tensor(self.zero + 0.5)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Every value of `image` (n, channel, ...) as the number of its level; levels stay what they are."""
+        if image.dtype is torch.uint8:
+            return image
+        image = image.contiguous(memory_format=CHANNELS_LAST[image.ndim])
+        result = torch.empty_like(image, dtype=torch.uint8)
+        for values, numbers in zip(_pieces(image), _pieces(result), strict=True):
+            scaled = torch.add(self.offset, values, alpha=1.0 / self.scale)
+            numbers.copy_(scaled.clamp_(0.0, LEVELS + 0.5))  # which cuts off: the half makes that rounding
+        return result
+
+    def same_as(self, other: Levels) -> bool:
+        """Whether both make the same numbers."""
+        return (self.scale, self.zero) == (other.scale, other.zero)
+
+
+class Rounded(nn.Module):
+    """A merged convolution in 8 bits, of values between `limits`."""
+
+    def __init__(self, layer: Merged, limits: Limits) -> None:
+        super().__init__()
+        convolution = layer.convolution
+        self.slope = layer.slope
+        self.levels = Levels(limits)
         weight = convolution.weight.detach()
         largest = weight.abs().flatten(1).amax(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
         self.weight_scales = largest / LARGEST_WEIGHT
@@ -59,15 +85,15 @@ class Rounded(nn.Module):
         self.size = tuple(map(list, (convolution.stride, convolution.padding, convolution.dilation)))
         rounded = (weight / self.weight_scales.view(-1, *[1] * (weight.ndim - 1))).round().to(torch.int8)
         self.weight = torch.ops.onednn.qconv_prepack(
-            rounded, self.weight_scales, self.scale, self.zero, *self.size, 1, None
+            rounded, self.weight_scales, self.levels.scale, self.levels.zero, *self.size, 1, None
         )
 
     def forward(self, image: torch.Tensor, other: torch.Tensor | None = None) -> torch.Tensor:
         """The map (n, channel, ...) of `image` (n, channel, ...), plus `other`, in float32."""
         given = (
-            self._levels(image),
-            self.scale,
-            self.zero,
+            self.levels(image),
+            self.levels.scale,
+            self.levels.zero,
             self.weight,
             self.weight_scales,
             self.weight_zeros,
@@ -80,10 +106,13 @@ class Rounded(nn.Module):
             return result.add_(other)
         return result if self.slope is None else functional.leaky_relu_(result, self.slope)
 
-    def _levels(self, image: torch.Tensor) -> torch.Tensor:
-        """Every value as the number of its level, in 8 bits. The half makes cutting off rounding."""
-        numbers = torch.add(self.offset, image, alpha=1.0 / self.scale)
-        return numbers.clamp_(0.0, LEVELS + 0.5).to(torch.uint8)
+
+def _pieces(image: torch.Tensor) -> Sequence[torch.Tensor]:
+    """The values of a map in the order of memory, in pieces that stay in a processor's cache.
+
+    Nothing that is as large as the map is written between: to fetch that memory would take most of the time.
+    """
+    return torch.split(image.movedim(1, -1).flatten(), VALUES_AT_A_TIME)
 
 
 def can_round(layer: nn.Module) -> bool:
@@ -141,3 +170,15 @@ def _round_below(parent: nn.Module, limits: Mapping[str, Limits]) -> None:
                 setattr(parent, name, Rounded(module, limits[module.name]))
         else:
             _round_below(module, limits)
+            if (levels := _shared_levels(module)) is not None:
+                setattr(parent, name, nn.Sequential(levels, module))
+
+
+def _shared_levels(module: nn.Module) -> Levels | None:
+    """The levels of what a residual unit is given, where both of its ways begin with them."""
+    if not isinstance(module, Added) or not isinstance(module.before, nn.Identity):
+        return None
+    first = next((layer for layer in module.beside.modules() if isinstance(layer, Rounded | Merged)), None)
+    if not isinstance(module.last, Rounded) or not isinstance(first, Rounded):
+        return None
+    return first.levels if first.levels.same_as(module.last.levels) else None

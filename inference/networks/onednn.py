@@ -78,6 +78,19 @@ class Added(nn.Module):
         return result
 
 
+class Summed(nn.Module):
+    """A residual unit that ends with an activation: `before(image) + image`, in the memory of the first."""
+
+    def __init__(self, before: nn.Module) -> None:
+        super().__init__()
+        self.before = before
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """The map (n, channel, ...) of `image` (n, channel, ...)."""
+        result: torch.Tensor = self.before(image)
+        return result.add_(image)
+
+
 class _Place(NamedTuple):
     """Where a module is kept."""
 
@@ -157,15 +170,17 @@ def _add_below(parent: nn.Module) -> None:
             setattr(parent, name, added)
 
 
-def _added(unit: ResidualUnit) -> Added | None:
-    """None where no convolution ends one of the two ways, and nothing comes after it."""
+def _added(unit: ResidualUnit) -> Added | Summed | None:
+    """None where no convolution ends one of the two ways."""
     if isinstance(unit.residual, Merged) and unit.residual.can_add:
         return Added(nn.Identity(), unit.residual, unit.conv)
     called = [place.module for place in _in_order(unit.conv)]
     layers = [module for module in called if not isinstance(module, nn.Identity | _DropoutNd)]
-    if isinstance(unit.residual, nn.Identity) and isinstance(layers[-1], Merged) and layers[-1].can_add:
+    if not isinstance(unit.residual, nn.Identity) or not isinstance(layers[-1], Merged):
+        return None
+    if layers[-1].can_add:
         return Added(nn.Sequential(*layers[:-1]), layers[-1], nn.Identity())
-    return None
+    return Summed(nn.Sequential(*layers))
 
 
 def _can_merge(module: nn.Module) -> bool:

@@ -156,6 +156,22 @@ def test_a_halo_that_is_too_small_shows() -> None:
     assert not torch.allclose(swept(network, image, short, IN_PARTS), network(image), atol=1e-4)
 
 
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+@torch.inference_mode()
+def test_pieces_for_the_cache_change_nothing(spatial_dims: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = built(UNET, spatial_dims)
+    view = view_of(network, 1, WINDOW[spatial_dims])
+    image = torch.randn(7, 1, *WINDOW[spatial_dims])
+    batches: list[int] = []
+    network.register_forward_pre_hook(lambda _module, given: batches.append(len(given[0])))
+    sweep = Sweep(network, lambda logits: logits.softmax(dim=1), how(spatial_dims), Outlook(view, 100.0))
+    usual = sweep.over(image)
+    monkeypatch.setattr("inference.sweep.BYTES_PER_STEP_ON_CPU", 350 * math.prod(WINDOW[spatial_dims]))
+    monkeypatch.setattr("inference.sweep.VALUES_AT_A_TIME_ON_CPU", 500)
+    torch.testing.assert_close(sweep.over(image), usual, atol=1e-5, rtol=1e-5)
+    assert batches == [7, 3, 3, 1]
+
+
 @pytest.mark.parametrize("name", LOOKS_EVERYWHERE)
 @pytest.mark.parametrize("spatial_dims", [2, 3])
 def test_a_network_that_depends_on_the_whole_image_has_no_view(name: str, spatial_dims: int) -> None:

@@ -15,7 +15,7 @@ from torch import nn
 
 from inference.bundle import read_bundle
 from inference.engine import Model, load_network
-from inference.networks.onednn import Added, Merged, merged
+from inference.networks.onednn import Added, Merged, Summed, merged
 from inference.view import view_of
 from tests.inference.test_blocks import EXACT, LOOKS_EVERYWHERE, UNET, built
 
@@ -75,7 +75,8 @@ def test_sums_of_residual_units_become_part_of_a_convolution() -> None:
     units = sum(isinstance(module, ResidualUnit) for module in network.modules())
     ends_with_activation = 1
     assert sum(isinstance(module, Added) for module in fast.modules()) == units - ends_with_activation
-    assert called["aten::add"] == ends_with_activation
+    assert sum(isinstance(module, Summed) for module in fast.modules()) == ends_with_activation
+    assert "aten::add" not in called, "a sum in memory of its own"
     torch.testing.assert_close(found, network(image), atol=1e-4, rtol=1e-4)
 
 

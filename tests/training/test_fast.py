@@ -21,7 +21,7 @@ from inference.engine import Model, fitted, network_for, quickened
 from inference.errors import BundleError
 from inference.fast_mode import FastMode, Precision
 from inference.networks import int8
-from inference.networks.int8 import WITH_VNNI, Rounded, kind_of, observed
+from inference.networks.int8 import WITH_VNNI, Levels, Rounded, kind_of, observed
 from inference.networks.onednn import Merged
 from inference.preprocess import prepare
 from inference.sweep import outlook_of
@@ -105,6 +105,36 @@ def test_values_beyond_the_limits_become_the_limit_and_zero_stays_zero() -> None
             layer(torch.full((1, 16, 8, 8), far)), layer(torch.full((1, 16, 8, 8), at))
         )
     assert layer(torch.zeros(1, 16, 8, 8)).abs().max() == 0.0
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_every_value_becomes_the_nearest_level(memory_format: torch.memory_format) -> None:
+    """Over more values than are taken at a time, in whatever order they lie."""
+    image = torch.randn(2, 16, 96, int8.VALUES_AT_A_TIME // 2000).to(memory_format=memory_format)
+    assert image.numel() > int8.VALUES_AT_A_TIME
+    levels = Levels((-1.0, 2.0))
+    found = levels(image)
+    exact = (image / levels.scale + levels.zero).clamp(0, 255)
+    assert (found - exact).abs().max() <= 0.5001
+    assert levels(found) is found
+
+
+@needs_vnni
+@torch.inference_mode()
+def test_both_ways_of_a_residual_unit_share_their_levels(monkeypatch: pytest.MonkeyPatch) -> None:
+    how = how_for(3)
+    exact = fitted(built(WIDE, 3), how, CPU)
+    image = torch.randn(1, 1, 32, 32, 32)
+    with observed(exact) as limits:
+        exact(image)
+    shared = quickened(exact, limits, how)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        found = shared(image)
+    called = {event.key: event.count for event in profile.key_averages()}
+    monkeypatch.setattr(int8, "_shared_levels", lambda _: None)
+    apart = quickened(exact, limits, how)
+    assert torch.equal(found, apart(image))
+    assert 0 < called["aten::clamp_"] < len(rounded_layers(apart))
 
 
 def test_limits_of_other_layers_are_refused() -> None:
