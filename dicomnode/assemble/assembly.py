@@ -11,12 +11,14 @@ from dicomnode.assemble.counts import Counts, titles_of
 from dicomnode.assemble.required import required_of
 from dicomnode.assemble.rules import Progress, Required, Verdict, is_due, may_be_over, verdict
 from dicomnode.assemble.stored import read_study
+from dicomnode.receive.behind import recorded_until
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.instances import stored_instances
 from dicomnode.records.states import StudyState, moved
 from dicomnode.records.tables import StudyRow
 from dicomnode.settings.node import PeerSettings, Settings
+from dicomnode.spool import Spool
 
 
 class Assembly:
@@ -26,6 +28,7 @@ class Assembly:
         self._settings = settings
         self._database = database
         self._audit = Audit("assembly")
+        self._spool = Spool(settings.spool)
         self.counts = Counts(settings)
         self._looked: dict[str, tuple[datetime, Required | None]] = {}
         """Study -> its last arrival when somebody looked for required series, and what was found."""
@@ -94,6 +97,7 @@ class Assembly:
             required=required,
             looked=looked_at == study.last_received_at or not self._settings.required,
             released_at=study.released_at,
+            recorded_until=recorded_until(self._spool.journals, utc_now()),
         )
 
     def _close(self, session: Session, study_instance_uid: str) -> None:

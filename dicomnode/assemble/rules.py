@@ -71,6 +71,8 @@ class Progress:
     looked: bool = True
     released_at: datetime | None = None
     """When a sender last released an association on which the study had grown."""
+    recorded_until: datetime | None = None
+    """What arrived later may not be known yet. None: all is known."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ def verdict(progress: Progress, rules: AssemblySettings, now: datetime) -> Verdi
     A count only holds when it was asked after the last arrival: while a modality is still storing
     to the peer, an older count would close the study too early. A required series that is not there
     keeps the study open until the deadline, whatever the counts say: the peer may not have it yet.
+    Silence counts as far as what arrived is known: images may wait for their rows when much comes at once.
     """
     if not progress.looked:
         return None
@@ -100,9 +103,10 @@ def verdict(progress: Progress, rules: AssemblySettings, now: datetime) -> Verdi
     settled = settled_at(last, progress.released_at, rules)
     if progress.senders and all(sender.all_came(settled) for sender in progress.senders):
         return Verdict(CompletedBy.EXPECTED_COUNT)
-    if required and now >= last + timedelta(seconds=required.pause_s):
+    silent_until = progress.recorded_until or now
+    if required and silent_until >= last + timedelta(seconds=required.pause_s):
         return Verdict(CompletedBy.REQUIRED_SERIES, missing)
-    if now >= last + timedelta(seconds=rules.quiet_period_s):
+    if silent_until >= last + timedelta(seconds=rules.quiet_period_s):
         return Verdict(CompletedBy.QUIET_PERIOD, missing)
     return Verdict(CompletedBy.DEADLINE, missing) if over else None
 

@@ -23,6 +23,7 @@ import structlog
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
+from dicomnode.receive.behind import mark_behind, mark_up_to_date
 from dicomnode.receive.entries import Entry, entries, entry_at
 from dicomnode.receive.intake import Found, Intake, Stored, insert_instances, versions_of
 from dicomnode.receive.journal import Place, segment_path
@@ -145,6 +146,8 @@ class Recorder:
                     if order is Order.FREE:
                         self._spool.sync()
                         freed = place.segment
+                if not orders.ahead:
+                    mark_up_to_date(segments.journal)
                 done += len(batch)
                 with suppress(BrokenPipeError):  # the receiver is gone, or has replaced this recorder
                     channel.sendall(REPORT.pack(done, freed))
@@ -166,6 +169,7 @@ class Recorder:
         again = any(order is Order.RECORD_AGAIN for order, _ in batch)
         while filing:
             try:
+                mark_behind(segments.journal, filing[0].result().entry.received_at)
                 self.write_down([one.result() for one in filing], again=again)
             except (OSError, SQLAlchemyError) as error:
                 log.error(
@@ -194,7 +198,7 @@ class _Segments:
     """Reads from the segments of one journal; from several threads."""
 
     def __init__(self, journal: Path) -> None:
-        self._journal = journal
+        self.journal = journal
         self._open: dict[int, int] = {}
         self._opening = threading.Lock()
 
@@ -202,7 +206,7 @@ class _Segments:
         """The entry at a place."""
         with self._opening:
             if place.segment not in self._open:
-                self._open[place.segment] = os.open(segment_path(self._journal, place.segment), os.O_RDONLY)
+                self._open[place.segment] = os.open(segment_path(self.journal, place.segment), os.O_RDONLY)
         found = entry_at(self._open[place.segment], place.offset)
         if found is None:
             raise RuntimeError(f"no entry at {place}")

@@ -25,11 +25,13 @@ from dicomnode.assemble.rules import (
 )
 from dicomnode.errors import TransientError
 from dicomnode.receive.arrival import Origin
+from dicomnode.receive.behind import mark_behind, mark_up_to_date, recorded_until
 from dicomnode.receive.intake import Intake
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.tables import DeliveryRow, JobRow, ResultRow, StudyRow
 from dicomnode.settings.assembly import AssemblySettings
 from dicomnode.settings.node import PeerSettings, Settings
+from dicomnode.spool import Spool
 from tests.dicomnode.parts import arrival, events, image, settings_in
 
 pytestmark = pytest.mark.both_databases
@@ -49,9 +51,14 @@ def sender(received: int, expected: int | None = None, asked: float | None = Non
 
 
 def progress(
-    last: float, *senders: Sender, required: Required | None = None, looked: bool = True
+    last: float,
+    *senders: Sender,
+    required: Required | None = None,
+    looked: bool = True,
+    recorded: float | None = None,
 ) -> Progress:
-    return Progress(START, at(last), senders, required, looked)
+    until = None if recorded is None else at(recorded)
+    return Progress(START, at(last), senders, required, looked, recorded_until=until)
 
 
 ALL_THERE = Required("three phases", (), pause_s=5)
@@ -67,6 +74,11 @@ ONE_MISSING = Required("three phases", ("venous",), pause_s=5)
         (progress(590, sender(9)), 599, None),
         (progress(590, sender(9)), 600, CompletedBy.DEADLINE),
         (progress(590, sender(9)), 620, CompletedBy.QUIET_PERIOD),
+        (progress(0, sender(1), recorded=29.9), 40, None),
+        (progress(0, sender(1), recorded=30), 40, CompletedBy.QUIET_PERIOD),
+        (progress(0, sender(1), recorded=0), 600, CompletedBy.DEADLINE),
+        (progress(5, sender(3), required=ALL_THERE, recorded=9), 20, None),
+        (progress(5, sender(3, expected=3, asked=6), recorded=5), 6, CompletedBy.EXPECTED_COUNT),
         (progress(5, sender(3, expected=3, asked=6)), 6, CompletedBy.EXPECTED_COUNT),
         (progress(5, sender(4, expected=3, asked=6)), 6, CompletedBy.EXPECTED_COUNT),
         (progress(5, sender(2, expected=3, asked=6)), 6, None),
@@ -282,6 +294,34 @@ def test_a_quiet_study_is_closed_once_with_its_rule(
     assert found.completed_at is not None
     detail = {"rule": "quiet_period", "generation": 1, "received_count": 2, "expected_count": None}
     assert events(database, "study_completed") == [("study_completed", detail)]
+
+
+def test_a_study_is_not_quiet_while_images_of_its_time_wait_for_their_rows(
+    settings: Settings, database: Database, intake: Intake, spool: Spool
+) -> None:
+    intake.take(arrival(image()))
+    change(database, first_received_at=ago(60), last_received_at=ago(31))
+    for journal in ("one", "two"):
+        (spool.journals / journal).mkdir(parents=True)
+    mark_behind(spool.journals / "one", ago(10))
+    mark_behind(spool.journals / "two", ago(0))
+    assembly = Assembly(settings, database)
+    assembly.close_complete_studies()
+    assert study(database).state == "receiving", "one of what arrived since may be of this study"
+    mark_up_to_date(spool.journals / "one")
+    assembly.close_complete_studies()
+    assert study(database).completed_by == "quiet_period"
+
+
+def test_a_recorder_that_makes_no_progress_holds_up_nobody_for_ever(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (spool.journals / "one").mkdir(parents=True)
+    mark_behind(spool.journals / "one", ago(10))
+    now = utc_now()
+    assert recorded_until(spool.journals, now) < now
+    monkeypatch.setattr("dicomnode.receive.behind.STUCK_S", 0.0)
+    assert recorded_until(spool.journals, now) == now
 
 
 def test_a_count_that_is_reached_closes_the_study_before_it_is_quiet(

@@ -13,6 +13,7 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import wait
+from datetime import datetime
 from errno import ENOSPC
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from dicomnode.housekeeping import Housekeeping
 from dicomnode.mounts import Mount
 from dicomnode.receive.acknowledging import Acknowledging, recorder_in_a_thread
 from dicomnode.receive.arrival import identify
+from dicomnode.receive.behind import recorded_until
 from dicomnode.receive.draft import PAGE_BYTES, Draft, Pages, draft_of
 from dicomnode.receive.entries import Entry, entries, entry_at
 from dicomnode.receive.intake import Intake, Outcome
@@ -401,12 +403,14 @@ def test_files_of_the_next_batch_are_made_while_rows_of_this_one_are(
     monkeypatch.setattr("dicomnode.receive.orders.MOST_AT_ONCE", 2)
     places, _ = append(journal, *(entry() for _ in range(5)))
     files_at_first_rows: list[bool] = []
+    known_until: list[datetime] = []
     write_down = recorder.write_down
 
     def look(found: Sequence[Filed], *, again: bool) -> None:
         if not files_at_first_rows:
             wait_until(lambda: len(list(spool.files())) == 4, WAIT_S)
             files_at_first_rows.append(True)
+        known_until.append(recorded_until(spool.journals, utc_now()))
         write_down(found, again=again)
 
     monkeypatch.setattr(recorder, "write_down", look)
@@ -415,6 +419,11 @@ def test_files_of_the_next_batch_are_made_while_rows_of_this_one_are(
     ours.shutdown(SHUT_WR)
     recorder.serve(its, spool.journals / "one")
     assert files_at_first_rows and len(rows(database)) == 5
+    assert known_until == [row.received_at for row in rows(database)][::2], (
+        "others may think that all is known"
+    )
+    now = utc_now()
+    assert recorded_until(spool.journals, now) == now
     ours.close()
 
 
