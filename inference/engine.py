@@ -13,6 +13,7 @@ from torch.nn.utils.memory_format import (
 )
 
 from inference.bundle import ModelBundle, Preprocessing
+from inference.compiled import Backend, Compiled, check_agreement
 from inference.device import best_device
 from inference.errors import BundleError, OutOfMemory
 from inference.fast_mode import Precision
@@ -50,10 +51,35 @@ class Model:
         if network is None:
             network = network_for(bundle, self.device)
         self.network = network.eval().to(self.device)
+        self._compiled: Compiled | None = None
 
     def look(self) -> Outlook:
         """What the network looks at and needs. The first call tries it, which takes up to some seconds."""
         return outlook_of(self.network, self.bundle.card.preprocessing)
+
+    @torch.inference_mode()
+    def compile(self, backend: Backend = "inductor") -> None:
+        """Run a network that sees windows of one size compiled from now on; nothing happens to any other.
+
+        Raises NotCompiled when that fails, and all stays as it was.
+        """
+        how = self.bundle.card.preprocessing
+        if self.look().view is not None or self.bundle.card.precision is Precision.FAST:
+            return
+        network = self.network
+        if self.device.type == "cpu":  # merged layers cannot be compiled
+            network = in_channels_last(load_network(self.bundle).eval(), how.spatial_dims)
+        shape = (2, how.channels, *how.window_size)
+        windows = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(self.device)
+        with self._autocast():
+            compiled = Compiled(network, self.network, windows, backend)
+            check_agreement(compiled(windows), self.network(windows), self.bundle.card.labels_overlap)
+        self._compiled = compiled
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether `compile` did."""
+        return self._compiled is not None
 
     def probabilities(self, image: ModelInput, within: Box | None = None) -> torch.Tensor:
         """`answers` on the CPU."""
@@ -127,10 +153,14 @@ class Model:
         return result
 
     def _predict(self, batch: torch.Tensor) -> torch.Tensor:
-        """Half precision where it is fast and safe: on the GPU, under autocast."""
-        with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
-            logits: torch.Tensor = self.network(batch)
+        run = self._compiled or self.network
+        with self._autocast():
+            logits: torch.Tensor = run(batch)
         return logits
+
+    def _autocast(self) -> torch.autocast:
+        """Half precision where it is fast and safe: on the GPU."""
+        return torch.autocast(self.device.type, enabled=self.device.type == "cuda")
 
     def _decide(self, logits: torch.Tensor) -> torch.Tensor:
         card = self.bundle.card
@@ -161,14 +191,14 @@ def quickened(network: torch.nn.Module, limits: Mapping[str, Limits], how: Prepr
 
 def fitted(network: torch.nn.Module, how: Preprocessing, device: torch.device) -> torch.nn.Module:
     """`network` in its fastest form on `device`, in eval mode: the same answers but for rounding."""
-    network = _in_channels_last(network.eval().to(device), how.spatial_dims)
+    network = in_channels_last(network.eval().to(device), how.spatial_dims)
     if device.type != "cpu":
         return network
     example = torch.randn(1, how.channels, *how.window_size, generator=torch.Generator().manual_seed(0))
     return merged(network, example)
 
 
-def _in_channels_last(network: torch.nn.Module, spatial_dims: int) -> torch.nn.Module:
+def in_channels_last(network: torch.nn.Module, spatial_dims: int) -> torch.nn.Module:
     """`network` with the channels of a voxel side by side, in weights and maps."""
     if spatial_dims == 2:
         return convert_conv2d_weight_memory_format(network, torch.channels_last)

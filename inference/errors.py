@@ -13,6 +13,10 @@ class DeviceMissing(InferenceError):
     """The settings name a device that this machine has not got."""
 
 
+class NotCompiled(InferenceError):
+    """A network could not be compiled, or answers otherwise when it is; it runs as it is."""
+
+
 class UnsuitableVolume(InferenceError):
     """The volume cannot be given to this model: wrong unit, no geometry, organ not in view."""
 

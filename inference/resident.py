@@ -37,6 +37,14 @@ class ResidentModels:
         self._models[bundle.digest] = model
         return True
 
+    def compile(self, digest: str) -> None:
+        """Run a loaded model compiled from now on, where it sees windows of one size. Raises NotCompiled."""
+        self._models[digest].compile()
+
+    def is_compiled(self, digest: str) -> bool:
+        """Whether a model runs compiled."""
+        return digest in self._models and self._models[digest].is_compiled
+
     def segment(self, volume: Volume, digest: str) -> LesionMap:
         """Find the lesions of `volume` with a loaded model.
 

@@ -172,7 +172,7 @@ def _compare(config: Path, job_id: int) -> None:
     from dicomnode.work.check_again import run_again
 
     settings, database = open_node(config)
-    second = run_again(database, usable_models(settings), job_id)
+    second = run_again(database, usable_models(settings), job_id, settings.compiled)
     other = sorted({compared.kind for compared in second.objects if not compared.same})
     with database.transaction() as session:
         admin_audit().record(
@@ -194,7 +194,7 @@ def _mend(config: Path, job_id: int) -> None:
     from dicomnode.work.check_again import mend, run_again
 
     settings, database = open_node(config)
-    second = run_again(database, usable_models(settings), job_id)
+    second = run_again(database, usable_models(settings), job_id, settings.compiled)
     mended = mend(Spool(settings.spool), second)
     actor = admin_audit()
     with database.transaction() as session:

@@ -137,14 +137,14 @@ def work(
     from dicomnode.work.worker import Worker
 
     registry = usable_models(settings)
-    engine = _actor(settings, registry, pool, number) if pool else _local(device)
+    engine = _actor(settings, registry, pool, number) if pool else _local(settings, device)
     Worker(settings, database, registry, engine).run(stopping)
 
 
-def _local(device: str) -> Engine:
+def _local(settings: Settings, device: str) -> Engine:
     from dicomnode.work.engine import LocalEngine
 
-    return LocalEngine(device)
+    return LocalEngine(device, settings.compiled if settings.worker.compile == "auto" else None)
 
 
 def _actor(settings: Settings, registry: Registry, name: str, number: int) -> Engine:

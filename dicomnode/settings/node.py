@@ -117,6 +117,8 @@ class WorkerSettings(Section):
     devices: tuple[Annotated[str, Field(pattern=r"^(auto|cpu|cuda:[0-9]+)$")], ...] = Field(
         default=("auto",), min_length=1
     )
+    compile: Literal["off", "auto"] = "off"
+    """Whether networks that see windows of one size are compiled when a worker starts, where that can be."""
     job_timeout_s: float = Field(default=900.0, gt=0.0)
     lease_s: float = Field(default=30.0, gt=0.0)
     maximum_attempts: int = Field(default=3, ge=1)
@@ -224,6 +226,11 @@ class Settings(Section):
     def spool(self) -> Path:
         """Where instances and results are."""
         return self.node.data / "spool"
+
+    @property
+    def compiled(self) -> Path:
+        """What workers compiled of their networks."""
+        return self.node.data / "compiled"
 
     @property
     def anchors(self) -> Path:

@@ -5,7 +5,7 @@ Nothing is sent, and nothing stored unless somebody asks to mend files.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,8 +25,10 @@ from dicomnode.records.tables import AuditRow, InstanceRow, JobRow, ResultRow
 from dicomnode.spool import Spool, sha256_of
 from dicomnode.study import Series, read_instance
 from dicomnode.work.pipeline import Assignment, process_series
+from inference.compiled import keep_compiled_in
 from inference.device import device_named
 from inference.engine import Model
+from inference.errors import NotCompiled
 from inference.predict import segment
 from inference.registry import Registry
 
@@ -69,8 +71,10 @@ class SecondRun:
         return all(compared.same for compared in self.objects)
 
 
-def run_again(database: Database, registry: Registry, job_id: int, device: str = "auto") -> SecondRun:
-    """Run job `job_id` again and compare.
+def run_again(
+    database: Database, registry: Registry, job_id: int, compile_in: Path, device: str = "auto"
+) -> SecondRun:
+    """Run job `job_id` again and compare; where it ran compiled, compiled in `compile_in` again.
 
     Raises PermanentError when it has no results, its images or its model are not what they were;
     UnreadableSeries, InferenceError or ResultRejected as the job itself would.
@@ -84,9 +88,12 @@ def run_again(database: Database, registry: Registry, job_id: int, device: str =
         rows = _inputs(session, job)
         told = _circumstances(session, job)
     bundle = registry.get(job.model_digest)  # says what to do when it is not there
+    model = Model(bundle, chosen)
+    if told.get("compiled"):
+        _compile(model, compile_in)
     assignment = Assignment(
         series=_series(job, rows),
-        segmenter=partial(segment, model=Model(bundle, chosen)),
+        segmenter=partial(segment, model=model),
         card=bundle.card,
         model_digest=job.model_digest,
         instance_number=results[0].instance_number,
@@ -100,7 +107,7 @@ def run_again(database: Database, registry: Registry, job_id: int, device: str =
         Compared(r.kind, r.sop_instance_uid, r.sha256, Path(r.path), made.get(r.sop_instance_uid))
         for r in results
     )
-    return SecondRun(job, tuple(objects), tuple(_differences(told, str(chosen))))
+    return SecondRun(job, tuple(objects), tuple(_differences(told, model)))
 
 
 def mend(spool: Spool, second: SecondRun) -> tuple[str, ...]:
@@ -154,8 +161,14 @@ def _circumstances(session: Session, job: JobRow) -> dict[str, Any]:
     return session.scalar(ended.order_by(AuditRow.id.desc()).limit(1)) or {}
 
 
-def _differences(then: dict[str, Any], device: str) -> list[str]:
-    found = []
+def _compile(model: Model, folder: Path) -> None:
+    keep_compiled_in(folder)
+    with suppress(NotCompiled):  # then it differs from the job, which is told
+        model.compile()
+
+
+def _differences(then: dict[str, Any], model: Model) -> list[str]:
+    found, device = [], str(model.device)
     version, worker = then.get("software_version"), str(then.get("worker", ""))
     if version is None:
         found.append("the version of the software that made them is not recorded")
@@ -163,4 +176,6 @@ def _differences(then: dict[str, Any], device: str) -> list[str]:
         found.append(f"made by version {version} of the software, this is {software_version()}")
     if worker and worker.split(" pid ")[0] != device:
         found.append(f"made on {worker.split(' pid ')[0]}, this ran on {device}")
+    if then.get("compiled") and not model.is_compiled:
+        found.append("made by the network compiled, this ran it as it is")
     return found

@@ -147,6 +147,10 @@ class RayEngine:
 
         return segment
 
+    def is_compiled(self, bundle: ModelBundle) -> bool:
+        """Never: an actor may be gone before a compiler is done."""
+        return False
+
     def _segment(self, volume: Any, bundle: ModelBundle) -> LesionMap:
         found = self._ask(self._actor.segment, volume, bundle.digest)
         assert isinstance(found, LesionMap)

@@ -41,6 +41,8 @@ class Assignment:
     kinds: frozenset[ResultKind] = DEFAULT_KINDS
     empty: Allocate = np.empty
     """Makes the memory of the volume."""
+    compiled: bool = False
+    """Whether the network of the segmenter runs compiled."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +54,7 @@ class Findings:
     measurements: tuple[LesionMeasurement, ...]
     results: tuple[Result, ...]
     precision: Precision
+    compiled: bool
 
 
 def process_series(assignment: Assignment, stage: StageRecorder) -> Findings:
@@ -75,7 +78,8 @@ def process_series(assignment: Assignment, stage: StageRecorder) -> Findings:
             notes=(*assignment.notes, *source.notes),
         )
         results = encode_results(lesion_map, measurements, context, assignment.kinds)
-    return Findings(source, lesion_map, measurements, results, assignment.card.precision)
+    precision = assignment.card.precision
+    return Findings(source, lesion_map, measurements, results, precision, assignment.compiled)
 
 
 def summarise(findings: Findings) -> dict[str, Any]:
@@ -86,4 +90,5 @@ def summarise(findings: Findings) -> dict[str, Any]:
         "lesion_count": len(findings.measurements),
         "total_volume_mm3": round(burden.value, 1) if isinstance(burden, Quantity) else None,
         "precision": findings.precision.value,
+        "compiled": findings.compiled,
     }

@@ -158,6 +158,7 @@ class Worker:
             notes=tuple(job.notes["lines"]),
             kinds=all_kinds(self._settings.wanted, job.destinations["names"]),
             empty=self._room.empty,
+            compiled=self._engine.is_compiled(bundle),
         )
         return process_series(assignment, partial(self._stage, job))
 

@@ -39,6 +39,7 @@ from dicomnode.work.check_again import SecondRun, run_again
 from dicomnode.work.engine import LocalEngine
 from dicomnode.work.jobs import JobQueue
 from dicomnode.work.worker import Worker
+from inference.engine import Model
 from inference.errors import OutOfMemory
 from inference.registry import find_bundles
 from tests.dicomnode.console import Command
@@ -129,6 +130,7 @@ def test_a_study_becomes_a_job_and_the_job_becomes_results(node: Node, logs: lis
     assert len(node.rows(DeliveryRow)) == 3
     succeeded = events(node.database, "job_succeeded")[0][1]
     assert (succeeded["lesion_count"], succeeded["precision"]) == (3, "exact")
+    assert succeeded["compiled"] is False
     ((_, started),) = events(node.database, "job_started")
     assert started["worker"] == f"cpu pid {os.getpid()} on {HOST}", "the device, and which process on it"
     assert not node.work()
@@ -408,7 +410,8 @@ def test_an_instance_that_arrives_while_routing_leaves_the_study_to_the_next_rou
 
 
 def check_again(node: Node) -> SecondRun:
-    return run_again(node.database, find_bundles(node.settings.models.folder), node.jobs()[0].id, "cpu")
+    registry = find_bundles(node.settings.models.folder)
+    return run_again(node.database, registry, node.jobs()[0].id, node.settings.compiled, "cpu")
 
 
 def test_a_past_job_runs_again_with_the_same_result_bit_for_bit(node: Node) -> None:
@@ -421,6 +424,21 @@ def test_a_past_job_runs_again_with_the_same_result_bit_for_bit(node: Node) -> N
     assert second.differences == ()
     assert len(kinds(node.database)) == before
     assert len(node.rows(ResultRow)) == 3
+
+
+def test_a_job_that_ran_compiled_runs_compiled_again_or_is_told_of(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LocalEngine, "is_compiled", lambda *_: True)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "of another test")
+    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "2")
+    tried: list[Model] = []
+    monkeypatch.setattr(Model, "compile", lambda model: tried.append(model))
+    node.route()
+    node.work()
+    second = check_again(node)
+    assert second.same and len(tried) == 1
+    assert second.differences == ("made by the network compiled, this ran it as it is",)
 
 
 def test_the_command_compares_and_its_exit_code_says_whether_all_is_the_same(node: Node) -> None:
