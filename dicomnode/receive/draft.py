@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import mmap
-import zlib
 from contextlib import suppress
+
+from isal import isal_zlib
 
 from dicomnode.receive.arrival import Arrival
 
@@ -63,7 +64,7 @@ class Draft:
     def came(self, count: int) -> None:
         """They are there."""
         end = self.size_bytes + count
-        self.crc32 = zlib.crc32(self._pages.view[self.size_bytes : end], self.crc32)
+        self.crc32 = isal_zlib.crc32(self._pages.view[self.size_bytes : end], self.crc32)
         self.size_bytes = end
 
     @property

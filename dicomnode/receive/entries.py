@@ -12,12 +12,13 @@ import json
 import mmap
 import os
 import struct
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+from isal import isal_zlib
 
 from dicomnode.receive.arrival import Arrival, Identity, Origin
 from dicomnode.receive.draft import PAGE_BYTES
@@ -69,7 +70,7 @@ def head_of(entry: Entry, crc32: int, pieces: Sequence[Piece]) -> bytes:
     }
     told = json.dumps(particulars).encode()
     here = header_bytes + len(arrival.encoded) - sum(length for _, length in pieces)
-    return HEAD.pack(HEAD_MAGIC, bytes(16), zlib.crc32(told), len(told), crc32, here) + told
+    return HEAD.pack(HEAD_MAGIC, bytes(16), isal_zlib.crc32(told), len(told), crc32, here) + told
 
 
 def entry_at(descriptor: int, offset: int) -> tuple[Entry, int] | None:
@@ -84,11 +85,11 @@ def entry_at(descriptor: int, offset: int) -> tuple[Entry, int] | None:
     particulars = first[HEAD.size : HEAD.size + told_bytes]
     if len(particulars) < told_bytes:
         particulars = os.pread(descriptor, told_bytes, offset + HEAD.size)
-    if zlib.crc32(particulars) != told_crc32:
+    if isal_zlib.crc32(particulars) != told_crc32:
         return None
     told = json.loads(particulars)
     file = _joined(descriptor, (*told["pieces"], (last_at, last_bytes)))
-    if zlib.crc32(file) != file_crc32:
+    if isal_zlib.crc32(file) != file_crc32:
         return None
     return entry_of(told, file), on_pages(last_at + last_bytes)
 

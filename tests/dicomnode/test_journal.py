@@ -213,6 +213,13 @@ def test_an_image_that_never_becomes_whole_holds_up_no_segment(
     assert full == [1]
 
 
+@given(st.binary(max_size=3000), st.binary(max_size=3000))
+def test_the_checksum_of_a_draft_is_the_crc_32_of_all_versions(header: bytes, encoded: bytes) -> None:
+    draft = Draft(Pages(), header)
+    draft.add(encoded)
+    assert draft.crc32 == zlib.crc32(header + encoded)
+
+
 def test_a_sender_cannot_forge_an_entry(journal: Journal, spool: Spool) -> None:
     append(journal, forged := entry())
     path = segment_path(spool.journals / "one", 1)
