@@ -36,26 +36,29 @@ class Assembly:
     def close_complete_studies(self) -> None:
         """End the wait for every study whose rules say so by now."""
         with self._database.snapshot() as session:
-            receiving = receiving_studies(session)
+            receiving = _arrival_times(session)
             due = [
-                study.study_instance_uid
-                for study in receiving
-                if self._may_be_over(study)
-                and verdict(self.progress(session, study), self._settings.assembly, utc_now())
+                study_instance_uid
+                for study_instance_uid, *times in receiving
+                if self._may_be_over(study_instance_uid, *times)
+                and self._is_over(session, session.get_one(StudyRow, study_instance_uid))
             ]
-        self._forget_others({study.study_instance_uid for study in receiving})
+        self._forget_others({study_instance_uid for study_instance_uid, _, _ in receiving})
         for study_instance_uid in due:
             with self._database.transaction() as session:
                 self._close(session, study_instance_uid)
 
-    def _may_be_over(self, study: StudyRow) -> bool:
+    def _is_over(self, session: Session, study: StudyRow) -> bool:
+        return bool(verdict(self.progress(session, study), self._settings.assembly, utc_now()))
+
+    def _may_be_over(self, uid: str, first_received_at: datetime, last_received_at: datetime) -> bool:
         """Whether a verdict is worth its queries: somebody has answered, or a time has run out.
 
         Looked at several times a second for every study that is coming in, so without a query of its own.
         """
-        _, required = self._looked.get(study.study_instance_uid, (None, None))
-        return self.counts.has_answer(study.study_instance_uid) or may_be_over(
-            study.first_received_at, study.last_received_at, required, self._settings.assembly, utc_now()
+        _, required = self._looked.get(uid, (None, None))
+        return self.counts.has_answer(uid) or may_be_over(
+            first_received_at, last_received_at, required, self._settings.assembly, utc_now()
         )
 
     def ask_counts(self, peer: PeerSettings) -> bool:
@@ -166,6 +169,13 @@ class Assembly:
         for uid in list(self._looked):
             if uid not in study_instance_uids:
                 self._looked.pop(uid, None)
+
+
+def _arrival_times(session: Session) -> list[tuple[str, datetime, datetime]]:
+    """UID, first and last arrival of `receiving_studies`: of most, nothing more is asked."""
+    times = StudyRow.study_instance_uid, StudyRow.first_received_at, StudyRow.last_received_at
+    found = session.execute(select(*times).where(StudyRow.state == StudyState.RECEIVING.value))
+    return [(uid, first, last) for uid, first, last in found]
 
 
 def receiving_studies(session: Session) -> list[StudyRow]:
