@@ -63,13 +63,17 @@ class Orders:
         self._content = bytearray()
         self._waiting: Batch = []
         self._in_a_hurry = False
+        self._due = 0
+        """So many of those that wait are carried out now; the others are gathered."""
 
     def batches(self) -> Iterator[Batch]:
         """What to do at once; at most one order to free a segment, which then is the last of its batch."""
         while self._waiting or self._hear(None):
             self._gather()
-            while self._waiting:
+            self._due = len(self._waiting)
+            while self._due:
                 yield self._taken()
+            self._in_a_hurry = False
 
     def _gather(self) -> None:
         """Wait while images stream in, there is room for more, and nobody waits."""
@@ -80,7 +84,6 @@ class Orders:
                 break
             if not self._in_a_hurry:
                 time.sleep(LOOK_INTERVAL_S)  # rather than wake for each image
-        self._in_a_hurry = False
 
     def _full_count(self) -> int:
         return sum(order is Order.FREE for order, _ in self._waiting)
@@ -100,15 +103,26 @@ class Orders:
         del self._content[:whole]
         return bool(chunk)
 
-    @property
     def ahead(self) -> Batch:
-        """The batch that comes next; empty where nothing waits now."""
-        orders = [order for order, _ in self._waiting[:MOST_AT_ONCE]]
+        """The batch that comes next, without waiting for one. Where somebody waits, all that came is due."""
+        self._hear(0.0)
+        if self._in_a_hurry:
+            self._due = len(self._waiting)
+        return self._first()
+
+    @property
+    def is_up_to_date(self) -> bool:
+        """Whether nothing waits that was heard of."""
+        return not self._waiting
+
+    def _first(self) -> Batch:
+        orders = [order for order, _ in self._waiting[: min(self._due, MOST_AT_ONCE)]]
         count = orders.index(Order.FREE) + 1 if Order.FREE in orders else len(orders)
         return self._waiting[:count]
 
     def _taken(self) -> Batch:
-        """The first of those that wait."""
-        taken = self.ahead
+        """The first of those that are due."""
+        taken = self._first()
         del self._waiting[: len(taken)]
+        self._due -= len(taken)
         return taken

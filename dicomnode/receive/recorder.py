@@ -137,7 +137,7 @@ class Recorder:
         try:
             for batch in orders.batches():
                 filing = begun or self._begin(batch, segments)
-                begun = self._begin(orders.ahead, segments)
+                begun = self._begin(orders.ahead(), segments)
                 if not self._is_recorded(channel, filing, batch, segments):
                     log.error("acknowledged_instances_left_for_the_next_start", count=len(filing))
                     return
@@ -146,7 +146,7 @@ class Recorder:
                     if order is Order.FREE:
                         self._spool.sync()
                         freed = place.segment
-                if not orders.ahead:
+                if orders.is_up_to_date:
                     mark_up_to_date(segments.journal)
                 done += len(batch)
                 with suppress(BrokenPipeError):  # the receiver is gone, or has replaced this recorder

@@ -487,6 +487,28 @@ def test_what_streams_in_is_gathered_until_somebody_waits_for_it(monkeypatch: py
     assert batches == [sent]
 
 
+def test_what_came_meanwhile_is_due_at_once_where_somebody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dicomnode.receive.orders.PAUSE_S", 0.0)
+    first, second, third = ((Order.RECORD, Place(1, 4096 * number)) for number in range(3))
+    ours, its = socketpair()
+
+    def say(*orders: tuple[Order, Place]) -> None:
+        ours.sendall(b"".join(ORDER.pack(place.segment, order, place.offset) for order, place in orders))
+
+    with ours:
+        orders = Orders(its)
+        say(first)
+        batches = orders.batches()
+        assert next(batches) == [first]
+        say(second)
+        assert orders.ahead() == [], "nobody waits: it is gathered with what follows"
+        assert not orders.is_up_to_date
+        say(third, (Order.HURRY, Place(0, 0)))
+        assert orders.ahead() == [second, third]
+        assert next(batches) == [second, third]
+        assert orders.is_up_to_date
+
+
 @pytest.mark.parametrize("limit", ["PAUSE_S", "LONGEST_S", "MOST_FULL"])
 def test_what_streams_in_is_not_waited_with_without_end(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("PAUSE_S", "LONGEST_S"):
