@@ -16,9 +16,6 @@ import torch
 
 from inference.errors import NotCompiled
 
-LEAST_AGREEMENT = 0.999
-"""Of the labels of noise, which is harder than an image: more of it lies near a border between labels."""
-
 MOST_SAID = 300
 """Characters of what a compiler says of its failure: it may be pages."""
 
@@ -72,17 +69,6 @@ class Compiled:
         with torch.compiler.set_stance("eager_on_recompile"):
             logits: torch.Tensor = self._translated(_copied(batch))
         return logits
-
-
-def check_agreement(found: torch.Tensor, expected: torch.Tensor, overlap: bool) -> None:
-    """Raises NotCompiled unless two logits (n, class, ...) mean the same labels nearly everywhere."""
-    there, here = (logits > 0 if overlap else logits.argmax(dim=1) for logits in (found, expected))
-    agreement = float((there == here).double().mean())
-    if not agreement >= LEAST_AGREEMENT:
-        raise NotCompiled(
-            f"the compiled network agrees with the network in {100 * agreement:.2f} % of the labels, "
-            f"less than {100 * LEAST_AGREEMENT:g} %"
-        )
 
 
 def _copied(batch: torch.Tensor) -> torch.Tensor:

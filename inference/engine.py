@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import combinations
 
 import torch
@@ -12,10 +13,11 @@ from torch.nn.utils.memory_format import (
     convert_conv3d_weight_memory_format,
 )
 
+from inference.agreement import LEAST_AGREEMENT, agreement, noise
 from inference.bundle import ModelBundle, Preprocessing
-from inference.compiled import Backend, Compiled, check_agreement
+from inference.compiled import Backend, Compiled
 from inference.device import best_device
-from inference.errors import BundleError, OutOfMemory
+from inference.errors import BundleError, NotCompiled, OutOfMemory
 from inference.fast_mode import Precision
 from inference.networks.build import build_network
 from inference.networks.int8 import Limits, kind_of, rounded
@@ -51,6 +53,8 @@ class Model:
         if network is None:
             network = network_for(bundle, self.device)
         self.network = network.eval().to(self.device)
+        self.is_half = self.device.type == "cuda"
+        """Whether layers that gain from it compute in half precision."""
         self._compiled: Compiled | None = None
 
     def look(self) -> Outlook:
@@ -69,12 +73,31 @@ class Model:
         network = self.network
         if self.device.type == "cpu":  # merged layers cannot be compiled
             network = in_channels_last(load_network(self.bundle).eval(), how.spatial_dims)
-        shape = (2, how.channels, *how.window_size)
-        windows = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(self.device)
-        with self._autocast():
-            compiled = Compiled(network, self.network, windows, backend)
-            check_agreement(compiled(windows), self.network(windows), self.bundle.card.labels_overlap)
+        windows = noise((2, how.channels, *how.window_size), self.device)
+        try:
+            with self._precision():
+                compiled = Compiled(network, self.network, windows, backend)
+                share = agreement(compiled(windows), self.network(windows), self.bundle.card.labels_overlap)
+        except torch.cuda.OutOfMemoryError as error:
+            raise NotCompiled(f"{self.device} cannot hold what comparing needs: {error}") from error
+        if share < LEAST_AGREEMENT:
+            raise NotCompiled(
+                f"the compiled network agrees with the network in {100 * share:.2f} % of the labels, "
+                f"less than {100 * LEAST_AGREEMENT:g} %"
+            )
         self._compiled = compiled
+
+    @torch.inference_mode()
+    def check_precision(self) -> None:
+        """Leave half precision where it does not give the labels of float32 nearly everywhere."""
+        if not self.is_half:
+            return
+        how = self.bundle.card.preprocessing
+        window = noise((1, how.channels, *how.window_size), self.device)
+        found = self._predict(window)
+        self.is_half = False
+        share = agreement(found, self._predict(window), self.bundle.card.labels_overlap)
+        self.is_half = share >= LEAST_AGREEMENT
 
     @property
     def is_compiled(self) -> bool:
@@ -154,13 +177,17 @@ class Model:
 
     def _predict(self, batch: torch.Tensor) -> torch.Tensor:
         run = self._compiled or self.network
-        with self._autocast():
+        with self._precision():
             logits: torch.Tensor = run(batch)
         return logits
 
-    def _autocast(self) -> torch.autocast:
-        """Half precision where it is fast and safe: on the GPU."""
-        return torch.autocast(self.device.type, enabled=self.device.type == "cuda")
+    def _precision(self) -> AbstractContextManager[object]:
+        """Half precision, or float32 without the shortcut of GPUs that rounds it to 10 bits (TF32)."""
+        if self.is_half:
+            return torch.autocast(self.device.type)
+        if self.device.type == "cuda":
+            return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+        return nullcontext()
 
     def _decide(self, logits: torch.Tensor) -> torch.Tensor:
         card = self.bundle.card

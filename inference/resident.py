@@ -34,8 +34,13 @@ class ResidentModels:
         self._models = {digest: model for digest, model in self._models.items() if digest in in_use}
         model = Model(bundle, self.device)
         model.look()
+        model.check_precision()
         self._models[bundle.digest] = model
         return True
+
+    def is_half(self, digest: str) -> bool:
+        """Whether a loaded model computes in half precision."""
+        return self._models[digest].is_half
 
     def compile(self, digest: str) -> None:
         """Run a loaded model compiled from now on, where it sees windows of one size. Raises NotCompiled."""

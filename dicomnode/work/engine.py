@@ -97,6 +97,8 @@ class LocalEngine:
         if self._models.load(bundle, in_use):
             let_go_of_what_ended()
             log_loaded(bundle, self.place, started)
+            if self._models.device.type == "cuda" and not self._models.is_half(bundle.digest):
+                log.warning("model_in_float32", model=bundle.card.name, version=bundle.card.version)
 
     def _compile(self, bundle: ModelBundle) -> None:
         about = {"model": bundle.card.name, "version": bundle.card.version, "place": self.place}
