@@ -21,6 +21,7 @@ from inference.errors import BundleError, NotCompiled, OutOfMemory
 from inference.fast_mode import Precision
 from inference.networks.build import build_network
 from inference.networks.int8 import Limits, kind_of, rounded
+from inference.networks.narrow import widen_narrow
 from inference.networks.onednn import merged
 from inference.preprocess import ModelInput, stack_context
 from inference.sweep import Outlook, Sweep, look_alike, outlook_of
@@ -222,7 +223,11 @@ def fitted(network: torch.nn.Module, how: Preprocessing, device: torch.device) -
     if device.type != "cpu":
         return network
     example = torch.randn(1, how.channels, *how.window_size, generator=torch.Generator().manual_seed(0))
-    return merged(network, example)
+    fast = merged(network, example)
+    if fast is not network:
+        outlook_of(fast, how)  # now: in the form for narrow layers, what is not a number spreads farther
+        widen_narrow(fast)
+    return fast
 
 
 def in_channels_last(network: torch.nn.Module, spatial_dims: int) -> torch.nn.Module:

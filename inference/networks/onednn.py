@@ -48,21 +48,27 @@ class Merged(nn.Module):
 
     def forward(self, image: torch.Tensor, other: torch.Tensor | None = None) -> torch.Tensor:
         """The map (n, channel, ...) of `image` (n, channel, ...); plus `other`, where it `can_add`."""
-        layer = self.convolution
-        # oneDNN's ReLU makes 0 of what is not a number, and hides how far a network looks
-        fused = ("leaky_relu", [self.slope]) if self.slope else ("none", [])
-        given = (layer.weight, layer.bias, layer.padding)
-        size = (layer.stride, layer.dilation, layer.groups)
-        convolve = torch.ops.mkldnn._convolution_pointwise
-        result: torch.Tensor
-        if other is not None:
-            result = convolve.binary(image, other, *given, *size, "add", 1.0, None, [], None)
-        elif isinstance(layer, _ConvTransposeNd):
-            transposed = torch.ops.mkldnn._convolution_transpose_pointwise
-            result = transposed(image, *given, layer.output_padding, *size, *fused, "")
-        else:
-            result = convolve(image, *given, *size, *fused, "")
-        return functional.relu_(result) if self.slope == 0.0 else result
+        return convolved(self.convolution, self.slope, image, other)
+
+
+def convolved(
+    layer: _ConvNd, slope: float | None, image: torch.Tensor, other: torch.Tensor | None
+) -> torch.Tensor:
+    """The map of `image` by one call of oneDNN, with the activation of a `slope`, or `other` added to it."""
+    # oneDNN's ReLU makes 0 of what is not a number, and hides how far a network looks
+    fused = ("leaky_relu", [slope]) if slope else ("none", [])
+    given = (layer.weight, layer.bias, layer.padding)
+    size = (layer.stride, layer.dilation, layer.groups)
+    convolve = torch.ops.mkldnn._convolution_pointwise
+    result: torch.Tensor
+    if other is not None:
+        result = convolve.binary(image, other, *given, *size, "add", 1.0, None, [], None)
+    elif isinstance(layer, _ConvTransposeNd):
+        transposed = torch.ops.mkldnn._convolution_transpose_pointwise
+        result = transposed(image, *given, layer.output_padding, *size, *fused, "")
+    else:
+        result = convolve(image, *given, *size, *fused, "")
+    return functional.relu_(result) if slope == 0.0 else result
 
 
 class Added(nn.Module):

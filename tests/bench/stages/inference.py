@@ -170,6 +170,16 @@ def by_openvino(subject: Subject) -> tuple[Counted, Step]:
     return counted, counted
 
 
+def labels_of(found: torch.Tensor) -> torch.Tensor:
+    """The first class with the highest value, as the node finds it: `argmax` takes as long as a network."""
+    highest = found[:, 0]
+    labels = torch.zeros(highest.shape, dtype=torch.uint8, device=found.device)
+    for number, values in enumerate(found[:, 1:].unbind(dim=1), start=1):
+        labels.masked_fill_(values > highest, number)
+        highest = torch.maximum(highest, values)
+    return labels
+
+
 Engine = Callable[[Subject], tuple[Counted, Step]]
 ENGINES: dict[str, Engine] = {
     OURS: partial(in_blocks, fast=False),
@@ -204,7 +214,7 @@ def contender(name: str, subject: Subject, expected: torch.Tensor, roofline: Roo
             counted.shapes.clear()
             started, cpu_started = time.perf_counter(), time.process_time()
             with torch.inference_mode():
-                labels = work(subject.image).max(dim=1).indices.cpu()  # argmax takes as long as a network
+                labels = labels_of(work(subject.image)).cpu()
             seconds, cpu_s = time.perf_counter() - started, time.process_time() - cpu_started
             disagreement = 100.0 * float((labels != expected.cpu()).double().mean())
             figures = {DISAGREEMENT: disagreement, "CPU (s)": cpu_s}
