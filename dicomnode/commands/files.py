@@ -159,9 +159,11 @@ def _segment_one(
     with console.status(f"series {series.series_instance_uid}: loading {bundle.card.name}") as status:
         seconds: dict[str, float] = {}
         try:
+            model = Model(bundle)
+            model.check_precision()
             assignment = Assignment(
                 series=series,
-                segmenter=partial(segment_volume, model=Model(bundle)),
+                segmenter=partial(segment_volume, model=model),
                 card=bundle.card,
                 model_digest=bundle.digest,
                 instance_number=1,

@@ -89,6 +89,7 @@ def run_again(
         told = _circumstances(session, job)
     bundle = registry.get(job.model_digest)  # says what to do when it is not there
     model = Model(bundle, chosen)
+    model.check_precision()
     if told.get("compiled"):
         _compile(model, compile_in)
     assignment = Assignment(
