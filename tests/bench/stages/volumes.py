@@ -20,6 +20,7 @@ from pydicom.uid import JPEG2000Lossless, JPEGLSLossless
 
 from dicomnode.read.frames import frame_headers
 from dicomnode.read.pixels import read_one_by_one
+from dicomnode.read.room import Allocate, Room
 from dicomnode.read.volumes import read_volume
 from dicomnode.series_writer import SeriesIdentity, write_series
 from dicomnode.study import Series, read_instance
@@ -48,10 +49,10 @@ for round in sys.stdin:
 """
 
 
-def by_node(paths: Sequence[Path]) -> Voxels:
+def by_node(paths: Sequence[Path], empty: Allocate = np.empty) -> Voxels:
     """Headers, geometry with all refusals, values."""
     instances = tuple(read_instance(path, sha256="0" * 64) for path in paths)
-    return read_volume(Series(instances)).volume.voxels
+    return read_volume(Series(instances), empty).volume.voxels
 
 
 def one_by_one(paths: Sequence[Path]) -> Voxels:
@@ -130,8 +131,10 @@ def check(ways: dict[str, Callable[[], Voxels]]) -> None:
 
 def cases(setting: Setting) -> Iterator[Case]:
     paths = write_ct(setting.choose(4, 60, 500), setting.folder / "ct")
+    room = Room()
     ways: dict[str, Callable[[], Voxels]] = {
-        "node": lambda: by_node(paths),
+        "node": lambda: by_node(paths, room.empty),
+        "node, first volume": lambda: by_node(paths),
         "node, one by one": lambda: one_by_one(paths),
         "pydicom, stacked": lambda: by_pydicom(paths),
         "SimpleITK series reader": lambda: by_simpleitk(paths),
@@ -202,7 +205,9 @@ STAGE = Stage(
     "volumes",
     "Series to volume",
     "A CT of 512 x 512 pixels in native form becomes one array, int16 where all values fit. `node` "
-    "reads headers, checks the geometry and reads straight into the array; `one by one` is its simple "
+    "reads headers, checks the geometry and reads straight into the array, which lies where a worker had the "
+    "volume before; `first volume` is in memory that the system must clear first, as with all others. "
+    "`one by one` is its simple "
     "way without the geometry: pydicom, and its decoders for compressed images. `read and copy` knows "
     "nothing of DICOM and is the floor. All ways are "
     "checked to give the same values before they are timed. The peak is that of a process above what it "
