@@ -7,6 +7,7 @@ Not covered: nodes on several machines, and a network that is cut in the middle 
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -128,6 +129,9 @@ def digests(paths: list[Path]) -> Iterator[tuple[str, str]]:
 def test_a_server_that_goes_away_and_a_standby_that_takes_over_lose_nothing(
     node: Node, pacs: Archive, primary: Cluster, standby: Cluster, series: list[list[Path]]
 ) -> None:
+    wait_for(
+        lambda: _all_work(node), "every role has started: before, it may die without its database", LONG_S
+    )
     processes = {role: node.processes_of(role) for role in ("receive", "housekeep", "work")}
     before, during, after = series[:3]
     acknowledged = []
@@ -156,6 +160,18 @@ def test_a_server_that_goes_away_and_a_standby_that_takes_over_lose_nothing(
     for path in (*before, *during, *after):
         assert str(dcmread(path, stop_before_pixels=True).SOPInstanceUID) in kept
     _the_trail_holds(node)
+
+
+def _all_work(node: Node) -> bool:
+    """Whether every process of housekeeping and of the workers has got beyond its start."""
+    told = [json.loads(line) for line in node.log.read_text().splitlines() if line.startswith("{")]
+    events = Counter(line["event"] for line in told)
+    died = Counter(line["role"] for line in told if line["event"] == "process_died")
+    return (
+        len(node.processes_of("work")) == len(node.devices)
+        and events["worker_started"] == len(node.devices) + died["work"]
+        and events["housekeeping_started"] == 1 + died["housekeep"]
+    )
 
 
 def _sent(node: Node, pacs: Archive, paths: list[Path]) -> list[Response]:
