@@ -21,6 +21,7 @@ from inference.errors import BundleError, NotCompiled, OutOfMemory
 from inference.fast_mode import Precision
 from inference.networks.build import build_network
 from inference.networks.int8 import Limits, kind_of, rounded
+from inference.networks.joined import join_in_place
 from inference.networks.narrow import widen_narrow
 from inference.networks.onednn import merged
 from inference.preprocess import ModelInput, stack_context
@@ -225,8 +226,9 @@ def fitted(network: torch.nn.Module, how: Preprocessing, device: torch.device) -
     example = torch.randn(1, how.channels, *how.window_size, generator=torch.Generator().manual_seed(0))
     fast = merged(network, example)
     if fast is not network:
-        outlook_of(fast, how)  # now: in the form for narrow layers, what is not a number spreads farther
+        outlook_of(fast, how)  # now: what follows keeps room, and spreads what is not a number
         widen_narrow(fast)
+        join_in_place(fast)
     return fast
 
 

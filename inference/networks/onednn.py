@@ -97,7 +97,7 @@ class Summed(nn.Module):
         return result.add_(image)
 
 
-class _Place(NamedTuple):
+class Place(NamedTuple):
     """Where a module is kept."""
 
     parent: nn.Module
@@ -127,28 +127,28 @@ def merged(network: nn.Module, example: torch.Tensor) -> nn.Module:
 
 
 def _merge_below(parent: nn.Module, names: Mapping[nn.Module, str]) -> None:
-    if _is_chain(parent):
-        _merge_chain(list(_in_order(parent)), names)
+    if is_chain(parent):
+        _merge_chain(list(in_order(parent)), names)
         return
     for name, module in list(parent.named_children()):
-        _merge_chain([_Place(parent, name, module)], names)
+        _merge_chain([Place(parent, name, module)], names)
 
 
-def _is_chain(module: nn.Module) -> bool:
+def is_chain(module: nn.Module) -> bool:
     """Whether it does nothing but call its children one after the other."""
     return type(module).forward is nn.Sequential.forward
 
 
-def _in_order(chain: nn.Module) -> Iterator[_Place]:
+def in_order(chain: nn.Module) -> Iterator[Place]:
     """The modules that are called, in order, with chains in a chain opened."""
     for name, module in chain.named_children():
-        if _is_chain(module):
-            yield from _in_order(module)
+        if is_chain(module):
+            yield from in_order(module)
         else:
-            yield _Place(chain, name, module)
+            yield Place(chain, name, module)
 
 
-def _merge_chain(places: list[_Place], names: Mapping[nn.Module, str]) -> None:
+def _merge_chain(places: list[Place], names: Mapping[nn.Module, str]) -> None:
     """Merge what follows a convolution into it, and leave nothing in its place."""
     last: Merged | None = None
     for parent, name, module in places:
@@ -180,7 +180,7 @@ def _added(unit: ResidualUnit) -> Added | Summed | None:
     """None where no convolution ends one of the two ways."""
     if isinstance(unit.residual, Merged) and unit.residual.can_add:
         return Added(nn.Identity(), unit.residual, unit.conv)
-    called = [place.module for place in _in_order(unit.conv)]
+    called = [place.module for place in in_order(unit.conv)]
     layers = [module for module in called if not isinstance(module, nn.Identity | _DropoutNd)]
     if not isinstance(unit.residual, nn.Identity) or not isinstance(layers[-1], Merged):
         return None

@@ -15,7 +15,7 @@ from inference.engine import Model, mirrored_axes
 from inference.errors import OutOfMemory, UnsuitableVolume
 from inference.predict import segment
 from inference.preprocess import ModelInput, stack_context
-from inference.sweep import SLICES_PER_STEP
+from inference.sweep import SLICES_PER_STEP, look_alike
 from inference.volume import Box, Volume
 from tests.phantoms import ORIENTATIONS, Orientation, phantom
 from tests.phantoms.chest import chest
@@ -73,12 +73,14 @@ def test_out_of_memory_cuts_the_work_smaller_and_gives_the_same_answer(
     model = model_of(tmp_path, spatial_dims, context_slices)
     image = model_input((20, 100, 140))
     expected = model.probabilities(image)
-    model.network = LittleMemory(model.network, limit)
+    little = LittleMemory(model.network, limit)
+    look_alike(little, model.network, model.bundle.card.preprocessing)
+    model.network = little
     torch.testing.assert_close(model.probabilities(image), expected)
     tried_first = SLICES_PER_STEP if spatial_dims == 2 else 1
-    model.network.batches.clear()
+    little.batches.clear()
     model.probabilities(image)
-    assert model.network.batches[0] == tried_first, "the next volume is tried in full again"
+    assert little.batches[0] == tried_first, "the next volume is tried in full again"
 
 
 def test_a_device_too_small_for_one_window_is_an_error_that_says_so(tmp_path: Path) -> None:
