@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 import mmap
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from dicomnode.mapped import mapped
 from inference.volume import Voxels
 
 MOST_KEPT_BYTES = 2**30
@@ -36,7 +36,7 @@ class Room:
         if size_bytes > MOST_KEPT_BYTES:
             return np.empty(shape, dtype)
         if self._pages is None or not _grown(self._pages, size_bytes):
-            self._pages = _mapped(size_bytes)
+            self._pages = mapped(size_bytes)
         voxels: npt.NDArray[Any] = np.frombuffer(self._pages, dtype, count)
         return voxels.reshape(shape)
 
@@ -48,10 +48,3 @@ def _grown(pages: mmap.mmap, size_bytes: int) -> bool:
     except BufferError:
         return False
     return True
-
-
-def _mapped(size_bytes: int) -> mmap.mmap:
-    pages = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE)
-    with suppress(AttributeError, OSError):  # where the system has no such pages
-        pages.madvise(mmap.MADV_HUGEPAGE)
-    return pages

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import mmap
-from contextlib import suppress
 
 from isal import isal_zlib
 
+from dicomnode.mapped import mapped
 from dicomnode.receive.arrival import Arrival
 
 PAGE_BYTES = mmap.PAGESIZE
@@ -20,21 +20,20 @@ class Pages:
     """Whole pages of memory that grow, and serve one image of an association after the other."""
 
     def __init__(self, size_bytes: int = FIRST_BYTES) -> None:
-        self._pages = _mapped(size_bytes)
-        self.view = memoryview(self._pages)
+        self.view = _whole_pages(size_bytes)
 
     def hold(self, size_bytes: int, used_bytes: int) -> None:
         """Be large enough for so much, and keep what is used of it."""
         if size_bytes <= len(self.view):
             return
-        larger = memoryview(_mapped(max(size_bytes, 2 * len(self.view))))
+        larger = _whole_pages(max(size_bytes, 2 * len(self.view)))
         larger[:used_bytes] = self.view[:used_bytes]
         self.view = larger
 
     def trim(self) -> None:
         """Forget what is in it; give back what an image seldom needs."""
         if len(self.view) > MOST_KEPT_BYTES:
-            self.view = memoryview(_mapped(FIRST_BYTES))
+            self.view = _whole_pages(FIRST_BYTES)
 
 
 class Draft:
@@ -85,8 +84,5 @@ def draft_of(arrival: Arrival) -> Draft:
     return draft
 
 
-def _mapped(size_bytes: int) -> mmap.mmap:
-    pages = mmap.mmap(-1, -(-size_bytes // PAGE_BYTES) * PAGE_BYTES)
-    with suppress(AttributeError, OSError):  # where the system has no such pages
-        pages.madvise(mmap.MADV_HUGEPAGE)
-    return pages
+def _whole_pages(size_bytes: int) -> memoryview:
+    return memoryview(mapped(-(-size_bytes // PAGE_BYTES) * PAGE_BYTES))
