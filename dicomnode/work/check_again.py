@@ -26,11 +26,9 @@ from dicomnode.spool import Spool, sha256_of
 from dicomnode.study import Series, read_instance
 from dicomnode.work.pipeline import Assignment, process_series
 from inference.compiled import keep_compiled_in
-from inference.device import device_named
-from inference.engine import Model
 from inference.errors import NotCompiled
-from inference.predict import segment
 from inference.registry import Registry
+from inference.resident import ResidentModels
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ def run_again(
     Raises PermanentError when it has no results, its images or its model are not what they were;
     UnreadableSeries, InferenceError or ResultRejected as the job itself would.
     """
-    chosen = device_named(device)
+    models = ResidentModels(device)
     with database.snapshot() as session:
         job = session.get(JobRow, job_id)
         results = session.scalars(select(ResultRow).where(ResultRow.job_id == job_id)).all()
@@ -88,13 +86,14 @@ def run_again(
         rows = _inputs(session, job)
         told = _circumstances(session, job)
     bundle = registry.get(job.model_digest)  # says what to do when it is not there
-    model = Model(bundle, chosen)
-    model.check_precision()
+    models.load(bundle, ())
     if told.get("compiled"):
-        _compile(model, compile_in)
+        keep_compiled_in(compile_in)
+        with suppress(NotCompiled):  # then it differs from the job, which is told
+            models.compile(bundle.digest)
     assignment = Assignment(
         series=_series(job, rows),
-        segmenter=partial(segment, model=model),
+        segmenter=partial(models.segment, digest=bundle.digest),
         card=bundle.card,
         model_digest=job.model_digest,
         instance_number=results[0].instance_number,
@@ -108,7 +107,7 @@ def run_again(
         Compared(r.kind, r.sop_instance_uid, r.sha256, Path(r.path), made.get(r.sop_instance_uid))
         for r in results
     )
-    return SecondRun(job, tuple(objects), tuple(_differences(told, model)))
+    return SecondRun(job, tuple(objects), tuple(_differences(told, models, bundle.digest)))
 
 
 def mend(spool: Spool, second: SecondRun) -> tuple[str, ...]:
@@ -162,14 +161,8 @@ def _circumstances(session: Session, job: JobRow) -> dict[str, Any]:
     return session.scalar(ended.order_by(AuditRow.id.desc()).limit(1)) or {}
 
 
-def _compile(model: Model, folder: Path) -> None:
-    keep_compiled_in(folder)
-    with suppress(NotCompiled):  # then it differs from the job, which is told
-        model.compile()
-
-
-def _differences(then: dict[str, Any], model: Model) -> list[str]:
-    found, device = [], str(model.device)
+def _differences(then: dict[str, Any], models: ResidentModels, digest: str) -> list[str]:
+    found, device = [], str(models.device)
     version, worker = then.get("software_version"), str(then.get("worker", ""))
     if version is None:
         found.append("the version of the software that made them is not recorded")
@@ -177,6 +170,6 @@ def _differences(then: dict[str, Any], model: Model) -> list[str]:
         found.append(f"made by version {version} of the software, this is {software_version()}")
     if worker and worker.split(" pid ")[0] != device:
         found.append(f"made on {worker.split(' pid ')[0]}, this ran on {device}")
-    if then.get("compiled") and not model.is_compiled:
+    if then.get("compiled") and not models.is_compiled(digest):
         found.append("made by the network compiled, this ran it as it is")
     return found
