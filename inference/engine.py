@@ -223,8 +223,7 @@ def fitted(network: torch.nn.Module, how: Preprocessing, device: torch.device) -
     network = in_channels_last(network.eval().to(device), how.spatial_dims)
     if device.type != "cpu":
         return network
-    example = torch.randn(1, how.channels, *how.window_size, generator=torch.Generator().manual_seed(0))
-    fast = merged(network, example)
+    fast = merged(network, noise((1, how.channels, *how.window_size), device))
     if fast is not network:
         outlook_of(fast, how)  # now: what follows keeps room, and spreads what is not a number
         widen_narrow(fast)

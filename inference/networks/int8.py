@@ -17,7 +17,7 @@ from torch.nn import functional
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from inference.errors import BundleError
-from inference.networks.onednn import Added, Merged
+from inference.networks.onednn import CHANNELS_LAST, Added, Merged
 
 FEWEST_CHANNELS = 16
 """The first and the last layers have fewer: rounding costs the most there, and gains the least."""
@@ -25,8 +25,6 @@ LEVELS = 255
 LARGEST_WEIGHT = 127
 WITH_VNNI = "cpu-vnni"
 VALUES_AT_A_TIME = 2**18
-CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
-"""How maps lie in memory, by the number of their axes."""
 
 Limits = tuple[float, float]
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from inference.networks.onednn import Merged, convolved
+from inference.networks.onednn import CHANNELS_LAST, Merged, convolved
 
 NUMBERS_PER_VECTOR = 16
 MOST_CHANNELS = 8
@@ -170,10 +170,11 @@ def _convolution(
 ) -> _ConvNd:
     """A convolution with this weight, and the bias of a narrow one `copies` times."""
     of = {4: nn.Conv2d, 5: nn.Conv3d}[weight.ndim]
-    layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
     outputs, inputs, *kernel = weight.shape
     layer = of(inputs, outputs, tuple(kernel), stride, padding, dilation, bias=bias is not None)  # type: ignore[arg-type]
-    layer.weight = nn.Parameter(weight.contiguous(memory_format=layouts[weight.ndim]), requires_grad=False)
+    layer.weight = nn.Parameter(
+        weight.contiguous(memory_format=CHANNELS_LAST[weight.ndim]), requires_grad=False
+    )
     if bias is not None:
         layer.bias = nn.Parameter(bias.detach().repeat(copies), requires_grad=False)
     return layer.eval()

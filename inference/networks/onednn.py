@@ -21,6 +21,8 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+"""How maps and weights lie in memory, by the number of their axes."""
 TOLERANCE = 1e-3
 """Of the largest logit: how far merged layers may be from the network. They are usually within 1e-6."""
 

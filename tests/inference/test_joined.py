@@ -10,9 +10,8 @@ from monai.networks.layers.simplelayers import SkipConnection
 from torch import nn
 
 from inference.engine import in_channels_last
-from inference.networks.int8 import CHANNELS_LAST
 from inference.networks.joined import Joined, join_in_place
-from inference.networks.onednn import merged
+from inference.networks.onednn import CHANNELS_LAST, merged
 from tests.inference.test_blocks import UNET, built
 from tests.inference.test_onednn import needs_onednn
 
