@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import traceback
 from typing import Any
@@ -54,7 +55,7 @@ def _visible(text: str) -> str:
 
 
 def configure_logging(role: str) -> None:
-    """Log to standard error: coloured lines on a terminal, JSON otherwise. `role` marks each event."""
+    """Log to standard error: coloured lines on a terminal, JSON otherwise; `role` and process id in each."""
     global _role
     _role = role
     terminal = sys.stderr.isatty()
@@ -66,7 +67,7 @@ def configure_logging(role: str) -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            lambda _, __, event: {"role": role, **event},
+            lambda _, __, event: {"role": role, "pid": os.getpid(), **event},
             drop_patient_data,
             trace_without_words,
             *rendered,

@@ -29,19 +29,22 @@ except ValueError:
 """
 
 
-def logged(stderr: int) -> None:
-    subprocess.run([sys.executable, "-c", PROGRAM], stderr=stderr, check=True, timeout=120)
+def logged(stderr: int) -> int:
+    """Log to `stderr` from a process of its own, whose id is given back."""
+    process = subprocess.Popen([sys.executable, "-c", PROGRAM], stderr=stderr)
+    assert process.wait(120) == 0
+    return process.pid
 
 
 def test_hostile_words_forge_no_line_of_the_log_and_patients_are_not_in_it() -> None:
     reading, writing = os.pipe()
     with os.fdopen(reading, "rb") as log:
-        logged(writing)
+        pid = logged(writing)
         os.close(writing)
         lines = log.read().decode("ascii").splitlines()
     refused, failed = map(json.loads, lines)
-    assert (refused["role"], refused["event"], refused["sop_instance_uid"]) == (
-        "receive", "instance_refused", HOSTILE,
+    assert (refused["role"], refused["pid"], refused["event"], refused["sop_instance_uid"]) == (
+        "receive", pid, "instance_refused", HOSTILE,
     )  # fmt: skip
     assert failed["exception"].endswith("ValueError")
     assert PATIENT not in str(lines)
