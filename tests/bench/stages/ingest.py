@@ -34,6 +34,9 @@ from tests.system.orthanc import Orthanc
 
 NODE, STORESCP, ORTHANC = "dicomnode receive", "DCMTK storescp", "Orthanc"
 TWO_RECEIVERS = "two processes of dicomnode receive"
+BARE = "reading and answering alone, in Python"
+BARE_DURABLE = "the same, and each written and synchronised"
+"""See `tests/bench/bare.py`; with as many interpreters as associations."""
 DURABILITY = "the disk alone: one write and one fdatasync for each"
 """What no receiver that keeps its word can be faster than, on top of the network."""
 IMAGES_PER_ASSOCIATION = 8
@@ -85,6 +88,8 @@ def _case(title: str, folder: Path, sent: Sent, associations: int) -> Case:
             ),
             Contender(storescp, partial(_storescp, folder / "storescp", sent, arguments), (dcmtk,)),
             Contender(ORTHANC, partial(_orthanc, folder / "orthanc", sent), (dcmtk, orthanc)),
+            Contender(BARE, partial(_bare, folder / "reading", sent, writes=False), (dcmtk,)),
+            Contender(BARE_DURABLE, partial(_bare, folder / "writing", sent, writes=True), (dcmtk,)),
             *(
                 (Contender(DURABILITY, partial(written_alone, folder / "disk", sent.folders)),)
                 if associations == 1
@@ -201,6 +206,21 @@ def _storescp(folder: Path, sent: Sent, arguments: Sequence[str]) -> Iterator[Ru
         peer = PeerSettings(name="storescp", ae_title="STORESCP", host="127.0.0.1", port=port)
         _wait_for(partial(_answers, peer), "storescp answers")
         yield run
+    finally:
+        receiver.terminate()
+        receiver.wait(START_TIMEOUT_S)
+
+
+@contextmanager
+def _bare(folder: Path, sent: Sent, *, writes: bool) -> Iterator[Run]:
+    folder.mkdir(parents=True)
+    port = free_port()
+    command = [sys.executable, "-m", "tests.bench.bare", str(port), *([str(folder)] if writes else [])]
+    receiver = subprocess.Popen(command)
+    try:
+        peer = PeerSettings(name="bare", ae_title="BARE", host="127.0.0.1", port=port)
+        _wait_for(partial(_answers, peer), "the bare receiver answers")
+        yield lambda: Reading(_send(sent, "BARE", port))
     finally:
         receiver.terminate()
         receiver.wait(START_TIMEOUT_S)
