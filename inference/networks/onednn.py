@@ -20,6 +20,8 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from inference.networks.normed import Normed, takes_from_image
+
 CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 """How maps and weights lie in memory, by the number of their axes."""
@@ -42,6 +44,10 @@ class Merged(nn.Module):
         """Make a norm that follows part of the weights."""
         transposed = isinstance(self.convolution, _ConvTransposeNd)
         self.convolution = fuse_conv_bn_eval(self.convolution, norm, transpose=transposed)
+
+    def drop_bias(self) -> None:
+        """For a norm that takes the mean away again: sums of squares are the more exact for it."""
+        self.convolution.register_parameter("bias", None)
 
     @property
     def can_add(self) -> bool:
@@ -152,13 +158,18 @@ def in_order(chain: nn.Module) -> Iterator[Place]:
 
 def _merge_chain(places: list[Place], names: Mapping[nn.Module, str]) -> None:
     """Merge what follows a convolution into it, and leave nothing in its place."""
-    last: Merged | None = None
+    last: Merged | Normed | None = None
     for parent, name, module in places:
         slope = _slope(module)
         if _can_merge(module):
             last = Merged(module, names[module])  # type: ignore[arg-type]  # mypy does not see through type()
             setattr(parent, name, last)
-        elif last is not None and isinstance(module, _BatchNorm) and module.running_var is not None:
+        elif takes_from_image(module):
+            if isinstance(last, Merged):
+                last.drop_bias()
+            last = Normed(module)
+            setattr(parent, name, last)
+        elif isinstance(last, Merged) and isinstance(module, _BatchNorm) and module.running_var is not None:
             last.take_norm(module)
             setattr(parent, name, nn.Identity())
         elif last is not None and slope is not None:
@@ -167,7 +178,8 @@ def _merge_chain(places: list[Place], names: Mapping[nn.Module, str]) -> None:
             last = None
         elif not isinstance(module, nn.Identity | _DropoutNd):
             last = None
-            _merge_below(module, names)
+            if not isinstance(module, Merged):  # met before: the network keeps it in two places
+                _merge_below(module, names)
 
 
 def _add_below(parent: nn.Module) -> None:

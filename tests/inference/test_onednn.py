@@ -12,9 +12,10 @@ import pytest
 import torch
 from monai.networks.blocks.convolutions import ResidualUnit
 from torch import nn
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from inference.bundle import read_bundle
-from inference.engine import Model, load_network
+from inference.engine import Model, in_channels_last, load_network
 from inference.networks.onednn import Added, Merged, Summed, merged
 from inference.view import view_of
 from tests.inference.test_blocks import EXACT, LOOKS_EVERYWHERE, UNET, built
@@ -99,6 +100,50 @@ def test_what_is_not_a_number_still_spoils_what_sees_it(activation: type[nn.Modu
     fast = merged(network, torch.randn(1, 1, 32, 32))
     assert convolutions_left(fast) == 0
     assert view_of(fast, 1, (32, 32)) == view_of(network, 1, (32, 32))
+
+
+DYNUNET: dict[str, Any] = {
+    "_target_": "monai.networks.nets.DynUNet",
+    "in_channels": 1,
+    "out_channels": 2,
+    "kernel_size": [3, 3, 3],
+    "strides": [1, 2, 2],
+    "upsample_kernel_size": [2, 2],
+    "filters": [4, 6, 8],
+    "norm_name": ["instance", {"affine": True}],
+    "res_block": True,
+}
+"""As nnU-Net builds its networks; it keeps its layers in two places."""
+
+
+@needs_onednn
+@pytest.mark.parametrize("network_def", [DYNUNET, UNET | {"norm": "instance"}])
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+@torch.inference_mode()
+def test_norms_of_each_image_work_where_the_map_lies(network_def: dict[str, Any], spatial_dims: int) -> None:
+    network = in_channels_last(built(network_def, spatial_dims), spatial_dims)
+    for name, weight in network.named_parameters():
+        if "norm" in name:
+            weight.uniform_(0.5, 1.5)
+    image = torch.randn(3, 1, *WINDOW[spatial_dims])
+    image[1:] *= 10.0
+    fast = merged(network, image)
+    assert convolutions_left(fast) == 0
+    assert not any(isinstance(module, _InstanceNorm) for module in fast.modules())
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        found = fast(image)
+    assert "aten::clone" not in {event.key for event in profile.key_averages()}, "a map in another order"
+    torch.testing.assert_close(found, network(image), atol=1e-4, rtol=1e-4)
+    assert view_of(fast, 1, WINDOW[spatial_dims]) is None
+
+
+@needs_onednn
+def test_a_norm_with_a_mean_of_its_own_stays() -> None:
+    norm = nn.InstanceNorm2d(4, track_running_stats=True)
+    network = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), norm, nn.ReLU()).eval()
+    fast: Any = merged(network, torch.randn(1, 1, 32, 32))
+    assert convolutions_left(fast) == 0
+    assert isinstance(fast[1], nn.InstanceNorm2d)
 
 
 class Odd(nn.Module):
