@@ -15,11 +15,13 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 from pynetdicom import AE, AllStoragePresentationContexts, evt
+from pynetdicom.association import Association
 from pynetdicom.dsutils import encode
 from pynetdicom.sop_class import Verification
 from sqlalchemy import select
 
 from dicomnode.config import load_settings
+from dicomnode.deliver.reactor import parked_reactor
 from dicomnode.encode.equipment import MANUFACTURER, PRODUCT
 from dicomnode.part10 import ParsedHeader
 from dicomnode.receive.arrival import Arrival, Origin
@@ -242,3 +244,17 @@ def save(dataset: FileDataset, path: Path) -> Path:
 def read(path: Path) -> Dataset:
     """Read a DICOM file."""
     return dcmread(path)
+
+
+def stored(association: Association, dataset: Dataset) -> Dataset:
+    """The answer to a C-STORE by pynetdicom, whose own thread else takes it away now and then."""
+    with parked_reactor(association):
+        answer: Dataset = association.send_c_store(dataset)
+    return answer
+
+
+def echoed(association: Association) -> Dataset:
+    """The answer to a C-ECHO, likewise."""
+    with parked_reactor(association):
+        answer: Dataset = association.send_c_echo()
+    return answer

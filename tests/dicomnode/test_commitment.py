@@ -25,6 +25,7 @@ from dicomnode.deliver.commitment import Commitment
 from dicomnode.deliver.commitment_pruning import prune_commitments
 from dicomnode.deliver.commitment_reports import CommitmentReports
 from dicomnode.deliver.holdings import why_not_held
+from dicomnode.deliver.reactor import parked_reactor
 from dicomnode.deliver.references import Reference, Report, action_information, event_information
 from dicomnode.receive.listener import Listener
 from dicomnode.records.audit import Audit
@@ -35,7 +36,7 @@ from dicomnode.selftest.temporary import free_port
 from dicomnode.settings.node import PeerSettings, Settings
 from dicomnode.spool import Spool
 from tests.dicomnode.outbox import Outbox
-from tests.dicomnode.parts import events, image, kinds, settings_in, wait_until
+from tests.dicomnode.parts import events, image, kinds, settings_in, stored, wait_until
 
 WAIT_S = 60.0
 MODEL = StorageCommitmentPushModel
@@ -157,9 +158,10 @@ def report_to_node(
     if not association.is_established:
         return None
     dataset = event_information(transaction_uid, report)
-    answer, _ = association.send_n_event_report(
-        dataset, report.event_type, MODEL, StorageCommitmentPushModelInstance
-    )
+    with parked_reactor(association):
+        answer, _ = association.send_n_event_report(
+            dataset, report.event_type, MODEL, StorageCommitmentPushModelInstance
+        )
     association.release()
     return int(answer.Status)
 
@@ -328,7 +330,8 @@ def test_a_destination_that_may_not_send_may_report_and_nothing_else(
         accepted = {context.abstract_syntax for context in association.accepted_contexts}
         assert accepted == {Verification, MODEL}
         dataset = action_information(generate_uid(), refer("1.2"))
-        answer, _ = association.send_n_action(dataset, 1, MODEL, StorageCommitmentPushModelInstance)
+        with parked_reactor(association):
+            answer, _ = association.send_n_action(dataset, 1, MODEL, StorageCommitmentPushModelInstance)
         assert answer.Status == 0x0124
         association.release()
         report = Report(refer("1.7.1", "1.7.2"), ())
@@ -395,7 +398,7 @@ def store(settings: Settings, *datasets: Dataset) -> None:
     entity.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
     association = entity.associate("127.0.0.1", settings.node.port, ae_title="LESIONNODE")
     for dataset in datasets:
-        assert association.send_c_store(dataset).Status == 0x0000
+        assert stored(association, dataset).Status == 0x0000
     association.release()
 
 
@@ -403,7 +406,8 @@ def request_of_node(settings: Settings, transaction_uid: str, dataset: Dataset, 
     entity = AE(ae_title="PACS")
     entity.add_requested_context(MODEL)
     association = entity.associate("127.0.0.1", settings.node.port, ae_title="LESIONNODE")
-    answer, _ = association.send_n_action(dataset, action_type, MODEL, StorageCommitmentPushModelInstance)
+    with parked_reactor(association):
+        answer, _ = association.send_n_action(dataset, action_type, MODEL, StorageCommitmentPushModelInstance)
     association.release()
     return int(answer.Status)
 

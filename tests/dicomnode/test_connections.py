@@ -31,7 +31,7 @@ from dicomnode.records.story import tell
 from dicomnode.records.tables import AuditRow, InstanceRow
 from dicomnode.settings.node import Settings
 from dicomnode.spool import Spool
-from tests.dicomnode.parts import events, image, wait_until
+from tests.dicomnode.parts import echoed, events, image, stored, wait_until
 
 WAIT_S = 60.0
 
@@ -104,7 +104,7 @@ def test_whoever_trickles_its_request_is_closed_and_holds_up_nobody(
             thread = threading.Thread(target=trickle, args=(slow, request, stop))
             thread.start()
             association = associate(node)
-            assert association.send_c_echo().Status == 0x0000
+            assert echoed(association).Status == 0x0000
             association.release()
             assert is_closed(slow)
             assert is_closed(silent)
@@ -164,7 +164,7 @@ def test_the_longest_pdu_is_that_of_the_peer(settings: Settings, database: Datab
         association = associate(node)
         assert association.acceptor.maximum_length == 4096
         sent = image(Rows=100, Columns=100, PixelData=bytes(20000))
-        assert association.send_c_store(sent).Status == 0x0000
+        assert stored(association, sent).Status == 0x0000
         association.release()
 
 
@@ -174,8 +174,8 @@ def test_an_object_beyond_the_limit_is_cut_off_and_smaller_ones_are_not_added_up
     with listening(settings, database, spool, maximum_object_gb=0.0001) as node:  # 100 kB
         association = associate(node)
         for _ in range(3):
-            assert association.send_c_store(image(PixelData=bytes(60_000))).Status == 0x0000
-        association.send_c_store(image(PixelData=bytes(150_000)))
+            assert stored(association, image(PixelData=bytes(60_000))).Status == 0x0000
+        stored(association, image(PixelData=bytes(150_000)))
         wait_until(lambda: cuts(database) == ["an object of more than 100000 bytes"], WAIT_S)
         wait_until(lambda: association.is_aborted, WAIT_S)
     with database.snapshot() as session:
@@ -273,7 +273,7 @@ def test_associations_share_the_supported_contexts_and_leave_them_as_they_are(
         assert deepcopy(server.contexts)[0] is server.contexts[0], "copying them takes 60 ms"
         before = [dict(vars(context)) for context in server.contexts]
         association = associate(settings)
-        assert association.send_c_store(image()).Status == 0
+        assert stored(association, image()).Status == 0
         association.release()
         assert [vars(context) for context in server.contexts] == before
     finally:

@@ -35,7 +35,7 @@ from dicomnode.records.tables import InstanceRow, StudyRow
 from dicomnode.records.wake import Topic
 from dicomnode.settings.node import Settings
 from dicomnode.spool import Spool
-from tests.dicomnode.parts import events, image, kinds, own_result, wait_until
+from tests.dicomnode.parts import echoed, events, image, kinds, own_result, stored, wait_until
 
 OFFERED = [CTImageStorage, EnhancedSRStorage]
 
@@ -68,7 +68,7 @@ def associate(
 def store(node: Settings, dataset: Dataset) -> int:
     association = associate(node, UID(dataset.file_meta.TransferSyntaxUID))
     assert association.is_established
-    answer = association.send_c_store(dataset)
+    answer = stored(association, dataset)
     association.release()
     status: int = answer.Status
     return status
@@ -97,7 +97,7 @@ def data_set_bytes(content: bytes) -> bytes:
 
 def test_an_echo_is_answered(node: Settings) -> None:
     association = associate(node)
-    assert association.send_c_echo().Status == 0x0000
+    assert echoed(association).Status == 0x0000
     association.release()
 
 
@@ -168,7 +168,7 @@ def test_what_is_answered_with_success_is_recorded_even_when_it_is_the_last_thin
 ) -> None:
     for node in listening(settings, database, spool):
         association = associate(node)
-        assert association.send_c_store(image()).Status == 0x0000
+        assert stored(association, image()).Status == 0x0000
         association.abort()
     (row,) = rows(database)
     assert Path(row.path).is_file()
@@ -211,7 +211,7 @@ def test_a_data_set_that_contradicts_its_request_is_refused_and_audited(
 
     send = association.dimse.send_msg
     association.dimse.send_msg = rename
-    answer = association.send_c_store(sent)
+    answer = stored(association, sent)
     association.release()
     assert answer.Status == 0xC000
     assert encoded_uid != request_uid
@@ -243,7 +243,7 @@ def test_a_malicious_instance_uid_is_refused(node: Settings, database: Database,
         association = associate(node)
         sent.SOPInstanceUID = uid
         try:
-            answer = association.send_c_store(sent)
+            answer = stored(association, sent)
         except ValueError:  # pynetdicom does not send it at all
             continue
         finally:
@@ -270,7 +270,7 @@ def test_a_disk_that_fills_up_during_an_association_answers_out_of_resources(
 ) -> None:
     association = associate(node)
     monkeypatch.setattr(Spool, "free_bytes", lambda _: -1)
-    assert association.send_c_store(image()).Status == 0xA700
+    assert stored(association, image()).Status == 0xA700
     association.release()
     assert refused(database)["status"] == "A700"
     assert files(spool) == []
@@ -292,7 +292,7 @@ def test_a_spool_that_is_gone_answers_out_of_resources(
 ) -> None:
     association = associate(node)
     shutil.rmtree(spool.folder)
-    assert association.send_c_store(image()).Status == 0xA700
+    assert stored(association, image()).Status == 0xA700
     association.release()
     assert rows(database) == []
 
@@ -312,7 +312,7 @@ def test_what_was_acknowledged_while_the_database_took_nothing_is_recorded_when_
     with database.engine.begin() as connection:
         connection.execute(text("ALTER TABLE audit_events RENAME TO gone"))
     association = associate(node)
-    assert association.send_c_store(image()).Status == 0x0000
+    assert stored(association, image()).Status == 0x0000
     assert rows(database) == []
     with database.engine.begin() as connection:
         connection.execute(text("ALTER TABLE gone RENAME TO audit_events"))
@@ -368,7 +368,7 @@ def test_receivers_share_the_port_and_one_that_ends_leaves_it_to_the_other(
         taken = [len(listener._servers[0].active_associations) for listener in (one, other)]
         assert sum(taken) == 24 and min(taken) > 0, "the system deals them out"
         for number, association in enumerate(associations[:2]):
-            assert association.send_c_store(image(InstanceNumber=number)).Status == 0
+            assert stored(association, image(InstanceNumber=number)).Status == 0
         for association in associations:
             association.release()
         one.stop()
@@ -396,7 +396,7 @@ def test_the_release_after_several_images_is_noted_with_their_study_and_signalle
     with database.wake.listen(Topic.RELEASES) as ear:
         association = associate(node)
         for number in range(images):
-            assert association.send_c_store(image(SOPInstanceUID=f"1.9.{number}")).Status == 0x0000
+            assert stored(association, image(SOPInstanceUID=f"1.9.{number}")).Status == 0x0000
         association.abort() if cut_off else association.release()
         wait_until(lambda: "association_ended" in kinds(database), 60.0)
         assert ear.wait(60.0 if noted else 0.0) is noted
@@ -410,9 +410,9 @@ def test_an_association_is_recorded_at_its_end_with_what_was_answered_on_it(
     node: Settings, database: Database
 ) -> None:
     association = associate(node)
-    association.send_c_echo()
+    echoed(association)
     for dataset in (image(SOPInstanceUID="1.9"), image(SOPInstanceUID="1.9", Rows=4, SeriesNumber=2)):
-        association.send_c_store(dataset)
+        stored(association, dataset)
     assert "association_ended" not in kinds(database)
     association.release()
     wait_until(lambda: "association_ended" in kinds(database), 60.0)

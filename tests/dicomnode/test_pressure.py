@@ -22,7 +22,7 @@ from dicomnode.records.db import Database
 from dicomnode.settings.node import ListenerSettings, Settings
 from dicomnode.spool import Spool
 from tests.databases import migrated_database
-from tests.dicomnode.parts import events, image, settings_in, wait_until
+from tests.dicomnode.parts import events, image, settings_in, stored, wait_until
 from tests.faults.mounting import mount_small, unmount
 
 MARKS = ListenerSettings(closed_free_gb=1, minimum_free_gb=2, recovered_free_gb=3)
@@ -112,21 +112,21 @@ def test_a_real_disk_that_fills_up_refuses_then_closes_then_recovers(
     listener.start()
     try:
         association = associate(node)
-        assert association.send_c_store(image()).Status == 0x0000
+        assert stored(association, image()).Status == 0x0000
         leave_free(3)
-        assert association.send_c_store(image()).Status == 0xA700
+        assert stored(association, image()).Status == 0xA700
         leave_free(5)
-        assert association.send_c_store(image()).Status == 0xA700, "below the mark for recovery"
+        assert stored(association, image()).Status == 0xA700, "below the mark for recovery"
         second = associate(node)
         assert second.is_established, "refusing, but not closed"
         second.release()
         leave_free(1)
         assert associate(node).is_rejected
         leave_free(0)
-        assert association.send_c_store(image()).Status == 0xA700, "full to the last byte"
+        assert stored(association, image()).Status == 0xA700, "full to the last byte"
         leave_free(7)
         again = associate(node)
-        assert again.send_c_store(image()).Status == 0x0000
+        assert stored(again, image()).Status == 0x0000
         again.release()
         association.release()
         wait_until(lambda: events(database, "disk_recovered"), 60)
