@@ -17,7 +17,7 @@ from inference.view import View, view_of
 
 WINDOWS_PER_STEP = 8
 SLICES_PER_STEP = 16
-BYTES_PER_STEP_ON_CPU = 192 * 2**20
+BYTES_PER_STEP_ON_CPU = 128 * 2**20
 """Of several images on a CPU. With more at a time glibc fetches each map anew from the system and gives it
 back, which takes a fifth of the time of a small network."""
 VALUES_AT_A_TIME_ON_CPU = 2**18
