@@ -71,10 +71,9 @@ class Child:
     def keep_alive(self, on_death: OnDeath) -> None:
         """Notice a death, and start again when the pause is over."""
         now = time.monotonic()
-        if self.process is not None and self.process.poll() is not None:
-            died = self.process
+        if (died := self.process) is not None and died.poll() is not None:
             log.error("process_died", role=self.arguments[0], pid=died.pid, exit_status=died.returncode)
-            on_death(self.arguments[0], self.process.returncode)
+            on_death(self.arguments[0], died.returncode)
             steady = now - self.started_at > STEADY_AFTER_S
             self.delay_s = RESTART_DELAY_S if steady else min(2 * self.delay_s, LONGEST_RESTART_DELAY_S)
             self.restart_at = now + (RESTART_DELAY_S if steady else self.delay_s / 2)
