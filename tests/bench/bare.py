@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import sys
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
 
@@ -21,11 +21,12 @@ from pynetdicom.pdu_primitives import MaximumLengthNotification
 from pynetdicom.sop_class import Verification
 
 from dicomnode.receive.data_phase import SUCCESS, Context, DataPhase
-from dicomnode.receive.draft import PAGE_BYTES, Draft, Pages
+from dicomnode.receive.draft import Draft, Pages
+from dicomnode.receive.entries import on_pages
 from dicomnode.receive.journal import PIECE_BYTES
 from dicomnode.settings.network import ConnectionSettings, Limits
-from dicomnode.wire.command_set import Request
 from dicomnode.wire.pdus import HEADER_BYTES, PduReader
+from tests.bench.disk import opened_full_of_zeros
 
 RULES = ConnectionSettings()
 LIMITS = Limits(1, RULES.maximum_pdu_bytes, 2**30, RULES.idle_timeout_s)
@@ -40,10 +41,7 @@ class Disk:
     """A file that was full of zeros, and is written over and over past the cache."""
 
     def __init__(self, path: Path) -> None:
-        with path.open("wb") as file:
-            file.write(bytes(FILE_BYTES))
-            os.fsync(file.fileno())
-        self._descriptor = os.open(path, os.O_RDWR | os.O_DIRECT)
+        self._descriptor = opened_full_of_zeros(path, FILE_BYTES)
         self._end = 0
 
     def write(self, pages: memoryview) -> None:
@@ -84,9 +82,9 @@ class Taken:
     def deliver(self) -> int:
         """Have it on the disk."""
         if self._disk is not None:
-            wait(self._writing)
-            end = -(-self._draft.size_bytes // PAGE_BYTES) * PAGE_BYTES
-            self._disk.write(self._pages.view[self._written_bytes : end])
+            for piece in self._writing:
+                piece.result()
+            self._disk.write(self._pages.view[self._written_bytes : on_pages(self._draft.size_bytes)])
             self._disk.sync()
         return SUCCESS
 
@@ -125,7 +123,7 @@ def _serve(connection: socket.socket, disk: Disk | None) -> None:
         contexts,
         echo,
         lambda _request, _context: Taken(pages, disk, writer),
-        _nobody_counts,
+        lambda _request, _status: None,
     ).run()
     if reader.receive(HEADER_BYTES)[:1] == bytes((A_RELEASE_RQ,)):
         connection.sendall(A_RELEASE_RP)
@@ -147,10 +145,6 @@ def _accepted(encoded: bytes) -> tuple[bytes, dict[int, Context]]:
     answer.from_primitive(primitive)
     contexts = {c.context_id: Context(str(c.abstract_syntax), str(c.transfer_syntax[0])) for c in proposed}
     return answer.encode(), contexts
-
-
-def _nobody_counts(_request: Request, _status: int) -> None:
-    pass
 
 
 if __name__ == "__main__":

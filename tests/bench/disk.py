@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from dicomnode.receive.entries import on_pages
+from dicomnode.receive.journal import ZEROS
 from tests.bench.harness import Run
 
 
@@ -16,12 +18,7 @@ def written_alone(folder: Path, sources: Sequence[Path]) -> Iterator[Run]:
     """Writes and synchronises each file in `sources`, past the cache, into one that was full of zeros."""
     folder.mkdir(parents=True)
     sheets = [_sheet(path.read_bytes()) for source in sources for path in source.iterdir()]
-    written = folder / "written"
-    with written.open("wb") as file:
-        for sheet in sheets:
-            file.write(bytes(len(sheet)))
-        os.fsync(file.fileno())
-    descriptor = os.open(written, os.O_RDWR | os.O_DIRECT)
+    descriptor = opened_full_of_zeros(folder / "written", sum(map(len, sheets)))
 
     def run() -> None:
         offset = 0
@@ -35,8 +32,17 @@ def written_alone(folder: Path, sources: Sequence[Path]) -> Iterator[Run]:
         os.close(descriptor)
 
 
+def opened_full_of_zeros(path: Path, size_bytes: int) -> int:
+    """A new file as a segment of the journal is: later writes change nothing but its content."""
+    with path.open("wb") as file:
+        for _ in range(-(-size_bytes // len(ZEROS))):
+            file.write(ZEROS)
+        os.fsync(file.fileno())
+    return os.open(path, os.O_RDWR | os.O_DIRECT)
+
+
 def _sheet(content: bytes) -> mmap.mmap:
     """As much on whole pages of memory, as such writes need it."""
-    sheet = mmap.mmap(-1, -(-len(content) // mmap.PAGESIZE) * mmap.PAGESIZE)
+    sheet = mmap.mmap(-1, on_pages(len(content)))
     sheet.write(content)
     return sheet

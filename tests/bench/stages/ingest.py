@@ -192,8 +192,6 @@ def _node(folder: Path, sent: Sent, processes: int = 1) -> Iterator[Run]:
 def _storescp(folder: Path, sent: Sent, arguments: Sequence[str]) -> Iterator[Run]:
     folder.mkdir(parents=True)
     port = free_port()
-    command = [require_program("storescp"), *arguments, "-od", str(folder), str(port)]
-    receiver = subprocess.Popen(command, env={**os.environ, **FAST_SOCKETS})
 
     def run() -> Reading:
         for path in folder.iterdir():
@@ -202,13 +200,8 @@ def _storescp(folder: Path, sent: Sent, arguments: Sequence[str]) -> Iterator[Ru
         _check(sent, folder, None)  # it encodes data sets anew
         return Reading(took_s)
 
-    try:
-        peer = PeerSettings(name="storescp", ae_title="STORESCP", host="127.0.0.1", port=port)
-        _wait_for(partial(_answers, peer), "storescp answers")
+    with _receiving([require_program("storescp"), *arguments, "-od", str(folder), str(port)], port):
         yield run
-    finally:
-        receiver.terminate()
-        receiver.wait(START_TIMEOUT_S)
 
 
 @contextmanager
@@ -216,11 +209,18 @@ def _bare(folder: Path, sent: Sent, *, writes: bool) -> Iterator[Run]:
     folder.mkdir(parents=True)
     port = free_port()
     command = [sys.executable, "-m", "tests.bench.bare", str(port), *([str(folder)] if writes else [])]
-    receiver = subprocess.Popen(command)
-    try:
-        peer = PeerSettings(name="bare", ae_title="BARE", host="127.0.0.1", port=port)
-        _wait_for(partial(_answers, peer), "the bare receiver answers")
+    with _receiving(command, port):
         yield lambda: Reading(_send(sent, "BARE", port))
+
+
+@contextmanager
+def _receiving(command: Sequence[str], port: int) -> Iterator[None]:
+    """A receiver that takes any title, from when it answers."""
+    receiver = subprocess.Popen(command, env={**os.environ, **FAST_SOCKETS})
+    try:
+        peer = PeerSettings(name="receiver", ae_title="ANY", host="127.0.0.1", port=port)
+        _wait_for(partial(_answers, peer), f"{command[0]} answers")
+        yield
     finally:
         receiver.terminate()
         receiver.wait(START_TIMEOUT_S)
