@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
+from ray._private.node import Node
 from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.cluster_utils import Cluster
 from sqlalchemy import select
@@ -207,12 +208,12 @@ def test_machines_and_workers_die_and_every_job_ends_once(
     cluster: Cluster, registry: Registry, tmp_path: Path
 ) -> None:
     settings, database = with_jobs(tmp_path, cluster)
-    victim = cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES)
     pool = [work(tmp_path, number) for number in range(3)]
     try:
         wait_until(lambda: count(database, "succeeded") >= 1, "nothing was done")
-        machine = cluster.list_all_nodes()[1]  # type: ignore[no-untyped-call]
-        cluster.remove_node(machine, allow_graceful=False)
+        wait_until(lambda: machines_in_use(cluster), "an actor has no machine")
+        cluster.remove_node(machines_in_use(cluster)[0], allow_graceful=False)
+        cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES)
         pool[0].send_signal(signal.SIGKILL)
         pool[0].wait()
         pool[0] = work(tmp_path, 0)
@@ -229,7 +230,6 @@ def test_machines_and_workers_die_and_every_job_ends_once(
             process.terminate()
         for process in pool:
             process.wait(60)
-        cluster.remove_node(victim)
     assert count(database, "succeeded") == STUDY_COUNT
     with database.snapshot() as session:
         kinds = session.execute(select(ResultRow.job_id, ResultRow.kind)).all()
@@ -237,6 +237,13 @@ def test_machines_and_workers_die_and_every_job_ends_once(
     workers = {detail["worker"].split(" pid ")[0] for _, detail in events(database, "job_succeeded")}
     assert workers == {"ray cpus"}
     database.engine.dispose()
+
+
+def machines_in_use(cluster: Cluster) -> list[Node]:
+    """Those of whose CPUs an actor has one."""
+    nodes = get_cluster_status(cluster.address).active_nodes
+    busy = {node.node_id for node in nodes if node.used_resources().get("CPU")}
+    return [machine for machine in cluster.worker_nodes if machine.node_id in busy]
 
 
 def work(folder: Path, number: int) -> subprocess.Popen[bytes]:
