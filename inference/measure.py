@@ -3,7 +3,8 @@
 Images without a place in the patient have lengths and areas within one image only, in pixels where their
 size is not known.
 
-All diameters run between voxel centres, as SimpleITK, pyradiomics and cc3d define them.
+All diameters run between voxel centres, as SimpleITK, pyradiomics and cc3d define them; the short axis runs
+between two points of the outline through the centres of border pixels.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from scipy import ndimage
 from inference.diameters import (
     Mask,
     Points,
+    border_edges,
     diameter_bounds,
     hull_corners,
     largest_length,
@@ -224,17 +226,16 @@ def _axes(mask: Mask, lesion: Lesion, volume: Volume) -> tuple[int, Axis | Absen
     spacing = volume.pixel_spacing_at(lesion.box[0].start) or (1.0, 1.0)
     planes = mask if volume.has_geometry else np.stack([_largest_piece(plane) for plane in mask])
     best, points = _longest_plane(planes, spacing)
-    corners = hull_corners(points)
-    long_line = longest_line(corners)
+    long_line = longest_line(hull_corners(points))
     if long_line is None:
         widest = int(np.argmax(mask.sum(axis=(1, 2))))
         absent = Absent("the lesion is one pixel wide in every slice")
         return widest + lesion.box[0].start, absent, absent
-    short_line = longest_perpendicular(corners, long_line)
+    short_line = longest_perpendicular(border_edges(planes[best]) * np.array(spacing), long_line)
     return (
         best + lesion.box[0].start,
         _axis(long_line, best, lesion, volume),
-        Absent("the lesion is a straight line in its longest slice")
+        Absent("the lesion is one pixel wide in its longest slice")
         if short_line is None
         else _axis(short_line, best, lesion, volume),
     )

@@ -10,44 +10,75 @@ from scipy.spatial.distance import pdist
 
 from inference.diameters import (
     MOST_PAIRED_IN_SPACE,
+    Mask,
     Points,
     _ends_along_all_axes,
-    _envelope,
+    border_edges,
     diameter_bounds,
     hull_corners,
     largest_length,
     longest_length,
     longest_line,
+    longest_perpendicular,
     run_ends,
 )
 
 SEEDS = st.integers(0, 2**32 - 1)
 
 
-def edge_by_edge(t: Points, w: Points) -> Points:
-    """The upper boundary as it is defined."""
-    heights = np.full_like(t, -np.inf)
-    for a in range(len(t)):
-        b = (a + 1) % len(t)
-        low, high = min(t[a], t[b]), max(t[a], t[b])
-        inside = (t >= low - 1e-9) & (t <= high + 1e-9)
-        if high - low < 1e-9:
-            height = np.full_like(t, max(w[a], w[b]))
-        else:
-            height = w[a] + (np.clip(t, low, high) - t[a]) * (w[b] - w[a]) / (t[b] - t[a])
-        heights = np.where(inside, np.maximum(heights, height), heights)
-    return heights
+def pair_by_pair(mask: Mask, spacing: Points, line: Points) -> float:
+    """The longest perpendicular as it is defined: all neighbours, not only of the border, at each centre."""
+    along = (line[1] - line[0]) / np.linalg.norm(line[1] - line[0])
+    centres = np.argwhere(mask)
+    t, w = (centres * spacing - line[0]) @ along, (centres * spacing - line[0]) @ [-along[1], along[0]]
+    beside = np.abs(centres[:, None] - centres).max(axis=2) <= 1
+    longest = 0.0
+    for place in t:
+        heights = []
+        for a, b in np.argwhere(beside):
+            if abs(t[a] - place) < 1e-9:
+                heights.append(w[a])
+            elif t[a] < place < t[b]:
+                heights.append(w[a] + (place - t[a]) / (t[b] - t[a]) * (w[b] - w[a]))
+        longest = max(longest, np.ptp(heights))
+    return longest
 
 
-@settings(deadline=None, max_examples=200)
-@given(seed=SEEDS, count=st.integers(3, 40), whole=st.booleans())
-def test_the_boundary_is_that_of_all_edges_bit_by_bit(seed: int, count: int, whole: bool) -> None:
-    chance = np.random.default_rng(seed)
-    points = chance.integers(0, 9, (count, 2)).astype(np.float64) if whole else chance.normal(size=(count, 2))
-    corners = hull_corners(points)
-    t, w = corners[:, 0], corners[:, 1]
-    assert np.array_equal(_envelope(t, w), edge_by_edge(t, w))
-    assert np.array_equal(_envelope(t, -w), edge_by_edge(t, -w))
+@settings(deadline=None, max_examples=100)
+@given(seed=SEEDS, side=st.integers(2, 9), share=st.sampled_from([0.2, 0.5, 0.9]))
+def test_the_longest_perpendicular_is_that_of_all_neighbours(seed: int, side: int, share: float) -> None:
+    mask = np.random.default_rng(seed).random((side, side)) < share
+    spacing = np.array([0.7, 0.8])
+    line = longest_line(hull_corners(run_ends(mask) * spacing))
+    if line is None:
+        return
+    expected = pair_by_pair(mask, spacing, line)
+    found = longest_perpendicular(border_edges(mask) * spacing, line)
+    if found is None:
+        assert expected == pytest.approx(0.0, abs=1e-6)
+        return
+    assert np.linalg.norm(found[1] - found[0]) == pytest.approx(expected)
+    assert (found[1] - found[0]) @ (line[1] - line[0]) == pytest.approx(0.0, abs=1e-9)
+    to_centres = np.linalg.norm(found[:, None] - np.argwhere(mask) * spacing, axis=2)
+    assert np.all(to_centres.min(axis=1) <= np.hypot(*spacing) / 2 + 1e-9), "an end is off the outline"
+
+
+@pytest.mark.parametrize("radius, share", [(6, 0.5), (12, 0.7), (25, 0.9)])
+def test_the_axes_of_an_ellipse_are_a_pixel_shorter_than_the_ellipse_however_it_lies(
+    radius: int, share: float
+) -> None:
+    short = []
+    for angle in np.linspace(0.0, np.pi, 25):
+        y, x = np.mgrid[-30:31, -30:31]
+        along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+        mask = (along / radius) ** 2 + (across / radius / share) ** 2 <= 1.0
+        line = longest_line(hull_corners(run_ends(mask).astype(np.float64)))
+        assert line is not None
+        found = longest_perpendicular(border_edges(mask).astype(np.float64), line)
+        assert found is not None
+        short.append(np.linalg.norm(found[1] - found[0]) - 2 * radius * share)
+    assert np.median(short) == pytest.approx(-0.75, abs=0.3)
+    assert np.ptp(short) < 1.8
 
 
 @settings(deadline=None, max_examples=200)
