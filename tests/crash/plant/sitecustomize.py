@@ -15,6 +15,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -85,7 +86,10 @@ class Point:
             return
         if order == "power":
             os.killpg(os.getpgrp(), signal.SIGKILL)
-        os.kill(os.getpid(), signal.SIGSTOP if order == "pause" else signal.SIGKILL)
+        if order == "pause":  # not to the process, which would go on until another thread takes the signal
+            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
+        else:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Planter(importlib.abc.MetaPathFinder):
