@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ import structlog
 
 from dicomnode.errors import TransientError
 from dicomnode.receive.arrival import Arrival, identify
+from dicomnode.receive.behind import mark_behind
 from dicomnode.receive.draft import Draft
 from dicomnode.receive.entries import Entry
 from dicomnode.receive.intake import Intake, Outcome
@@ -33,6 +35,7 @@ from dicomnode.records.known import KnownInstances
 from dicomnode.spool import Spool, require_uids
 
 FLUSH_TIMEOUT_S = 30.0
+RESTART_PAUSE_S = 0.5
 
 log = structlog.get_logger()
 
@@ -165,8 +168,16 @@ class Acknowledging:
                 except OSError as error:
                     log.error("no_journal", error=error.strerror)
                     return None
+                self._mark_behind(folder)
                 self._connect(folder)
             return self._journal
+
+    def _mark_behind(self, folder: Path) -> None:
+        """Until its recorder runs, and knows better: that takes seconds, in which images come."""
+        try:
+            mark_behind(folder, utc_now())
+        except OSError as error:
+            log.warning("not_marked_behind", error=error.strerror)
 
     def _connect(self, folder: Path) -> None:
         """Start a recorder, and have it record what an earlier one did not report."""
@@ -181,17 +192,20 @@ class Acknowledging:
 
     def _listen(self, channel: socket.socket, folder: Path, done_before: int) -> None:
         """Hear what is recorded; start another recorder when this one died."""
-        content = b""
+        content, was_of_use = b"", False
         while chunk := received(channel):
             content += chunk
             while len(content) >= REPORT.size:
                 done, freed = REPORT.unpack_from(content)
                 content = content[REPORT.size :]
                 self._settle(done_before + done, freed)
+                was_of_use = True
         channel.close()
         if not self._stopping:
             log.error("recorder_died")
             self._wait_for_recorder()
+            if not was_of_use:
+                time.sleep(RESTART_PAUSE_S)  # the next one may fare no better
             with self._changed:
                 self._connect(folder)
 

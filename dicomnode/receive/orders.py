@@ -112,7 +112,8 @@ class Orders:
 
     @property
     def is_up_to_date(self) -> bool:
-        """Whether nothing waits that was heard of."""
+        """Whether nothing waits, neither of what was heard of nor of what has come since."""
+        self._hear(0.0)
         return not self._waiting
 
     def _first(self) -> Batch:

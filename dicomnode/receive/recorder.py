@@ -134,6 +134,8 @@ class Recorder:
         """The files of the next batch are made while the rows of this one are."""
         done, filing, begun = 0, list[Future[Filed]](), list[Future[Filed]]()
         orders = Orders(channel)
+        if orders.is_up_to_date:
+            mark_up_to_date(segments.journal)
         try:
             for batch in orders.batches():
                 filing = begun or self._begin(batch, segments)

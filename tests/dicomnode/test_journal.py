@@ -69,6 +69,12 @@ def raise_(error: Exception) -> Callable[..., None]:
     return fail
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow disk does not count as a full journal here."""
+    monkeypatch.setattr("dicomnode.receive.journal.ROOM_TIMEOUT_S", WAIT_S)
+
+
 @pytest.fixture
 def journal(spool: Spool) -> Journal:
     return Journal(spool.journals / "one", SEGMENT_BYTES)
@@ -507,6 +513,8 @@ def test_what_came_meanwhile_is_due_at_once_where_somebody_waits(monkeypatch: py
         assert orders.ahead() == [second, third]
         assert next(batches) == [second, third]
         assert orders.is_up_to_date
+        say(first)
+        assert not orders.is_up_to_date, "it came while a batch was recorded"
 
 
 @pytest.mark.parametrize("limit", ["PAUSE_S", "LONGEST_S", "MOST_FULL"])
@@ -661,8 +669,9 @@ def test_a_recorder_that_dies_is_replaced_and_nothing_is_recorded_twice_or_lost(
     for number, one in enumerate(sent):
         assert acknowledging.take(one) is Outcome.NEW
         if number in (5, 20):
+            count = len(channels)
             channels[-1].shutdown(SHUT_RDWR)
-            wait_until(partial(lambda count: len(channels) > count, len(channels)), WAIT_S)
+            wait_until(partial(lambda before: len(channels) > before, count), WAIT_S)
     acknowledging.close()
     assert kinds(database) == ["instance_received"] * 30
     assert len(rows(database)) == 30
