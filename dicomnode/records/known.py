@@ -40,14 +40,24 @@ class KnownInstances:
         return is_known
 
     def _is_known(self, connection: Any, sop_instance_uid: str) -> tuple[bool, Any]:
+        """The answer, and the connection that gave it: another one where the server has been away since."""
         assert self._engine.dialect.dbapi is not None
+        driver_error = self._engine.dialect.dbapi.Error
+        if connection is not None:
+            try:
+                return self._asked(connection, sop_instance_uid), connection
+            except driver_error as error:
+                connection.invalidate(error)
         try:
-            connection = connection or self._engine.raw_connection()
-            cursor = connection.cursor()
-            cursor.execute(self._query, (sop_instance_uid,))
-            is_known = cursor.fetchone() is not None
-            cursor.close()
-            connection.rollback()
-        except self._engine.dialect.dbapi.Error as error:
+            connection = self._engine.raw_connection()
+            return self._asked(connection, sop_instance_uid), connection
+        except driver_error as error:
             raise TransientError(f"the database cannot be asked ({type(error).__name__})") from error
-        return is_known, connection
+
+    def _asked(self, connection: Any, sop_instance_uid: str) -> bool:
+        cursor = connection.cursor()
+        cursor.execute(self._query, (sop_instance_uid,))
+        is_known = cursor.fetchone() is not None
+        cursor.close()
+        connection.rollback()
+        return is_known
