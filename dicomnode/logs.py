@@ -73,7 +73,9 @@ def configure_logging(role: str) -> None:
             *rendered,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(
+            sys.stderr
+        ),  # a line is one write: those of others never come into it
         cache_logger_on_first_use=True,
     )
     # The libraries log data sets at lower levels, and those hold patient data.
