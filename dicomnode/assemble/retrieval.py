@@ -44,7 +44,7 @@ class Retrieval:
         self.peer = peer
         self._audit = Audit("assembly")
         self._attempts: dict[tuple[str, int], list[datetime]] = {}
-        """Study and generation -> when fetching was tried."""
+        """Study and generation -> the ends of what was tried."""
 
     def fetch_missing(self) -> None:
         """Fetch what is due."""
@@ -53,21 +53,27 @@ class Retrieval:
             self._attempts = {key: tried for key, tried in self._attempts.items() if key in receiving}
             due = [key for key, study in receiving.items() if self._is_due(session, study)]
         for key in due:
-            self._attempts.setdefault(key, []).append(utc_now())
             try:
                 self._fetch(key[0])
             except TransientError as error:
                 log.warning("retrieval_failed", peer=self.peer.name, reason=str(error))
                 return
+            finally:
+                self._attempts.setdefault(key, []).append(utc_now())
 
     def _is_due(self, session: Session, study: StudyRow) -> bool:
         tried = self._attempts.get((study.study_instance_uid, study.generation), [])
         pause = timedelta(seconds=self._settings.assembly.retrieve_after_s)
-        if len(tried) >= MAXIMUM_ATTEMPTS or utc_now() < max([study.last_received_at, *tried]) + pause:
+        due_at = max([study.last_received_at, *tried]) + pause
+        if len(tried) >= MAXIMUM_ATTEMPTS or utc_now() < due_at:
             return False
-        senders = self._assembly.progress(session, study).senders
+        progress = self._assembly.progress(session, study)
+        if progress.recorded_until is not None and progress.recorded_until < due_at:
+            return False  # what seems to be missing may only wait for its row
         return any(
-            sender.missing_count for sender in senders if sender.ae_title == self.peer.ae_title.strip()
+            sender.missing_count
+            for sender in progress.senders
+            if sender.ae_title == self.peer.ae_title.strip()
         )
 
     def _fetch(self, study_instance_uid: str) -> None:

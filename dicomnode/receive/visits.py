@@ -12,6 +12,7 @@ from typing import Any
 
 import structlog
 from pynetdicom import evt
+from pynetdicom.pdu_primitives import A_RELEASE
 from sqlalchemy import update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -39,6 +40,8 @@ class _Visit:
     echoes: int = 0
     stores: Counter[str] = field(default_factory=Counter)
     """Number of C-STOREs by the status that they were answered with (hexadecimal)."""
+    is_released: bool = False
+    """Asked for, and answered: the peer may close the connection before pynetdicom tells of the release."""
 
 
 class Visits:
@@ -57,6 +60,7 @@ class Visits:
         return [
             (evt.EVT_ACCEPTED, self._begin),
             (evt.EVT_DIMSE_SENT, self._count),
+            (evt.EVT_ACSE_SENT, self._note_answer),
             (evt.EVT_RELEASED, partial(self._end, RELEASED)),
             (evt.EVT_ABORTED, partial(self._end, "cut off")),
             (evt.EVT_CONN_CLOSE, partial(self._end, "cut off")),
@@ -87,11 +91,16 @@ class Visits:
         elif kind == "C_STORE_RSP":
             self.count_store(event.assoc, event.message.command_set.Status)
 
+    def _note_answer(self, event: Any) -> None:
+        if isinstance(event.primitive, A_RELEASE) and (visit := self._open.get(event.assoc)) is not None:
+            visit.is_released = True
+
     def _end(self, how: str, event: Any) -> None:
         """Whatever comes first: a release, or an abort or a closed connection, which look alike here."""
         visit = self._open.pop(event.assoc, None)
         if visit is None:
             return
+        how = RELEASED if visit.is_released else how
         try:
             self._flush()
             with self._database.transaction(beside_others=True) as session:

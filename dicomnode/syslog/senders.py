@@ -24,7 +24,7 @@ from dicomnode.settings.audit import SyslogSettings
 TIMEOUT_S = 10.0
 DATAGRAM_PAUSE_S = 0.003
 """Between datagrams: a burst of 200 overran the buffer of a real rsyslog, which kept 168 of 450."""
-OBJECTION_S = 0.5
+OBJECTION_S = 2.0
 """How long a receiver has to object to our certificate; TLS 1.3 tells the client no earlier."""
 FACILITY = 10
 """Security and authorization."""

@@ -99,6 +99,7 @@ class Gathering:
 
     def tick_until_closed(self, uid: str) -> StudyRow:
         def closed() -> bool:
+            self.listener.flush()  # what was fetched by C-MOVE has come this way
             for work in self.works:
                 work()
             return self.study(uid).state != "receiving"
