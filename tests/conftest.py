@@ -6,16 +6,24 @@ a test starts works with the same.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from itertools import count
 
 import pytest
 
 from dicomnode.records.db import Database, migrate
+from dicomnode.selftest import temporary
 from dicomnode.settings.database import DATABASE_URL, DatabaseSettings
 from tests.postgres import Cluster, running_cluster
 
 PATTERN = "pattern"
+
+
+def pytest_configure() -> None:
+    """Tests that run at once take their ports from ranges of their own: one is free until it is used."""
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    temporary.PORTS = temporary.PORTS[number :: int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -76,7 +76,9 @@ class Archive:
     def _on_store(self, event: Any) -> int:
         dataset = event.dataset
         path = self.folder / f"{dataset.Modality}_{dataset.SeriesNumber}_{dataset.SOPInstanceUID}.dcm"
-        path.write_bytes(event.encoded_dataset())
+        part = path.with_suffix(".part")
+        part.write_bytes(event.encoded_dataset())
+        part.replace(path)  # others look for what has come
         self._keep(str(dataset.StudyInstanceUID), str(dataset.SOPInstanceUID), path)
         return 0x0000
 

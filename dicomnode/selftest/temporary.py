@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +23,7 @@ START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 90.0
 PORTS = range(15000, 32768)
 """Linux gives connections those from 32768, other systems those from 49152."""
+_given: deque[int] = deque(maxlen=1000)
 CONFIGURATION = """\
 [node]
 ae_title = "SELFTEST"
@@ -61,13 +63,16 @@ modality = "CT"
 def free_port() -> int:
     """A port on the loopback interface that nobody uses.
 
-    It is none of those that the system gives to connections: one of these could take it before its use.
+    It is none of those that the system gives to connections, one of which could take it before its use, and
+    none that this process was given lately, and may not use yet.
     """
     while True:
         port = random.SystemRandom().choice(PORTS)
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
-            return port
+            if port not in _given:
+                _given.append(port)
+                return port
 
 
 def as_peer(settings: Settings) -> PeerSettings:

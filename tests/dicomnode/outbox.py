@@ -13,12 +13,13 @@ from sqlalchemy import select
 
 import dicomnode.deliver.breaker
 import dicomnode.deliver.delivery
+from dicomnode.config import load_settings
 from dicomnode.deliver.delivery import Delivery
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.tables import DeliveryRow, DestinationRow, JobRow, ResultRow, StudyRow
 from dicomnode.selftest.temporary import free_port
 from dicomnode.settings.node import Settings
-from tests.dicomnode.parts import Peer, image, save, settings_in
+from tests.dicomnode.parts import Peer, image, save, write_config
 
 
 class Clock:
@@ -120,7 +121,10 @@ class Outbox:
                 destination.not_before = None
 
 
-def outbox_to(peer: Peer | None, database: Database, folder: Path, peer_port: int = 0) -> Outbox:
+def outbox_to(
+    peer: Peer | None, database: Database, folder: Path, peer_port: int = 0, response_timeout_s: float = 30.0
+) -> Outbox:
     """An outbox to `peer`, or to whatever listens on the port."""
-    settings = settings_in(folder, peer_port=peer.port if peer else peer_port or free_port())
-    return Outbox(settings, database, folder)
+    port = peer.port if peer else peer_port or free_port()
+    path = write_config(folder, peer_port=port, response_timeout_s=response_timeout_s)
+    return Outbox(load_settings(path), database, folder)

@@ -58,7 +58,7 @@ port = {peer_port}
 may_send = true
 
 [delivery]
-response_timeout_s = 1.0
+response_timeout_s = {response_timeout_s}
 
 [[route]]
 name = "lesions"
@@ -69,10 +69,14 @@ modality = "CT"
 """
 
 
-def write_config(folder: Path, more: str = "", *, port: int = 0, peer_port: int = 0) -> Path:
+def write_config(
+    folder: Path, more: str = "", *, port: int = 0, peer_port: int = 0, response_timeout_s: float = 30.0
+) -> Path:
     """A small `node.toml` in `folder`; `more` is appended to it."""
     path = folder / "node.toml"
-    text = CONFIG.format(port=port or free_port(), peer_port=peer_port or free_port())
+    text = CONFIG.format(
+        port=port or free_port(), peer_port=peer_port or free_port(), response_timeout_s=response_timeout_s
+    )
     path.write_text(text + more, "utf-8")
     return path
 

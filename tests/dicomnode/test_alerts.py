@@ -150,8 +150,8 @@ def test_what_could_not_be_sent_is_sent_later(tmp_path: Path, hook: Hook, logs: 
 def test_a_trouble_that_comes_and_goes_is_one_alert(tmp_path: Path, hook: Hook, clock: Clock) -> None:
     settings, database = node(tmp_path, f'minimum_free_gb = 0.0\nwebhook = "{hook.url}"')
     alerts = Alerts(settings, database)
-    for _ in range(4):
-        bury(database, number=utc_now().microsecond + 10)
+    for number in range(10, 14):
+        bury(database, number=number)
         alerts.tick()
         resurrect(database)
         clock.advance(100)
@@ -258,7 +258,7 @@ class Mailbox:
 
 def test_mail_reaches_every_recipient(tmp_path: Path) -> None:
     mailbox, port = Mailbox(), free_port()
-    server = Controller(mailbox, hostname="127.0.0.1", port=port)
+    server = Controller(mailbox, hostname="127.0.0.1", port=port, ready_timeout=60)
     server.start()
     try:
         settings, database = node(
@@ -291,7 +291,7 @@ def test_no_message_holds_patient_data(tmp_path: Path, hook: Hook) -> None:
 
 
 def test_a_peer_that_stays_away_is_an_alert_until_it_answers(tmp_path: Path, hook: Hook) -> None:
-    settings, database = node(tmp_path, f'{NO_WAITING}peer_down_s = 0.001\nwebhook = "{hook.url}"')
+    settings, database = node(tmp_path, f'{NO_WAITING}peer_down_s = 0.000001\nwebhook = "{hook.url}"')
     check_peer(settings, database, settings.peers["PACS"])
     alerts = Alerts(settings, database)
     alerts.tick()

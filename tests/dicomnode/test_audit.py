@@ -193,7 +193,7 @@ def test_a_stage_that_ends_is_timed(database: Database) -> None:
     ((event, detail),) = events(database)
     assert event == "stage_finished"
     assert detail["stage"] == "read"
-    assert 0 <= detail["duration_s"] < 1
+    assert 0 <= detail["duration_s"] < 60
 
 
 def test_a_stage_that_fails_for_a_known_reason_keeps_the_reason(database: Database) -> None:

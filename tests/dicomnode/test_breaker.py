@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,14 @@ def peer() -> Iterator[Peer]:
         yield found
 
 
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+@contextmanager
+def impatient() -> Iterator[None]:
     """Limits of seconds, for peers that use them up."""
-    monkeypatch.setattr(dicomnode.deliver.sender, "CONNECTION_TIMEOUT_S", 1.0)
-    monkeypatch.setattr(dicomnode.deliver.sender, "NEGOTIATION_LIMIT_S", 2.0)
-    monkeypatch.setattr(dicomnode.deliver.sender, "LOWEST_RATE_BYTES_PER_S", 10_000_000)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dicomnode.deliver.sender, "CONNECTION_TIMEOUT_S", 1.0)
+        patch.setattr(dicomnode.deliver.sender, "NEGOTIATION_LIMIT_S", 2.0)
+        patch.setattr(dicomnode.deliver.sender, "LOWEST_RATE_BYTES_PER_S", 10_000_000)
+        yield
 
 
 def test_a_pacs_that_is_away_for_half_a_day_is_told_of_once_and_loses_nothing(
@@ -202,23 +205,23 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
-@pytest.mark.usefixtures("impatient")
 def test_a_peer_that_misbehaves_costs_bounded_time_and_gets_everything_when_it_is_well_again(
     peer: Peer, database: Database, tmp_path: Path, clock: Clock, fault: Fault
 ) -> None:
     with faulty_line(peer.port, fault) as line:
-        outbox = outbox_to(None, database, tmp_path, peer_port=line.port)
+        outbox = outbox_to(None, database, tmp_path, peer_port=line.port, response_timeout_s=1.0)
         for uid in ("1.1", "1.2"):
             outbox.add(uid, size_bytes=12_000_000)
         started = time.monotonic()
-        outbox.push()
+        with impatient():
+            outbox.push()
         assert time.monotonic() - started < BOUND_S
         assert outbox.states() == ["waiting", "waiting"]
         assert outbox.destination().failures == 1
         assert line.connections == 1
         line.fault = Fault()
         clock.advance(QUARTER_H)
-        outbox.push()
+        Delivery(settings_in(tmp_path, peer_port=line.port), database).push(outbox.settings.peers["PACS"])
     assert outbox.states() == ["delivered", "delivered"]
     assert outbox.rows()[1].attempt == 1
 

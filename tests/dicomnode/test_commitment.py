@@ -191,7 +191,9 @@ def test_results_are_stored_first_and_delivered_when_the_destination_commits(
         assert request.answered_at is not None
 
 
-def test_a_report_on_the_same_association_counts_too(outbox: Outbox) -> None:
+def test_a_report_on_the_same_association_counts_too(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dicomnode.deliver.commitment, "REPORT_WAIT_S", WAIT_S)
+
     def commit(request: Dataset) -> tuple[int, Dataset]:
         return 1, event_information(request.TransactionUID, Report(refer("1.7.1", "1.7.2"), ()))
 
@@ -351,11 +353,12 @@ def test_a_destination_that_cannot_be_asked_is_asked_later(
 ) -> None:
     with archive_at(outbox.settings, **how):
         outbox.push()
+        started = utc_now()
         ask(outbox)
     assert states(outbox) == ["stored", "stored"]
     ((_, detail),) = events(database, "commitment_postponed")
     assert says in detail["reason"]
-    assert all(row.not_before > utc_now() for row in outbox.rows())
+    assert all(row.not_before > started + timedelta(seconds=2) for row in outbox.rows())
 
 
 def test_a_destination_that_is_away_costs_no_attempt(outbox: Outbox, database: Database) -> None:

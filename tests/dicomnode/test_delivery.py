@@ -92,7 +92,7 @@ def test_when_the_association_breaks_what_was_sent_stays_sent_and_the_rest_waits
     database: Database, tmp_path: Path, answer: Answer
 ) -> None:
     with peer_answering(0x0000, answer) as peer:
-        outbox = outbox_to(peer, database, tmp_path)
+        outbox = outbox_to(peer, database, tmp_path, response_timeout_s=1.0)
         for uid in ("1.1", "1.2", "1.3"):
             outbox.add(uid)
         outbox.push()

@@ -132,7 +132,12 @@ def as_file(dataset: FileDataset) -> bytes:
 
 def rich_image(syntax: str = ExplicitVRLittleEndian, *, undefined: bool = False) -> FileDataset:
     """An image with nested sequences, private elements, several values and an urgent request."""
-    dataset = parts.image(AccessionNumber="ACC 7 ", ImageType=["ORIGINAL", "PRIMARY"], Manufacturer="Maker")
+    dataset = parts.image(
+        SOPInstanceUID="1.2.826.0.1.3680043.8.498.1234567890123456789012345678901234567",
+        AccessionNumber="ACC 7 ",
+        ImageType=["ORIGINAL", "PRIMARY"],
+        Manufacturer="Maker",
+    )  # of the same length in every process: tests are named by places in its file
     dataset.SpecificCharacterSet = "ISO_IR 100"
     dataset.PatientName = "M\u00fcller^J\u00f6rg"
     code, request, reference = Dataset(), Dataset(), Dataset()

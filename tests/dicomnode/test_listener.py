@@ -291,6 +291,7 @@ def test_a_spool_that_is_gone_answers_out_of_resources(
     node: Settings, spool: Spool, database: Database
 ) -> None:
     association = associate(node)
+    wait_until(lambda: list(spool.journals.glob("*/*.journal")))  # else it is made while all is removed
     shutil.rmtree(spool.folder)
     assert stored(association, image()).Status == 0xA700
     association.release()

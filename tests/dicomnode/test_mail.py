@@ -42,7 +42,9 @@ def mail_server(authority: Authority | None) -> Iterator[tuple[Mailbox, int]]:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(*authority.sign("mail.example.org"))
         options = {"tls_context": context, "require_starttls": True, "auth_required": True}
-    server = Controller(mailbox, hostname="127.0.0.1", port=port, authenticator=Login(), **options)
+    server = Controller(
+        mailbox, hostname="127.0.0.1", port=port, ready_timeout=60, authenticator=Login(), **options
+    )
     server.start()
     try:
         yield mailbox, port

@@ -21,6 +21,7 @@ from dicomnode.deliver.sender import associate, send
 from dicomnode.series_writer import SeriesIdentity, write_series
 from dicomnode.settings.node import PeerSettings
 from inference.volume import Volume
+from tests.dicomnode.parts import wait_until
 
 
 @pytest.fixture
@@ -49,8 +50,7 @@ def test_the_reactor_rests_within_the_block_and_goes_on_after_it(peer: PeerSetti
         before = looked
         time.sleep(0.2)
         assert looked == before
-    time.sleep(0.2)
-    assert looked > before
+    wait_until(lambda: looked > before)
     association.release()
     assert association.is_released
 

@@ -84,9 +84,10 @@ class Rsyslog:
     def messages(self, transport: str) -> list[Any]:
         """The XML that came this way, held against the schema."""
         try:
-            lines = (self._folder / "messages").read_text("utf-8").splitlines()
+            content = (self._folder / "messages").read_bytes()
         except FileNotFoundError:
             return []
+        lines = content[: content.rfind(b"\n") + 1].decode().splitlines()  # the last one may be half written
         found = []
         for line in lines:
             came_by, message_id, priority, text = line.split(" ", 3)

@@ -211,6 +211,7 @@ def refuse_by_name() -> None:
     raise NotCompiled("no compiler")
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 def test_torch_compiles_into_the_folder_of_the_node_and_answers_the_same(
     bundle: ModelBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logs: list[Any]

@@ -192,4 +192,7 @@ def test_shipped_models_decide_as_they_did(folder: Path) -> None:
     fast, plain = Model(bundle, CPU).network, load_network(bundle).eval()
     assert fast is not plain
     torch.testing.assert_close(fast(image), plain(image), atol=1e-3, rtol=1e-3)
-    assert (fast(image).argmax(dim=1) != plain(image).argmax(dim=1)).float().mean() < 1e-5
+    best, second = plain(image).topk(2, dim=1).values.unbind(dim=1)
+    is_sure = best - second > 2e-3
+    assert is_sure.float().mean() > 0.9
+    assert not ((fast(image).argmax(dim=1) != plain(image).argmax(dim=1)) & is_sure).any()

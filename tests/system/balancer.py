@@ -55,7 +55,8 @@ class Balancer:
         wait_for(lambda: self._column("scur")[name] == "0", f"receiver {name} is drained")
 
     def ready(self, name: str) -> None:
-        """Send there again, once it answers."""
+        """Send there again, once the new one answers."""
+        wait_for(lambda: self._column("status")[name] == "DOWN", f"the old receiver {name} is gone")
         self._ask(f"set server receivers/{name} state ready")
         wait_for(lambda: self._column("status")[name] == "UP", f"receiver {name} is up")
 

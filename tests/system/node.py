@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
@@ -34,6 +35,8 @@ START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 120.0
 """The supervisor itself gives its processes a minute."""
 RESULT_TIMEOUT_S = 240.0
+ENDED = (FileNotFoundError, ProcessLookupError)
+"""What reading of a process that has ended raises, before or after its file is open."""
 RESPONSE_TIMEOUT_S = 30.0
 AE_TITLE = "TESTNODE"
 
@@ -261,10 +264,11 @@ first_delay_s = 0.3
 
 def children_of(pid: int) -> list[int]:
     """The processes that the threads of a process started; none of one that ended."""
-    try:
-        listed = [(thread / "children").read_text() for thread in Path(f"/proc/{pid}/task").iterdir()]
-    except FileNotFoundError:
-        return []
+    listed: list[str] = []
+    with suppress(*ENDED):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            with suppress(*ENDED):  # this thread alone
+                listed.append((thread / "children").read_text())
     return [int(child) for children in listed for child in children.split()]
 
 
@@ -272,7 +276,7 @@ def _plays(pid: int, role: str) -> bool:
     """Whether a role is a word of the command line of a process."""
     try:
         return role.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except FileNotFoundError:
+    except ENDED:
         return False
 
 

@@ -34,7 +34,7 @@ class Orthanc:
 
     folder: Path
     node_port: int
-    stable_age_s: int = 1
+    stable_age_s: int = 3
     forward: bool = True
     dicomweb: bool = False
     dicom_port: int = field(default_factory=free_port)
@@ -76,13 +76,13 @@ class Orthanc:
             stderr=log,
             env={**os.environ, "TCP_NODELAY": "1"},
         )
-        wait_for(self._is_up, "Orthanc answers", 30)
+        wait_for(self._is_up, "Orthanc answers", 120)
         return self
 
     def stop(self) -> None:
         if self.process is not None:
             self.process.terminate()
-            self.process.wait(30)
+            self.process.wait(120)
 
     def upload(self, paths: list[Path]) -> None:
         for path in paths:
@@ -116,7 +116,7 @@ class Orthanc:
     def _is_up(self) -> bool:
         try:
             self.get("/system")
-        except (urllib.error.URLError, ConnectionError):
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
             time.sleep(0.1)
             return False
         return True
@@ -124,6 +124,6 @@ class Orthanc:
     def _request(self, route: str, body: bytes | None = None, method: str | None = None) -> bytes:
         url = f"http://127.0.0.1:{self.http_port}{route}"
         request = urllib.request.Request(url, body, method=method)
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=120) as answer:
             content: bytes = answer.read()
         return content

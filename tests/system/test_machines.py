@@ -270,7 +270,8 @@ def test_a_machine_dies_amid_a_study_and_another_records_what_it_had_acknowledge
 
     check_delivered_once(roles, server, uid, len(paths))
     check_delivered_once(roles, server, other_uid, len(other_paths))  # which nobody sent again
-    assert not list((server.brick / "spool" / "journals").glob("one-*"))
+    journals = server.brick / "spool" / "journals"
+    wait_for(lambda: not list(journals.glob("one-*")), "the journal of the lost machine is gone")
     addresses = {row.detail["address"] for row in roles.node.events(event="instance_received")}
     assert addresses == {"127.0.0.1"}  # the sender's, and not that of the load balancer
     _the_trail_holds(roles.node)

@@ -63,7 +63,9 @@ def node(tmp_path_factory: pytest.TempPathFactory, pacs: Archive) -> Iterator[No
     folder = tmp_path_factory.mktemp("node")
     for version, threshold in THRESHOLDS.items():
         write_bundle(folder / "models" / f"threshold-{version}", version=version, threshold=threshold)
-    found = Node(folder, folder / "models", pacs.ae_title, pacs.port, {"CT": "threshold"})
+    found = Node(
+        folder, folder / "models", pacs.ae_title, pacs.port, {"CT": "threshold"}, quiet_period_s=60.0
+    )
     found.start()
     yield found
     found.stop()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from typing import Any
 
 import numpy as np
@@ -233,16 +232,3 @@ def test_a_hole_in_a_single_image_is_measured_from_its_contour() -> None:
 def test_masks_of_different_shape_are_refused() -> None:
     with pytest.raises(ValueError, match="different shapes"):
         agreement(np.zeros((1, 2, 3), np.bool_), np.zeros((1, 2, 4), np.bool_), ISOTROPIC)
-
-
-def test_an_ultrasound_image_is_measured_in_milliseconds() -> None:
-    row, column = np.ogrid[:384, :320]
-    truth = ((row - 190) ** 2 + (column - 160) ** 2 < 130**2)[None]
-    found = ((row - 200) ** 2 + (column - 150) ** 2 < 120**2)[None]
-    agreement(found, truth, ISOTROPIC)
-    fastest = math.inf
-    for _ in range(5):
-        start = time.perf_counter()
-        agreement(found, truth, ISOTROPIC)
-        fastest = min(fastest, time.perf_counter() - start)
-    assert fastest < 0.05, "it takes 4 ms; other work on the machine may slow it"

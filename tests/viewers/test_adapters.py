@@ -7,6 +7,7 @@ with those of the other report by their tracking UIDs first, and test_ohif.py sh
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -33,11 +34,16 @@ def read_by_adapters(images: Path, *objects: Path) -> list[dict[str, Any]]:
     """What the adapters say of each object."""
     node = require_program("node")
     require_file(INSTALLED / "node_modules" / "@cornerstonejs" / "adapters" / "package.json")
-    script = shutil.copy(SCRIPT, INSTALLED)  # Node looks for packages beside the script
-    said = subprocess.run(
-        [node, script, str(images), *map(str, objects)],
-        capture_output=True, text=True, timeout=240, check=True,
-    )  # fmt: skip
+    # Node looks for packages beside the script; other tests may run theirs.
+    script = INSTALLED / f"{os.getpid()}.mjs"
+    shutil.copy(SCRIPT, script)
+    try:
+        said = subprocess.run(
+            [node, script, str(images), *map(str, objects)],
+            capture_output=True, text=True, timeout=240, check=True,
+        )  # fmt: skip
+    finally:
+        script.unlink()
     return [json.loads(line) for line in said.stdout.splitlines() if line.startswith('{"path"')]
 
 
