@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ import structlog
 from dicomnode.settings.node import Settings
 
 SUPERVISOR_PID = "DICOMNODE_SUPERVISOR_PID"
+STOPS = (signal.SIGTERM, signal.SIGINT)
 STOP_TIMEOUT_S = 60.0
 RESTART_DELAY_S = 1.0
 LONGEST_RESTART_DELAY_S = 30.0
@@ -29,19 +31,28 @@ log = structlog.get_logger()
 
 
 def stop_event() -> threading.Event:
-    """An event that SIGTERM and SIGINT set, and the end of the supervisor too, if there is one."""
+    """An event that SIGTERM and SIGINT set, and the end of the supervisor too, if there is one.
+
+    To be made in the main thread. Python calls its handlers there only when that thread next does something,
+    which may be never where the system gave the signal to another one; what it writes at once is heard here.
+    """
     stopping = threading.Event()
-
-    def stop(*_: object) -> None:
-        # By another thread: the interrupted one may hold the lock of the event, and would wait for itself.
-        threading.Thread(target=stopping.set, daemon=True).start()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+    told, tells = socket.socketpair()
+    tells.setblocking(False)
+    signal.set_wakeup_fd(tells.detach())
+    for number in STOPS:
+        signal.signal(number, lambda *_: None)
+    threading.Thread(target=_hear, args=(told, stopping), name="signals", daemon=True).start()
     supervisor = os.environ.get(SUPERVISOR_PID)
     if supervisor:
         threading.Thread(target=_watch, args=(int(supervisor), stopping), daemon=True).start()
     return stopping
+
+
+def _hear(told: socket.socket, stopping: threading.Event) -> None:
+    while not any(number in STOPS for number in told.recv(1)):
+        pass
+    stopping.set()
 
 
 def _watch(supervisor_pid: int, stopping: threading.Event) -> None:

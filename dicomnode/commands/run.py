@@ -28,9 +28,6 @@ from inference.registry import Registry, find_bundles
 if TYPE_CHECKING:
     from dicomnode.work.engine import Engine
 
-LOOK_FOR_SIGNALS_S = 1.0
-"""A signal that the system gives to another thread is only heard when the main thread wakes."""
-
 log = structlog.get_logger()
 
 
@@ -95,8 +92,7 @@ def receive(config: ConfigOption = DEFAULT_CONFIG) -> None:
             "stop what uses the port, or change node.port"
         ) from error
     keep_what_is_loaded()
-    while not stopping.wait(LOOK_FOR_SIGNALS_S):
-        pass
+    stopping.wait()
     listener.stop()
 
 

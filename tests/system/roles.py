@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,6 +51,12 @@ class Roles:
 
 
 def stop(process: subprocess.Popen[bytes]) -> int:
-    """Ask a role to end, and wait for it: its exit status."""
-    signal_program(process, signal.SIGTERM)
-    return process.wait(STOP_TIMEOUT_S)
+    """Ask a role to end until it does, since older versions did not always hear it: its exit status."""
+    deadline = time.monotonic() + STOP_TIMEOUT_S
+    while True:
+        signal_program(process, signal.SIGTERM)
+        try:
+            return process.wait(5.0)
+        except subprocess.TimeoutExpired:
+            if time.monotonic() > deadline:
+                raise
