@@ -50,6 +50,7 @@ class Sweep:
 
     def sweep(self) -> int:
         """Remove what nobody speaks of; returns how many files went."""
+        self._spool.remove_leftovers("studies")  # of a recorder, too: its receiver lived on
         unspoken = list(self._unspoken())
         purged = [path for path, was_purged in unspoken if was_purged]
         orphans = [path for path, was_purged in unspoken if not was_purged]

@@ -25,7 +25,6 @@ class SegmentationActor:
 
     def __init__(self, device: str = "auto") -> None:
         self._models = ResidentModels(device)
-        self._folder = tempfile.TemporaryDirectory(prefix="bundles-")
 
     def device(self) -> str:
         """The device that it works on; asked first, to know that it is there."""
@@ -33,8 +32,8 @@ class SegmentationActor:
 
     def load(self, packed: PackedBundle, in_use: Collection[str]) -> None:
         """Load a bundle; those whose digest is not `in_use` make room for it. Raises BundleError."""
-        bundle = unpack(packed, Path(self._folder.name) / packed.digest)
-        self._models.load(bundle, in_use)
+        with tempfile.TemporaryDirectory(prefix="bundle-") as folder:
+            self._models.load(unpack(packed, Path(folder)), in_use)
 
     def segment(self, volume: Volume, digest: str) -> LesionMap:
         """Find lesions. Raises ModelNotResident, UnsuitableVolume or OutOfMemory."""

@@ -142,7 +142,7 @@ def test_the_rule_of_the_pacs_forwards_images_and_not_our_results(tmp_path: Path
     files = [save(found, tmp_path / f"{number}.dcm") for number, found in enumerate([*images, report])]
     with peer_answering() as node:
         pacs = json.loads((COMPOSE / "orthanc.json").read_text()) | {
-            "DicomPort": free_port(), "HttpPort": http_port, "StableAge": 1,
+            "DicomPort": free_port(), "HttpPort": http_port, "StableAge": 4,
             "StorageDirectory": str(tmp_path / "pacs"), "IndexDirectory": str(tmp_path / "pacs"),
             "DicomModalities": {"NODE": ["PACS", "127.0.0.1", node.port]},
             "LuaScripts": [str(COMPOSE / "forward.lua")],

@@ -17,7 +17,7 @@ from optuna.pruners import MedianPruner
 from optuna.samplers import TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from training.config import Experiment, with_network
 from training.errors import ExperimentError, RunError
@@ -83,8 +83,14 @@ def open_study(search: Search, folder: Path) -> optuna.Study:
         )
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)
-        study.enqueue_trial(trial.params)
+        study.enqueue_trial(values_of(trial))
     return study
+
+
+def values_of(trial: FrozenTrial) -> dict[str, Any]:
+    """What a trial has drawn, and what it was to begin with, though it had not come so far."""
+    enqueued: dict[str, Any] = trial.system_attrs.get("fixed_params", {})
+    return enqueued | trial.params
 
 
 def sampler_of(search: Search, drawn: int, at_once: int = 1) -> TPESampler:

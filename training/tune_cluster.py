@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 from ray.exceptions import RayError, RayTaskError
 
 from training.errors import RunError
-from training.tune import Search, Watch, join_study, n_finished, run_trial, sampler_of
+from training.tune import Search, Watch, join_study, n_finished, run_trial, sampler_of, values_of
 
 LOOK_S = 1.0
 MOST_LOST = 5
@@ -102,7 +102,7 @@ def _close(study: optuna.Study, task: Any, trial: optuna.Trial) -> bool:
         raise (error.cause if isinstance(error.cause, Exception) else error) from error
     except RayError:
         study.tell(trial, state=TrialState.FAIL)
-        study.enqueue_trial(study.trials[trial.number].params)
+        study.enqueue_trial(values_of(study.trials[trial.number]))
         return False
     if dice is None:
         study.tell(trial, state=TrialState.PRUNED)

@@ -219,6 +219,7 @@ def test_an_image_that_never_becomes_whole_holds_up_no_segment(
     assert full == [1]
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=3000), st.binary(max_size=3000))
 def test_the_checksum_of_a_draft_is_the_crc_32_of_all_versions(header: bytes, encoded: bytes) -> None:
     draft = Draft(Pages(), header)
@@ -604,6 +605,27 @@ def test_the_same_image_on_many_associations_at_once_is_new_once(
         thread.join()
     assert sorted(outcomes) == [Outcome.NEW, *[Outcome.REPEATED] * 5]
     assert kinds(database) == ["instance_received", *["instance_repeated"] * 5]
+
+
+def test_nobody_thinks_that_all_is_known_before_the_recorder_runs(
+    spool: Spool, database: Database, intake: Intake
+) -> None:
+    plainly, serve = recorder_in_a_thread(spool, database, Audit("receiver")), list[Callable[[], None]]()
+
+    def start_later(channel: socket, journal: Path) -> Callable[[], None]:
+        serve.append(lambda: serve.append(plainly(channel, journal)))
+        return lambda: serve[1]()
+
+    acknowledging = Acknowledging(spool, database, intake, start_later)
+    acknowledging.open()
+    opened = utc_now()
+    assert acknowledging.take(arrival(image())) is Outcome.NEW
+    assert recorded_until(spool.journals, utc_now()) <= opened
+    serve[0]()
+    acknowledging.flush()
+    now = utc_now()
+    assert recorded_until(spool.journals, now) == now
+    acknowledging.close()
 
 
 def test_other_content_under_a_uid_that_is_only_acknowledged_is_an_altered_version(

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from pydicom import Dataset, dcmread
@@ -23,13 +24,16 @@ from pydicom.uid import (
     JPEG2000Lossless,
     generate_uid,
 )
-from pynetdicom import AE
+from pynetdicom import AE, evt
 from pynetdicom.association import Association
+from pynetdicom.pdu_primitives import A_RELEASE
 from pynetdicom.sop_class import Verification
 from sqlalchemy import select, text
 
 from dicomnode.receive.journal import Journal
 from dicomnode.receive.listener import Listener
+from dicomnode.receive.visits import Visits
+from dicomnode.records.audit import Audit
 from dicomnode.records.db import Database
 from dicomnode.records.tables import InstanceRow, StudyRow
 from dicomnode.records.wake import Topic
@@ -405,6 +409,16 @@ def test_the_release_after_several_images_is_noted_with_their_study_and_signalle
         (study,) = session.scalars(select(StudyRow))
     assert (study.released_at is not None) is noted
     assert study.released_at is None or study.released_at >= study.last_received_at
+
+
+def test_a_release_that_closes_the_connection_before_it_is_told_of_is_a_release(database: Database) -> None:
+    heard = dict(Visits(database, Audit("receiver"), lambda: None).handlers)
+    told = Mock(primitive=A_RELEASE())
+    told.assoc.requestor.primitive.configure_mock(calling_ae_title="PACS", called_ae_title="NODE")
+    told.assoc.requestor.address = "127.0.0.1"
+    for event in (evt.EVT_ACCEPTED, evt.EVT_ACSE_SENT, evt.EVT_CONN_CLOSE, evt.EVT_RELEASED):
+        heard[event](told)
+    assert [detail["ended"] for _, detail in events(database, "association_ended")] == ["released"]
 
 
 def test_an_association_is_recorded_at_its_end_with_what_was_answered_on_it(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -364,7 +363,7 @@ def test_a_purge_that_is_killed_leaves_no_lie_and_no_orphan(
     change(database, is_done)
     process = subprocess.Popen([sys.executable, "-c", PURGE, str(tmp_path / "node.toml")])
     wait_until(lambda: len(files(spool)) < 300 or process.poll() is not None, 60)
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     process.wait()
     assert here(database) <= files(spool), "a row says that a file is here which is gone"
     sweep.sweep()
@@ -382,8 +381,12 @@ def test_files_that_nothing_speaks_of_go_when_they_are_old(
         spool.write(path, b"left behind")
     for path in (old, result, *here(database)):
         os.utime(path, (0, 0))
+    half = old.with_name(f"{old.name}.other.1.abcd.part")
+    half.write_bytes(b"half")
+    os.utime(half, (0, 0))
     assert sweep.sweep() == 2
     assert files(spool) == here(database) | {young}
+    assert not half.exists()
     told = [detail for _, detail in events(database, "orphan_removed")]
     assert {detail["file"] for detail in told} == {old.name, result.name}
     assert all(len(detail["sha256"]) == 64 and not detail["was_purged"] for detail in told)

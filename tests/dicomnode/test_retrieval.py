@@ -5,7 +5,9 @@ The steps of the clockwork are taken by hand, in this process. Not covered: a pe
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,9 @@ from dicomnode.assemble.assembly import Assembly
 from dicomnode.assemble.query import instances_at
 from dicomnode.assemble.ticks import assembly_ticks, count_askers
 from dicomnode.errors import TransientError
+from dicomnode.receive.behind import mark_behind, mark_up_to_date
 from dicomnode.receive.listener import Listener
+from dicomnode.records.db import utc_now
 from dicomnode.records.tables import InstanceRow, StudyRow
 from dicomnode.selftest.temporary import free_port
 from dicomnode.settings.node import PeerSettings, Settings
@@ -149,19 +153,50 @@ def test_exactly_what_is_missing_is_fetched_and_the_study_is_complete(
 
 
 @pytest.mark.real_parts
+def test_what_may_only_wait_for_its_row_is_not_fetched(
+    orthanc: Orthanc, tmp_path: Path, gathered: list[Gathering]
+) -> None:
+    node = Gathering(node_of(tmp_path, orthanc, method="get"))
+    gathered.append(node)
+    node.listener.start()
+    study, instances = upload_study(orthanc, tmp_path, 3)
+    forward(orthanc, instances[:2])
+    wait_until(lambda: len(events(node.database, "instance_received")) == 2)
+    other = node.settings.spool / "journals" / "other"
+    other.mkdir()
+    mark_behind(other, utc_now() - timedelta(hours=1))
+    for _ in range(10):
+        time.sleep(0.1)
+        for work in node.works:
+            work()
+    assert events(node.database, "instances_retrieved") == []
+    mark_up_to_date(other)
+    assert node.tick_until_closed(study).received_count == 3
+
+
+@pytest.mark.real_parts
 def test_a_peer_that_cannot_move_to_us_is_asked_three_times_and_then_the_rules_decide(
     orthanc: Orthanc, tmp_path: Path, gathered: list[Gathering]
 ) -> None:
     """Nobody listens at the port that Orthanc knows."""
-    settings = node_of(tmp_path, orthanc, method="move")
-    quiet = settings.assembly.model_copy(update={"quiet_period_s": 6.0})
-    node = Gathering(settings.model_copy(update={"assembly": quiet}))
+    node = Gathering(node_of(tmp_path, orthanc, method="move"))
     gathered.append(node)
     node.listener.start()
     study, instances = upload_study(orthanc, tmp_path, 3)
     forward(orthanc, instances[:2])
     node.listener.stop()
     node.works.append(node.assembly.close_complete_studies)
+
+    def has_tried() -> bool:
+        for work in node.works:
+            work()
+        return bool(events(node.database, "instances_retrieved"))
+
+    wait_until(has_tried, TIMEOUT_S)
+    with node.database.transaction() as session:
+        session.get_one(StudyRow, study).last_received_at -= timedelta(
+            seconds=400
+        )  # the quiet period is over
     found = node.tick_until_closed(study)
     assert (found.completed_by, found.received_count) == ("quiet_period", 2)
     assert found.missing == "1 of the instances that ORTHANC holds had not arrived"

@@ -250,7 +250,7 @@ def test_what_was_sent_is_not_sent_again_and_what_is_new_follows(
 def test_a_receiver_that_is_away_is_waited_for_and_nothing_is_lost(
     settings: Settings, database: Database, logs: list[Any]
 ) -> None:
-    receiver = Receiver()
+    receiver = Receiver(free_port())
     feed = Feed(settings, receiver.target(), database)
     record(database, Event.STUDY_REPLAYED)
     feed.tick()

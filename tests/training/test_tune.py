@@ -128,6 +128,18 @@ def test_a_killed_trial_is_tried_again(
     assert n_finished(study) == 1
 
 
+def test_a_trial_that_was_killed_before_it_drew_anything_begins_with_the_same_values(
+    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search, out = Search(experiment), tmp_path / "out"
+    for _ in range(2):
+        open_study(search, out).ask()
+    monkeypatch.setattr(tune, "fit", fake_run(0.5))
+    study = open_study(search, out)
+    run_trials(study, search, out, 1, quiet)
+    assert study.trials[-1].params == own_parameters(experiment, ())
+
+
 def test_a_folder_of_another_search_is_refused(experiment: Experiment, tmp_path: Path) -> None:
     open_study(Search(experiment), tmp_path / "out")
     with pytest.raises(RunError, match="another experiment"):

@@ -14,6 +14,7 @@ import pytest
 
 from tests.dicomnode.encode.situations import saved, written
 from tests.real_parts import require_file, require_program
+from tests.system.node import children_of
 from tests.viewers.browser import RESULT, browser
 from tests.viewers.ohif import BUILT
 
@@ -59,8 +60,3 @@ def test_without_a_demo_it_says_what_to_do(tmp_path: Path) -> None:
     said = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=120)
     assert said.returncode == 1
     assert "run `make demo` first" in said.stdout
-
-
-def children_of(pid: int) -> list[int]:
-    listed = Path(f"/proc/{pid}/task")
-    return [int(child) for task in listed.iterdir() for child in (task / "children").read_text().split()]

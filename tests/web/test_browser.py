@@ -64,6 +64,7 @@ def test_a_viewer_finds_a_study_and_sees_its_pictures_and_measurements(desk: Des
     desk.picture(page, "study-light")
     pictures.first.click()
     expect(page.get_by_role("heading", level=1)).to_contain_text("Lesion 1")
+    page.wait_for_load_state()  # the keys are heard by a script that comes last
     before = page.url
     page.keyboard.press("ArrowRight")
     page.wait_for_url(lambda url: url != before)
