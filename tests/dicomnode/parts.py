@@ -58,7 +58,7 @@ port = {peer_port}
 may_send = true
 
 [delivery]
-response_timeout_s = {response_timeout_s}
+response_timeout_s = 30.0
 
 [[route]]
 name = "lesions"
@@ -74,9 +74,8 @@ def write_config(
 ) -> Path:
     """A small `node.toml` in `folder`; `more` is appended to it."""
     path = folder / "node.toml"
-    text = CONFIG.format(
-        port=port or free_port(), peer_port=peer_port or free_port(), response_timeout_s=response_timeout_s
-    )
+    text = CONFIG.format(port=port or free_port(), peer_port=peer_port or free_port())
+    text = text.replace("response_timeout_s = 30.0", f"response_timeout_s = {response_timeout_s}")
     path.write_text(text + more, "utf-8")
     return path
 

@@ -51,12 +51,12 @@ class Roles:
 
 
 def stop(process: subprocess.Popen[bytes]) -> int:
-    """Ask a role to end until it does, since older versions did not always hear it: its exit status."""
+    """Ask a role to end, and once more, since older versions did not always hear it: its exit status."""
     deadline = time.monotonic() + STOP_TIMEOUT_S
     while True:
         signal_program(process, signal.SIGTERM)
         try:
-            return process.wait(5.0)
+            return process.wait(STOP_TIMEOUT_S / 2)
         except subprocess.TimeoutExpired:
             if time.monotonic() > deadline:
                 raise
