@@ -11,7 +11,7 @@ import numpy as np
 from pydicom import Dataset
 
 from dicomnode.settings.section import Conditions, Range
-from dicomnode.study import Series, text
+from dicomnode.study import Series, items, text
 
 PLANES = ("sagittal", "coronal", "axial")  # normal along L, P, S
 
@@ -103,7 +103,7 @@ def orientation(header: Dataset) -> str:
 
 
 def _orientation_values(header: Dataset) -> Any:
-    values = header.get("ImageOrientationPatient")
+    values = _value(header, "ImageOrientationPatient")
     if values is None:
         values = _from_functional_groups(header, "PlaneOrientationSequence", "ImageOrientationPatient")
     try:
@@ -116,16 +116,24 @@ def _orientation_values(header: Dataset) -> Any:
 def _from_functional_groups(header: Dataset, sequence: str, keyword: str) -> Any:
     """A value of an enhanced multi-frame image: shared by all frames, else that of the first frame."""
     for groups in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
-        for group in header.get(groups) or []:
-            for item in group.get(sequence) or []:
-                if item.get(keyword) is not None:
-                    return item.get(keyword)
+        for group in items(header, groups):
+            for item in items(group, sequence):
+                if (found := _value(item, keyword)) is not None:
+                    return found
     return None
+
+
+def _value(header: Dataset, keyword: str) -> Any:
+    """None also where the bytes are no value of its type."""
+    try:
+        return header.get(keyword)
+    except Exception:  # pydicom converts on access, and anything may be in a file
+        return None
 
 
 def slice_thickness_mm(series: Series) -> float | None:
     """SliceThickness (0018,0050) of the series, or None when it does not say."""
-    thickness = series.header.get("SliceThickness")
+    thickness = _value(series.header, "SliceThickness")
     if thickness is None:
         thickness = _from_functional_groups(series.header, "PixelMeasuresSequence", "SliceThickness")
     try:

@@ -26,7 +26,7 @@ from dicomnode.records.anchoring import anchor_of_the_day
 from dicomnode.records.anchors import private_key
 from dicomnode.records.audit import Audit
 from dicomnode.records.clock import pull_back
-from dicomnode.records.db import Database
+from dicomnode.records.db import Database, utc_now
 from dicomnode.records.wake import Topic
 from dicomnode.retention import Retention
 from dicomnode.route.dispatch import Dispatch
@@ -57,7 +57,7 @@ class Housekeeping:
     """Runs the recurring work of the node, each kind on its own thread so that none waits for another."""
 
     def __init__(self, settings: Settings, database: Database, registry: Registry) -> None:
-        self._assembly = Assembly(settings, database)
+        self._assembly = Assembly(settings, database, taking_since=utc_now())
         self._assembling = assembly_ticks(settings, database, self._assembly)
         self._counting = count_askers(settings, self._assembly, self._close_and_route)
         self._database = database

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+import structlog
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -20,11 +21,15 @@ from dicomnode.records.tables import StudyRow
 from dicomnode.settings.node import PeerSettings, Settings
 from dicomnode.spool import Spool
 
+log = structlog.get_logger()
+
 
 class Assembly:
     """Watches the studies that are coming in. One per node."""
 
-    def __init__(self, settings: Settings, database: Database) -> None:
+    def __init__(self, settings: Settings, database: Database, taking_since: datetime | None = None) -> None:
+        """What was silent before `taking_since` may have had nobody to talk to."""
+        self._taking_since = taking_since
         self._settings = settings
         self._database = database
         self._audit = Audit("assembly")
@@ -86,8 +91,12 @@ class Assembly:
         for study_instance_uid, last_received_at in resting:
             with self._database.snapshot() as session:
                 rows = stored_instances(session, study_instance_uid)
-            found = read_study(row for row in rows if row.purged_at is None)
-            required = required_of(found[0], self._settings.required) if found else None
+            required = None
+            try:
+                found = read_study(row for row in rows if row.purged_at is None)
+                required = required_of(found[0], self._settings.required) if found else None
+            except Exception:  # the studies behind it must not wait for what is odd in this one
+                log.exception("required_series_unknown", study_instance_uid=study_instance_uid)
             self._looked[study_instance_uid] = last_received_at, required
 
     def progress(self, session: Session, study: StudyRow) -> Progress:
@@ -101,6 +110,7 @@ class Assembly:
             looked=looked_at == study.last_received_at or not self._settings.required,
             released_at=study.released_at,
             recorded_until=recorded_until(self._spool.journals, utc_now()),
+            taking_since=self._taking_since,
         )
 
     def _close(self, session: Session, study_instance_uid: str) -> None:

@@ -73,6 +73,8 @@ class Progress:
     """When a sender last released an association on which the study had grown."""
     recorded_until: datetime | None = None
     """What arrived later may not be known yet. None: all is known."""
+    taking_since: datetime | None = None
+    """Silence from before may be our own: the node was down. None: it was not."""
 
 
 @dataclass(frozen=True)
@@ -103,10 +105,10 @@ def verdict(progress: Progress, rules: AssemblySettings, now: datetime) -> Verdi
     settled = settled_at(last, progress.released_at, rules)
     if progress.senders and all(sender.all_came(settled) for sender in progress.senders):
         return Verdict(CompletedBy.EXPECTED_COUNT)
-    silent_until = progress.recorded_until or now
-    if required and silent_until >= last + timedelta(seconds=required.pause_s):
+    silent_since, silent_until = max(last, progress.taking_since or last), progress.recorded_until or now
+    if required and silent_until >= silent_since + timedelta(seconds=required.pause_s):
         return Verdict(CompletedBy.REQUIRED_SERIES, missing)
-    if silent_until >= last + timedelta(seconds=rules.quiet_period_s):
+    if silent_until >= silent_since + timedelta(seconds=rules.quiet_period_s):
         return Verdict(CompletedBy.QUIET_PERIOD, missing)
     return Verdict(CompletedBy.DEADLINE, missing) if over else None
 

@@ -15,13 +15,16 @@ log = structlog.get_logger()
 
 
 def read_study(rows: Iterable[InstanceRow]) -> tuple[Study, ...]:
-    """The study that these instances make up, none when there are none. What cannot be read is logged."""
+    """The study that these instances make up, none when there are none. What is damaged is logged.
+
+    Raises OSError: a disk that cannot be read now says nothing of an instance.
+    """
     return group_studies(found for row in rows if (found := _read(row)) is not None)
 
 
 def _read(row: InstanceRow) -> Instance | None:
     try:
         return read_instance(Path(row.path), row.sha256)
-    except (InvalidDicomError, OSError) as error:
+    except InvalidDicomError as error:
         log.error("instance_unreadable", sop_instance_uid=row.sop_instance_uid, error=type(error).__name__)
         return None

@@ -14,6 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +65,8 @@ class Acknowledging:
         self._done = 0
         self._changed = threading.Condition()
         self._channel: socket.socket | None = None
+        self._unsent = bytearray()
+        """Orders that wait until the recorder reads on: nobody waits for it."""
         self._wait_for_recorder: Callable[[], None] = lambda: None
         self._listening: threading.Thread | None = None
         self._stopping = False
@@ -134,24 +137,31 @@ class Acknowledging:
                     return sop_instance_uid not in self._claimed
                 return self._done >= last
 
-            if self._channel is not None and not is_done():
-                self._send(Order.HURRY, Place(0, 0))
-            if not self._changed.wait_for(is_done, FLUSH_TIMEOUT_S):
-                raise TransientError("what was acknowledged is not recorded yet")
+            self._wait_until(is_done)
+
+    def _wait_until(self, is_done: Callable[[], bool]) -> None:
+        if self._channel is not None and not is_done():
+            self._send(Order.HURRY, Place(0, 0))
+        if not self._changed.wait_for(is_done, FLUSH_TIMEOUT_S):
+            raise TransientError("what was acknowledged is not recorded yet")
 
     def close(self) -> None:
         """Have everything recorded, and end the recorder. What it cannot record stays for the next start."""
         if self._journal is None or self._channel is None:
             return
         try:
-            self.flush()
+            self._journal.refuse()  # an association that outlives the listener goes on beside it
+            with self._changed:
+                begun = set(self._claimed)
+                self._wait_until(lambda: begun.isdisjoint(self._claimed) and not self._pending)
             self._spool.sync()
             is_done = True
         except (TransientError, OSError):
             log.error("acknowledged_instances_left_for_the_next_start", count=len(self._pending))
             is_done = False
         self._stopping = True
-        self._channel.shutdown(socket.SHUT_RDWR)
+        with suppress(OSError):  # its recorder has just died
+            self._channel.shutdown(socket.SHUT_RDWR)
         self._wait_for_recorder()
         if self._listening is not None:
             self._listening.join()
@@ -184,6 +194,7 @@ class Acknowledging:
         ours, its = socket.socketpair()
         self._wait_for_recorder = self._start(its, folder)
         self._channel = ours
+        self._unsent.clear()
         self._listening = threading.Thread(target=self._listen, args=(ours, folder, self._done), daemon=True)
         self._listening.start()
         for pending in self._pending:
@@ -206,14 +217,21 @@ class Acknowledging:
             self._wait_for_recorder()
             if not was_of_use:
                 time.sleep(RESTART_PAUSE_S)  # the next one may fare no better
-            with self._changed:
-                self._connect(folder)
+            while not self._stopping:
+                try:
+                    with self._changed:
+                        self._connect(folder)
+                    return
+                except OSError as error:  # no memory or process for it now
+                    log.error("recorder_not_started", error=error.strerror)
+                    time.sleep(RESTART_PAUSE_S)
 
     def _settle(self, done: int, freed: int) -> None:
         with self._changed:
             while self._done < done:
                 self._claimed.discard(self._pending.popleft().sop_instance_uid)
                 self._done += 1
+            self._push()
             self._changed.notify_all()
         if freed and self._journal is not None:
             self._journal.free(freed)
@@ -251,9 +269,16 @@ class Acknowledging:
             self._send(pending.order, pending.place)
 
     def _send(self, order: Order, place: Place) -> None:
+        self._unsent += ORDER.pack(place.segment, order, place.offset)
+        self._push()
+
+    def _push(self) -> None:
         assert self._channel is not None
         try:
-            self._channel.sendall(ORDER.pack(place.segment, order, place.offset))
+            while self._unsent:
+                del self._unsent[: self._channel.send(self._unsent, socket.MSG_DONTWAIT)]
+        except BlockingIOError:
+            pass  # it is busy: the rest follows its next report
         except OSError:  # it died; the next one gets it
             log.warning("recorder_not_reached")
 

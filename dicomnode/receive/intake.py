@@ -22,6 +22,8 @@ from dicomnode.spool import Spool
 from dicomnode.urgency import more_urgent
 
 INSTANCES = InstanceRow.metadata.tables[InstanceRow.__tablename__]
+LONGEST_NUMBER = 256
+"""Of a patient or accession, as it is looked up; the standard allows 64 and 16, an index no 2700 bytes."""
 COMPARED_VERSIONS = 3
 """A peer that alters an instance again and again does not make each arrival dearer."""
 
@@ -167,7 +169,7 @@ class Intake:
 
     def _note_activity(self, session: Session, study: StudyRow, now: datetime) -> None:
         """Something new arrived: the study is being received (again)."""
-        study.last_received_at = now
+        study.last_received_at = max(study.last_received_at, now)  # what a dead receiver left came earlier
         if study.state == StudyState.RECEIVING:
             return
         study.state = moved(StudyState(study.state), StudyState.RECEIVING).value
@@ -223,8 +225,8 @@ def _study_row(session: Session, identity: Identity, origin: Origin, now: dateti
             study_instance_uid=identity.study_instance_uid,
             state=StudyState.RECEIVING.value,
             generation=1,
-            patient_id=identity.patient_id,
-            accession_number=identity.accession_number,
+            patient_id=identity.patient_id[:LONGEST_NUMBER],
+            accession_number=identity.accession_number[:LONGEST_NUMBER],
             calling_ae_title=origin.calling_ae_title,
             first_received_at=now,
             last_received_at=now,

@@ -79,6 +79,7 @@ class Journal:
         self._full: list[_Segment] = []
         self._current: _Segment | None = None
         self._making = False
+        self._is_closing = False
         self._refusal: OSError | None = None
         """Why the last segment could not be made."""
         self._lock = threading.Condition()
@@ -175,6 +176,8 @@ class Journal:
     def _reserved(self, length: int, ahead: Ahead) -> tuple[_Segment, int] | None:
         """Where there is room for so much; None when it is not where the pieces written ahead are."""
         with self._lock:
+            if self._is_closing:
+                raise NoRoom("the journal is being closed")
             if ahead.segment is None:
                 ahead.segment = self._segment_for(length)
                 ahead.segment.appending += 1
@@ -197,13 +200,20 @@ class Journal:
             self._free.append(number)
             self._lock.notify_all()
 
+    def refuse(self) -> None:
+        """Take no further entry: an association may outlive the listener."""
+        with self._lock:
+            self._is_closing = True
+
     def close(self, *, is_done: bool) -> None:
         """Close it, and remove it when all that is in it `is_done`."""
+        self.refuse()
         self._writers.shutdown()
         with self._lock:
             self._lock.wait_for(lambda: not self._making)
-        for segment in self._segments.values():
-            os.close(segment.descriptor)
+            for segment in self._segments.values():
+                if not segment.appending:  # else somebody may still write to this number
+                    os.close(segment.descriptor)
         if is_done:
             shutil.rmtree(self._folder, ignore_errors=True)
         os.close(self._owner)

@@ -110,10 +110,10 @@ class Orders:
             self._due = len(self._waiting)
         return self._first()
 
-    @property
     def is_up_to_date(self) -> bool:
-        """Whether nothing waits, neither of what was heard of nor of what has come since."""
-        self._hear(0.0)
+        """Whether nothing waits, neither of what was heard of nor of what the receiver kept back so far."""
+        if not self._waiting:
+            self._hear(PAUSE_S)
         return not self._waiting
 
     def _first(self) -> Batch:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -39,7 +40,12 @@ def make_own(folder: Path) -> int:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with suppress(FileNotFoundError):  # who looks for abandoned journals has just removed the folder
             owner = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o600)
-            fcntl.flock(owner, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(owner, fcntl.LOCK_EX)
+            except OSError:
+                os.close(owner)
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
             if (folder / LOCK).exists():
                 return owner
             os.close(owner)

@@ -103,6 +103,7 @@ class Recorder:
                     log.warning("journal_is_being_recorded", journal=journal.name)
                     continue
                 for batch in _batches(_entries_of(journal)):
+                    mark_behind(journal, min(entry.received_at for entry in batch))
                     self.record(batch, again=True)
                     count += len(batch)
                 self._spool.sync()
@@ -134,7 +135,7 @@ class Recorder:
         """The files of the next batch are made while the rows of this one are."""
         done, filing, begun = 0, list[Future[Filed]](), list[Future[Filed]]()
         orders = Orders(channel)
-        if orders.is_up_to_date:
+        if orders.is_up_to_date():
             mark_up_to_date(segments.journal)
         try:
             for batch in orders.batches():
@@ -146,15 +147,35 @@ class Recorder:
                 freed = 0
                 for order, place in batch:
                     if order is Order.FREE:
-                        self._spool.sync()
+                        self._bring_to_disk(channel, segments.journal)
                         freed = place.segment
-                if orders.is_up_to_date:
-                    mark_up_to_date(segments.journal)
                 done += len(batch)
                 with suppress(BrokenPipeError):  # the receiver is gone, or has replaced this recorder
                     channel.sendall(REPORT.pack(done, freed))
+                if orders.is_up_to_date():
+                    mark_up_to_date(segments.journal)
         finally:
             wait(filing + begun)  # whoever records this journal next must not find them written to
+
+    def _bring_to_disk(self, channel: socket.socket, journal: Path) -> None:
+        """Sync the spool; what the system could not write is written again, for it tells so only once.
+
+        Raises OSError when that fails and the receiver is gone: the next start does it.
+        """
+        may_be_lost = False
+        while True:
+            try:
+                for entry in _entries_of(journal) if may_be_lost else ():
+                    self._filed(entry)
+                self._spool.sync()
+            except OSError as error:
+                log.error("files_not_on_the_disk", error=error.strerror)
+                if _is_closed(channel):
+                    raise
+                may_be_lost = True
+                time.sleep(RETRY_S)
+            else:
+                return
 
     def _begin(self, batch: Batch, segments: _Segments) -> list[Future[Filed]]:
         """Begin to make the files of what is to be recorded."""

@@ -11,9 +11,13 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import structlog
+
 from dicomnode.receive.data_phase import Intrusion
 from dicomnode.wire.handover import DATA_TRANSFER, look_again
 from dicomnode.wire.pdus import CutOff, Idle, PduReader
+
+log = structlog.get_logger()
 
 
 def take_over(
@@ -62,6 +66,9 @@ def _serve(
         reader.shut()
     except OSError:  # the connection is lost
         reader.shut()
+    except Exception:  # a bug: the peer must not wait for an answer that never comes
+        log.exception("association_failed")
+        return True
     finally:
         restart_idle_timer()
     return False

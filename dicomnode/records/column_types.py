@@ -47,4 +47,4 @@ class Words(TypeDecorator[str]):
 
 def without_nul(value: str) -> str:
     """The text with the sign of NUL in the place of each NUL."""
-    return value.replace("\0", "\N{SYMBOL FOR NULL}")
+    return value.replace("\0", "\N{SYMBOL FOR NULL}").encode("utf-8", "replace").decode()

@@ -161,6 +161,7 @@ def post(session: Session, job: JobRow, result: ResultRow, destinations: list[st
 def _supersede_waiting(session: Session, audit: Audit, order: Order) -> None:
     for job in session.scalars(
         select(JobRow).where(
+            JobRow.study_instance_uid == order.series.study_instance_uid,
             JobRow.series_instance_uid == order.series.series_instance_uid,
             JobRow.route == order.route.name,
             JobRow.state == JobState.QUEUED.value,

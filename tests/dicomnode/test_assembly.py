@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import select
 from sqlalchemy.event import listen
 from sqlalchemy.orm import Session
 
 from dicomnode.assemble import query
 from dicomnode.assemble.assembly import Assembly
+from dicomnode.assemble.required import required_of
 from dicomnode.assemble.rules import (
     CompletedBy,
     Count,
@@ -24,14 +27,19 @@ from dicomnode.assemble.rules import (
     verdict,
 )
 from dicomnode.errors import TransientError
-from dicomnode.receive.arrival import Origin
+from dicomnode.receive.arrival import Origin, identify
 from dicomnode.receive.behind import mark_behind, mark_up_to_date, recorded_until
+from dicomnode.receive.entries import Entry
 from dicomnode.receive.intake import Intake
+from dicomnode.receive.journal import Journal
+from dicomnode.receive.recorder import Recorder
+from dicomnode.records.audit import Audit
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.tables import DeliveryRow, JobRow, ResultRow, StudyRow
 from dicomnode.settings.assembly import AssemblySettings
 from dicomnode.settings.node import PeerSettings, Settings
 from dicomnode.spool import Spool
+from dicomnode.study import Study
 from tests.dicomnode.parts import arrival, events, image, settings_in
 
 pytestmark = pytest.mark.both_databases
@@ -311,6 +319,52 @@ def test_a_study_is_not_quiet_while_images_of_its_time_wait_for_their_rows(
     mark_up_to_date(spool.journals / "one")
     assembly.close_complete_studies()
     assert study(database).completed_by == "quiet_period"
+
+
+def test_silence_while_the_node_was_down_is_not_the_senders(
+    settings: Settings, database: Database, intake: Intake
+) -> None:
+    intake.take(arrival(image()))
+    change(database, first_received_at=ago(60), last_received_at=ago(60))
+    Assembly(settings, database, taking_since=ago(20)).close_complete_studies()
+    assert study(database).state == "receiving"
+    Assembly(settings, database, taking_since=ago(31)).close_complete_studies()
+    assert study(database).completed_by == "quiet_period"
+
+
+def test_what_a_dead_receiver_left_does_not_make_a_study_silent(
+    settings: Settings, database: Database, intake: Intake, spool: Spool
+) -> None:
+    late = arrival(image())
+    journal = Journal(spool.journals / "other", 2**20)
+    journal.append(Entry(late, identify(late), ago(95)), lambda _: None, lambda _: None)
+    journal.close(is_done=False)
+    intake.take(arrival(image()))
+    Recorder(spool, database, Audit("receiver")).recover()
+    Assembly(settings, database).close_complete_studies()
+    assert study(database).state == "receiving"
+
+
+def test_a_study_whose_headers_cannot_be_looked_at_holds_up_no_other(
+    tmp_path: Path, database: Database, intake: Intake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_in(tmp_path, REQUIRED)
+    assembly = Assembly(settings, database)
+    for uid in ("1.2.3", STUDY):
+        intake.take(arrival(image(StudyInstanceUID=uid)))
+    with database.transaction() as session:
+        for row in session.scalars(select(StudyRow)):
+            row.first_received_at = row.last_received_at = ago(7200)
+
+    def look_unless_odd(found: Study, rules: Any) -> Any:
+        if found.study_instance_uid == "1.2.3":
+            raise ValueError("odd")
+        return required_of(found, rules)
+
+    monkeypatch.setattr("dicomnode.assemble.assembly.required_of", look_unless_odd)
+    assembly.look_for_required()
+    assembly.close_complete_studies()
+    assert study(database).state != "receiving"
 
 
 def test_a_recorder_that_makes_no_progress_holds_up_nobody_for_ever(

@@ -76,6 +76,19 @@ def jobs(database: Database) -> list[JobRow]:
         return list(session.scalars(select(JobRow).order_by(JobRow.id)))
 
 
+def test_two_studies_with_the_same_series_uid_have_a_job_each(
+    settings: Settings, database: Database, intake: Intake, dispatch: Dispatch
+) -> None:
+    for number in (1, 2):
+        intake.take(arrival(image(StudyInstanceUID=f"1.2.3.{number}", SeriesInstanceUID="1.2.3.9")))
+        with database.transaction() as session:
+            row = session.get_one(StudyRow, f"1.2.3.{number}")
+            row.state, row.completed_at, row.completed_by = "complete", utc_now(), "quiet_period"
+        dispatch.route_complete_studies()
+    found = [(job.study_instance_uid, job.state) for job in jobs(database)]
+    assert found == [("1.2.3.1", "queued"), ("1.2.3.2", "queued")]
+
+
 def test_studies_beyond_the_limit_are_held_with_a_reason_until_there_is_room(
     intake: Intake, database: Database, dispatch: Dispatch
 ) -> None:

@@ -8,13 +8,16 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import random
+import sqlite3
 import struct
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import wait
+from dataclasses import replace
 from datetime import datetime
-from errno import ENOSPC
+from errno import EAGAIN, EIO, ENOSPC
 from functools import partial
 from pathlib import Path
 from socket import MSG_DONTWAIT, MSG_PEEK, SHUT_RDWR, SHUT_WR, socket, socketpair
@@ -509,13 +512,13 @@ def test_what_came_meanwhile_is_due_at_once_where_somebody_waits(monkeypatch: py
         assert next(batches) == [first]
         say(second)
         assert orders.ahead() == [], "nobody waits: it is gathered with what follows"
-        assert not orders.is_up_to_date
+        assert not orders.is_up_to_date()
         say(third, (Order.HURRY, Place(0, 0)))
         assert orders.ahead() == [second, third]
         assert next(batches) == [second, third]
-        assert orders.is_up_to_date
+        assert orders.is_up_to_date()
         say(first)
-        assert not orders.is_up_to_date, "it came while a batch was recorded"
+        assert not orders.is_up_to_date(), "it came while a batch was recorded"
 
 
 @pytest.mark.parametrize("limit", ["PAUSE_S", "LONGEST_S", "MOST_FULL"])
@@ -623,8 +626,7 @@ def test_nobody_thinks_that_all_is_known_before_the_recorder_runs(
     assert recorded_until(spool.journals, utc_now()) <= opened
     serve[0]()
     acknowledging.flush()
-    now = utc_now()
-    assert recorded_until(spool.journals, now) == now
+    wait_until(lambda: recorded_until(spool.journals, now := utc_now()) == now, WAIT_S)
     acknowledging.close()
 
 
@@ -698,6 +700,134 @@ def test_a_recorder_that_dies_is_replaced_and_nothing_is_recorded_twice_or_lost(
     assert kinds(database) == ["instance_received"] * 30
     assert len(rows(database)) == 30
     assert list(spool.journals.iterdir()) == []
+
+
+def test_what_is_answered_while_the_journal_is_being_closed_is_not_lost(
+    spool: Spool, database: Database, intake: Intake
+) -> None:
+    """By an association that outlives its listener."""
+    plainly, outcomes = recorder_in_a_thread(spool, database, Audit("receiver")), list[Outcome]()
+    closing: Acknowledging
+
+    def start(channel: socket, journal: Path) -> Callable[[], None]:
+        wait = plainly(channel, journal)
+
+        def take_one_more() -> None:
+            wait()
+            outcomes.append(closing.take(arrival(image())))
+
+        return take_one_more
+
+    closing = Acknowledging(spool, database, intake, start)
+    assert closing.take(arrival(image())) is Outcome.NEW
+    closing.close()
+    assert outcomes == [Outcome.NEW]
+    assert list(spool.journals.iterdir()) == []
+    assert len(rows(database)) == 2
+
+
+def test_nothing_is_written_to_a_file_that_got_the_number_of_a_closed_segment(
+    acknowledging: Acknowledging, tmp_path: Path
+) -> None:
+    acknowledging.take(arrival(image()))
+    acknowledging.close()
+    other = tmp_path / "other"
+    other.write_bytes(b"precious")
+    descriptors = [os.open(other, os.O_RDWR) for _ in range(40)]
+    try:
+        assert acknowledging.take(arrival(image())) is Outcome.NEW
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+    assert other.read_bytes() == b"precious"
+
+
+def test_images_are_taken_while_nothing_can_be_recorded(
+    acknowledging: Acknowledging, database: Database
+) -> None:
+    """More than a channel holds: nobody waits for a recorder that does not read."""
+    acknowledging.take(arrival(image()))
+    acknowledging.flush()
+    other = sqlite3.connect(str(database.engine.url.database), isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")  # what is read is read on
+    sent = [arrival(image()) for _ in range(600)]
+    taking = threading.Thread(target=lambda: [acknowledging.take(one) for one in sent], daemon=True)
+    taking.start()
+    taking.join(WAIT_S / 2)
+    assert not taking.is_alive()
+    other.execute("ROLLBACK")
+    other.close()
+    acknowledging.flush()
+    assert len(rows(database)) == 601
+
+
+def test_a_recorder_that_cannot_be_started_is_started_later(
+    spool: Spool, database: Database, intake: Intake
+) -> None:
+    plainly, begun = recorder_in_a_thread(spool, database, Audit("receiver")), list[socket]()
+
+    def start(channel: socket, journal: Path) -> Callable[[], None]:
+        begun.append(channel)
+        if len(begun) == 1:
+            return lambda: None
+        if len(begun) == 2:
+            raise OSError(EAGAIN, "no process left")
+        return plainly(channel, journal)
+
+    acknowledging = Acknowledging(spool, database, intake, start)
+    assert acknowledging.take(arrival(image())) is Outcome.NEW
+    begun[0].close()
+    wait_until(lambda: len(begun) == 3, WAIT_S)
+    assert acknowledging.take(arrival(image())) is Outcome.NEW
+    acknowledging.close()
+    assert len(rows(database)) == 2
+
+
+def test_what_the_disk_lost_is_written_again_before_its_segment_is_free(
+    spool: Spool, database: Database, intake: Intake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system tells of a failed write-back once, and drops what it could not write."""
+    monkeypatch.setattr(
+        "dicomnode.receive.acknowledging.Journal", lambda folder: Journal(folder, SEGMENT_BYTES)
+    )
+    monkeypatch.setattr("dicomnode.receive.recorder.RETRY_S", 0.01)
+    sync, calls = Spool.sync, list[int]()
+
+    def fail_once(found: Spool) -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            for file in found.files():
+                file.write_bytes(b"")
+            raise OSError(EIO, "Input/output error")
+        sync(found)
+
+    monkeypatch.setattr(Spool, "sync", fail_once)
+    acknowledging = Acknowledging(
+        spool, database, intake, recorder_in_a_thread(spool, database, Audit("receiver"))
+    )
+    while len(calls) < 2:
+        acknowledging.take(arrival(image(PixelData=bytes(120_000))))
+        acknowledging.flush()
+    acknowledging.close()
+    assert all(Path(row.path).stat().st_size > 120_000 for row in rows(database))
+
+
+@pytest.mark.parametrize("words", ["a surrogate", "no index takes it"])
+@pytest.mark.both_databases
+def test_no_identity_stops_the_recording_of_others(
+    acknowledging: Acknowledging, database: Database, words: str
+) -> None:
+    chance = random.Random(1)
+    odd = arrival(image(SpecificCharacterSet="ISO_IR 100", PatientID="ABCDEFGH", StudyInstanceUID="1.2.9"))
+    if words == "a surrogate":
+        encoded = bytes(odd.encoded).replace(b"CS\x0a\x00ISO_IR 100", b"CS\x0a\x00utf-7     ")
+        odd = replace(odd, encoded=encoded.replace(b"ABCDEFGH", b"\xff+2AA-  "))
+    else:
+        odd = arrival(image(PatientID=chance.randbytes(3000).hex(), StudyInstanceUID="1.2.9"))
+    for one in (odd, arrival(image())):
+        assert acknowledging.take(one) is Outcome.NEW
+    acknowledging.flush()
+    assert len(rows(database)) == 2
 
 
 def test_a_disk_without_room_for_a_journal_takes_images_all_the_same(

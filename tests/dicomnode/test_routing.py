@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydicom import Dataset
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
 from pydicom.uid import (
     BasicTextSRStorage,
     EnhancedSRStorage,
@@ -15,14 +18,15 @@ from pydicom.uid import (
     XRayRadiationDoseSRStorage,
 )
 
-from dicomnode.conditions import check_series
+from dicomnode.conditions import check_series, slice_thickness_mm
 from dicomnode.encode.equipment import MANUFACTURER, PRODUCT
+from dicomnode.part10 import ParsedHeader
 from dicomnode.route.exclusions import exclusion
 from dicomnode.route.routing import Decision, route_study
 from dicomnode.settings.node import RouteSettings
 from dicomnode.settings.section import Conditions, Range
-from dicomnode.study import Series, Study
-from tests.dicomnode.parts import PATIENT, series_of
+from dicomnode.study import Instance, Series, Study
+from tests.dicomnode.parts import PATIENT, image, series_of
 
 
 @pytest.mark.parametrize(
@@ -210,6 +214,13 @@ def test_the_first_route_that_matches_takes_the_series() -> None:
     assert decision.route is not None
     assert decision.route.name == "first"
     assert decision.reason == "matches route 'first'"
+
+
+def test_bytes_that_are_no_value_of_their_type_fit_no_condition() -> None:
+    header, tag = image(), Tag("SliceThickness")
+    header._dict[tag] = RawDataElement(tag, "FD", 4, b"1.5 ", 0, False, True)
+    series = Series((Instance(Path("unread.dcm"), ParsedHeader(header), "0"),))
+    assert slice_thickness_mm(series) is None
 
 
 def test_without_routes_the_reason_says_so() -> None:
