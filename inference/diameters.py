@@ -18,6 +18,8 @@ DIRECTIONS = 8
 """In which the width of a plane figure is taken: its diameter is at most 1.02 times the largest width."""
 SAME_PLACE_MM = 1e-9
 """Far more than what rounding does to a place along a line, far less than a pixel."""
+MOST_AT_ONCE = 2**20
+"""Pairs of an edge and a place: each takes some 50 bytes, and a ragged border has tens of millions."""
 
 Points = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -63,7 +65,7 @@ def longest_perpendicular(edges: Points, line: Points) -> Points | None:
     along = (line[1] - line[0]) / np.linalg.norm(line[1] - line[0])
     across = np.array([-along[1], along[0]])
     t, w = (edges - line[0]) @ along, (edges - line[0]) @ across
-    places = np.sort(t.ravel())
+    places = np.unique(t)
     lower, upper = _heights(t, w, places)
     widest = int(np.argmax(np.round(upper - lower, 6)))
     if upper[widest] - lower[widest] < 1e-6:
@@ -138,17 +140,22 @@ def hull_corners(points: Points) -> Points:
 def _heights(t: Points, w: Points, places: Points) -> tuple[Points, Points]:
     """Lowest and highest point of edges from (t, w)[:, 0] to (t, w)[:, 1] at each of the sorted `places`.
 
-    Every place must be an end of an edge. Each edge is looked at where it is and nowhere else.
+    Every place must be an end of an edge. Each edge is looked at where it is and nowhere else, and not many
+    at once.
     """
     first = np.searchsorted(places, t.min(axis=1) - SAME_PLACE_MM, "left")
     count = np.searchsorted(places, t.max(axis=1) + SAME_PLACE_MM, "right") - first
-    edge = np.repeat(np.arange(len(t)), count)
-    place = np.arange(len(edge)) + np.repeat(first - np.cumsum(count) + count, count)
     span = t[:, 1] - t[:, 0]
-    is_across = np.abs(span) < SAME_PLACE_MM  # its ends are edges of their own
-    share = (places[place] - t[edge, 0]) / np.where(is_across, np.inf, span)[edge]
-    height = w[edge, 0] + np.clip(share, 0.0, 1.0) * (w[:, 1] - w[:, 0])[edge]
+    span[np.abs(span) < SAME_PLACE_MM] = np.inf  # it lies across, and its ends are edges of their own
     lower, upper = np.full(len(places), np.inf), np.full(len(places), -np.inf)
-    np.minimum.at(lower, place, height)
-    np.maximum.at(upper, place, height)
+    pairs = np.cumsum(count)
+    cuts = np.searchsorted(pairs, np.arange(MOST_AT_ONCE, pairs[-1], MOST_AT_ONCE))
+    for some in np.split(np.arange(len(t)), cuts):
+        edge = np.repeat(some, count[some])
+        begin = np.cumsum(count[some]) - count[some]
+        place = np.arange(len(edge)) + np.repeat(first[some] - begin, count[some])
+        share = (places[place] - t[edge, 0]) / span[edge]
+        height = w[edge, 0] + np.clip(share, 0.0, 1.0) * (w[edge, 1] - w[edge, 0])
+        np.minimum.at(lower, place, height)
+        np.maximum.at(upper, place, height)
     return lower, upper

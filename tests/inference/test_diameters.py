@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -79,6 +81,37 @@ def test_the_axes_of_an_ellipse_are_a_pixel_shorter_than_the_ellipse_however_it_
         short.append(np.linalg.norm(found[1] - found[0]) - 2 * radius * share)
     assert np.median(short) == pytest.approx(-0.75, abs=0.3)
     assert np.ptp(short) < 1.8
+
+
+def ragged_ellipse(side: int) -> Mask:
+    """Half of the pixels of an ellipse that lies obliquely: nearly all are border, each at its own place."""
+    y, x = np.mgrid[:side, :side] - (side - 1) / 2
+    ellipse: Mask = ((x + 0.37 * y) / (0.55 * side)) ** 2 + ((y - 0.37 * x) / (0.3 * side)) ** 2 <= 1.0
+    return ellipse & (np.random.default_rng(0).random((side, side)) < 0.5)
+
+
+def test_a_ragged_border_takes_little_memory() -> None:
+    mask, spacing = ragged_ellipse(256), np.array([0.7, 0.83])
+    line, edges = longest_line(hull_corners(run_ends(mask) * spacing)), border_edges(mask) * spacing
+    assert line is not None
+    tracemalloc.start()
+    try:
+        assert longest_perpendicular(edges, line) is not None
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 100 * 2**20
+
+
+def test_edges_in_portions_give_what_all_at_once_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    mask, spacing = ragged_ellipse(40), np.array([0.7, 0.83])
+    line, edges = longest_line(hull_corners(run_ends(mask) * spacing)), border_edges(mask) * spacing
+    assert line is not None
+    at_once = longest_perpendicular(edges, line)
+    monkeypatch.setattr("inference.diameters.MOST_AT_ONCE", 3)
+    in_portions = longest_perpendicular(edges, line)
+    assert at_once is not None and in_portions is not None
+    np.testing.assert_array_equal(in_portions, at_once)
 
 
 @settings(deadline=None, max_examples=200)
