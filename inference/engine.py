@@ -17,7 +17,7 @@ from inference.agreement import LEAST_AGREEMENT, agreement, noise
 from inference.bundle import ModelBundle, Preprocessing
 from inference.compiled import Backend, Compiled
 from inference.device import best_device
-from inference.errors import BundleError, NotCompiled, OutOfMemory
+from inference.errors import BundleError, NotCompiled, NotFinite, OutOfMemory
 from inference.fast_mode import Precision
 from inference.networks.build import build_network
 from inference.networks.int8 import Limits, kind_of, rounded
@@ -116,8 +116,20 @@ class Model:
         Class 0 is background, unless the labels overlap: then there is one class a label. What lies outside
         `within` on that grid is background, and not computed where that changes nothing else. When the device
         runs out of memory the work is cut smaller; raises OutOfMemory when even the smallest piece does not
-        fit.
+        fit, and NotFinite when the network gives no finite numbers, in float32 either.
         """
+        try:
+            return self._answers(image, within)
+        except NotFinite:
+            if not self.is_half:
+                raise
+        self.is_half = False  # half precision ends at 65504, which few images come to
+        try:
+            return self._answers(image, within)
+        finally:
+            self.is_half = True
+
+    def _answers(self, image: ModelInput, within: Box | None) -> torch.Tensor:
         how = self.bundle.card.preprocessing
         share = 1.0
         while True:
@@ -194,6 +206,11 @@ class Model:
     def _decide(self, logits: torch.Tensor) -> torch.Tensor:
         card = self.bundle.card
         scaled = logits.float() / card.postprocessing.temperature
+        if not scaled.sum().isfinite():  # else no threshold is reached, and nothing would seem to be there
+            raise NotFinite(
+                f"the network of model {card.name} {card.version} answers with what is no finite number: "
+                "look for extreme values in the image, and export the model again if there are none"
+            )
         return scaled.sigmoid() if card.labels_overlap else scaled.softmax(dim=1)
 
 

@@ -17,6 +17,10 @@ class NotCompiled(InferenceError):
     """A network could not be compiled, or answers otherwise when it is; it runs as it is."""
 
 
+class NotFinite(InferenceError):
+    """A network answered with what is no finite number, which no probability comes from."""
+
+
 class UnsuitableVolume(InferenceError):
     """The volume cannot be given to this model: wrong unit, no geometry, organ not in view."""
 

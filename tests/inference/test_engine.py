@@ -12,7 +12,7 @@ import torch
 from dicomnode.selftest.bundles import write_bundle
 from inference.bundle import read_bundle
 from inference.engine import Model, mirrored_axes
-from inference.errors import OutOfMemory, UnsuitableVolume
+from inference.errors import NotFinite, OutOfMemory, UnsuitableVolume
 from inference.predict import segment
 from inference.preprocess import ModelInput, stack_context
 from inference.sweep import SLICES_PER_STEP, look_alike
@@ -89,6 +89,49 @@ def test_a_device_too_small_for_one_window_is_an_error_that_says_so(tmp_path: Pa
     with pytest.raises(OutOfMemory, match=r"cannot hold one window of \(64, 64\)"):
         model.probabilities(model_input((2, 64, 64)))
     assert model.network.batches[-1] == 1
+
+
+class OneOdd(torch.nn.Module):
+    """A network with one answer of its own in the last image, always or under autocast only."""
+
+    def __init__(self, network: torch.nn.Module, odd: float, only_in_half: bool = False) -> None:
+        super().__init__()
+        self.network, self.odd, self.only_in_half = network, odd, only_in_half
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        """The network's answers but one."""
+        output: torch.Tensor = self.network(batch).float()
+        if torch.is_autocast_enabled("cpu") or not self.only_in_half:
+            output[-1, -1, ..., 5, 7] = self.odd
+        return output
+
+
+def odd_model(folder: Path, dims: int, odd: float, only_in_half: bool = False) -> Model:
+    model = model_of(folder, dims)
+    network = OneOdd(model.network, odd, only_in_half)
+    look_alike(network, model.network, model.bundle.card.preprocessing)
+    return Model(model.bundle, CPU, network)
+
+
+@pytest.mark.parametrize("labels_overlap", [False, True])
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
+def test_a_network_without_finite_answers_fails_and_is_not_taken_for_seeing_nothing(
+    tmp_path: Path, dims: int, odd: float, labels_overlap: bool
+) -> None:
+    model = odd_model(tmp_path, dims, odd)
+    card = model.bundle.card.model_copy(update={"labels_overlap": labels_overlap})
+    model.bundle = replace(model.bundle, card=card)
+    with pytest.raises(NotFinite, match=f"model {card.name} {card.version} answers with what is no finite"):
+        model.probabilities(model_input((40, 64, 64)))
+
+
+def test_what_is_finite_in_float32_only_is_computed_in_it_for_that_image(tmp_path: Path) -> None:
+    model, image = odd_model(tmp_path, 2, np.nan, only_in_half=True), model_input((3, 64, 64))
+    expected = model.probabilities(image)
+    model.is_half = True
+    assert torch.equal(model.probabilities(image), expected)
+    assert model.is_half, "the next image is tried in half precision again"
 
 
 @pytest.mark.parametrize(("spatial_dims", "context_slices"), VARIANTS)
