@@ -56,6 +56,7 @@ SAYING_WHAT_SAMPLES_ARE = tuple(
         "Columns",
         "BitsAllocated",
         "BitsStored",
+        "HighBit",
         "PixelRepresentation",
         "PixelPaddingValue",
         "RescaleIntercept",

@@ -11,7 +11,7 @@ from pydicom.pixels.processing import apply_color_lut
 
 from dicomnode.errors import UnreadableSeries
 from dicomnode.read.frames import FrameHeader
-from dicomnode.read.stored import reason_of
+from dicomnode.read.stored import check_high_bit, reason_of
 
 LUMA = np.array([0.299, 0.587, 0.114])
 """Weights of red, green and blue in the luminance (ITU-R BT.601)."""
@@ -32,6 +32,7 @@ def check_for_the_screen(header: FrameHeader) -> None:
             f"{header.name}: pixels for the screen must be 8 to 16 unsigned bits, grey or colour, not "
             f"{photometric[:16]} of {bits:g} bits; send the image in a usual form"
         )
+    check_high_bit(header)
 
 
 def to_grey(header: FrameHeader, stored: npt.NDArray[Any], dataset: Dataset) -> npt.NDArray[np.int16]:

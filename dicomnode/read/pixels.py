@@ -11,7 +11,7 @@ import numpy.typing as npt
 from dicomnode.errors import UnreadableSeries
 from dicomnode.read.frames import FrameHeader
 from dicomnode.read.room import Allocate
-from dicomnode.read.stored import stored_frames
+from dicomnode.read.stored import check_high_bit, stored_frames
 from dicomnode.read.straight import read_straight
 from dicomnode.read.values import intensity_unit, real_world
 from inference.volume import Voxels
@@ -38,6 +38,7 @@ def check_greyscale(header: FrameHeader) -> None:
         raise UnreadableSeries(
             f"{header.name} is a binary mask (BitsAllocated 1), not an image; route the images instead"
         )
+    check_high_bit(header)
 
 
 def read_voxels(headers: Sequence[FrameHeader], empty: Allocate = np.empty) -> Voxels:

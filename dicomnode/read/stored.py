@@ -30,6 +30,19 @@ LARGEST_FRAME_SAMPLES = 10**8
 """10,000 x 10,000: more than any radiograph. Each sample needs up to 16 bytes on the way to its value."""
 
 
+def check_high_bit(header: FrameHeader) -> None:
+    """Raise UnreadableSeries unless the stored bits are the lowest ones (PS3.5 section 8.1.1).
+
+    Nothing that decodes pixels looks at HighBit.
+    """
+    high_bit, bits_stored = header.number("HighBit"), header.number("BitsStored")
+    if high_bit is not None and bits_stored is not None and high_bit != bits_stored - 1:
+        raise UnreadableSeries(
+            f"{header.name}: HighBit is {high_bit:g} for {bits_stored:g} BitsStored instead of "
+            f"{bits_stored - 1:g}, so its values are not where they should be; send it in the usual form"
+        )
+
+
 def stored_frames(headers: Sequence[FrameHeader]) -> Iterator[tuple[FrameHeader, Voxels, Dataset]]:
     """Each frame with its pixels (row, column) or, in colour, (row, column, RGB), and its data set.
 

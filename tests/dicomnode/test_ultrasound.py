@@ -122,6 +122,14 @@ class TestPixels:
         read = read_volume(edit_all(tmp_path, PhotometricInterpretation="MONOCHROME1"))
         np.testing.assert_array_equal(read.volume.voxels, truth.grey)
 
+    def test_stored_bits_that_are_not_the_lowest_are_refused(self, tmp_path: Path) -> None:
+        truth = ultrasound_phantom()
+        write_stills(tmp_path, list(truth.grey))
+        wide = truth.grey.astype("<u2") << 8
+        series = edit_all(tmp_path, BitsAllocated=16, BitsStored=12, HighBit=15, PixelData=wide.tobytes())
+        with pytest.raises(UnreadableSeries, match="HighBit is 15 for 12 BitsStored instead of 11"):
+            read_volume(series)
+
     def test_of_sixteen_bits_the_highest_eight_count(self, tmp_path: Path) -> None:
         truth = ultrasound_phantom()
         write_stills(tmp_path, list(truth.grey))

@@ -105,6 +105,17 @@ def test_a_slope_of_zero_is_refused(folder: Path) -> None:
     assert "RescaleSlope is 0" in refusal(edit_all(folder, RescaleSlope=0))
 
 
+@pytest.mark.parametrize("index", [0, 4])
+def test_stored_bits_that_are_not_the_lowest_are_refused(folder: Path, index: int) -> None:
+    dataset = dcmread(slice_paths(folder)[index])
+    pixels = np.frombuffer(dataset.PixelData, np.int16)
+    dataset.PixelData = (pixels << 4).tobytes()
+    dataset.BitsStored, dataset.HighBit = 12, 15
+    save(dataset, slice_paths(folder)[index])
+    why = refusal(read_series(folder))
+    assert f"instance {index + 1}: HighBit is 15 for 12 BitsStored instead of 11" in why
+
+
 @pytest.mark.parametrize("name", VICTIMS)
 @pytest.mark.parametrize("seed", [1, 2])
 def test_random_damage_ends_in_a_volume_or_a_refusal(tmp_path: Path, name: str, seed: int) -> None:
