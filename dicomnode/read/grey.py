@@ -45,7 +45,7 @@ def to_grey(header: FrameHeader, stored: npt.NDArray[Any], dataset: Dataset) -> 
     photometric = _photometric(header)
     if photometric == PALETTE:
         colours = _apply_palette(header, stored, dataset)
-        return _luminance(_to_eight_bits(colours, 8 * colours.dtype.itemsize))
+        return _luminance(_to_eight_bits(colours, _bits_of_palette(header, dataset)))
     values = _to_eight_bits(stored, int(header.number("BitsStored") or 8))
     if values.ndim == 3:
         return _luminance(values)
@@ -64,6 +64,12 @@ def _luminance(rgb: npt.NDArray[Any]) -> npt.NDArray[np.int16]:
 def _to_eight_bits(values: npt.NDArray[Any], bits: int) -> npt.NDArray[np.int64]:
     highest: npt.NDArray[np.int64] = np.clip(values.astype(np.int64) >> (bits - 8), 0, 255)
     return highest
+
+
+def _bits_of_palette(header: FrameHeader, dataset: Dataset) -> int:
+    """8 bits may lie in entries of 16, whatever the descriptor calls them (C.7.6.3.1.5)."""
+    every_value = np.arange(2 ** int(header.number("BitsStored") or 8), dtype=np.uint16)
+    return 8 if _apply_palette(header, every_value, dataset).max() < 2**8 else 16
 
 
 def _apply_palette(header: FrameHeader, stored: npt.NDArray[Any], dataset: Dataset) -> npt.NDArray[Any]:

@@ -104,6 +104,22 @@ class TestPixels:
         read = read_volume(write_loop(tmp_path, truth.grey, photometric=photometric))
         np.testing.assert_array_equal(read.volume.voxels, truth.grey)
 
+    @pytest.mark.parametrize(
+        ("entry_type", "bits", "times"), [("u1", 8, 1), ("<u2", 8, 1), ("<u2", 16, 1), ("<u2", 16, 257)]
+    )
+    def test_palettes_of_eight_and_of_sixteen_bits_are_as_bright(
+        self, tmp_path: Path, entry_type: str, bits: int, times: int
+    ) -> None:
+        truth = ultrasound_phantom()
+        dataset = ultrasound_dataset(truth.grey, SeriesIdentity(modality="US"), photometric="PALETTE COLOR")
+        table = (np.arange(255, -1, -1) * times).astype(entry_type).tobytes()
+        for colour in ("Red", "Green", "Blue"):
+            setattr(dataset, f"{colour}PaletteColorLookupTableDescriptor", [256, 0, bits])
+            setattr(dataset, f"{colour}PaletteColorLookupTableData", table)
+        save(dataset, tmp_path / "palette.dcm")
+        read = read_volume(read_series(tmp_path))
+        np.testing.assert_array_equal(read.volume.voxels, truth.grey)
+
     def test_red_green_and_blue_weigh_as_in_bt_601(self, tmp_path: Path) -> None:
         dataset = ultrasound_dataset(ultrasound_phantom().grey, SeriesIdentity(modality="US"))
         pixels = np.zeros((ROWS, COLUMNS, 3), np.uint8)
