@@ -104,7 +104,7 @@ class TestDiameters:
             "Cornerstone3DTools@^0.1.0:Length"
         )
         assert not children(group, SHORT_AXIS)
-        assert "Lesion 1 has no short axis: the lesion is a straight line" in sentences(report)
+        assert "Lesion 1 has no short axis: the lesion is one pixel wide in" in sentences(report)
 
     def test_a_single_voxel_beside_a_lesion_is_named_but_not_drawn(self, tmp_path: Path) -> None:
         report = drawn(tmp_path, ROW_OF_FIVE, [(7, 20, 20)]).encode()["sr_measurements"].dataset
