@@ -85,6 +85,7 @@ class LesionMeasurement:
 
 UCUM_OF_INTENSITY = {"HU": "[hnsf'U]", "arbitrary": "1", "grey": "1"}
 NO_GEOMETRY = Absent("the images have no place in the patient")
+NO_THICKNESS = Absent("the thickness of the only slice is not known")
 NO_INTENSITY = Absent("grey values for display measure nothing")
 PIXELS = "{pixels}"
 SAME_LENGTH_MM = 1e-3
@@ -114,7 +115,7 @@ def total_burden(
     lesion_map: LesionMap, measurements: tuple[LesionMeasurement, ...], volume: Volume
 ) -> Quantity | Absent:
     """Volume of everything found; a voxel with several labels counts once."""
-    if len(lesion_map.layers) == 1 or not volume.has_geometry:
+    if len(lesion_map.layers) == 1 or _no_depth(volume):
         return total_volume(measurements)
     found: Mask = np.any([layer > 0 for layer in lesion_map.layers], axis=0)
     return Quantity(volume.volume_mm3(found), "mm3")
@@ -147,9 +148,16 @@ def _measure(lesion: Lesion, lesion_map: LesionMap, volume: Volume) -> LesionMea
     )
 
 
-def _volume(mask: Mask, lesion: Lesion, volume: Volume) -> Quantity | Absent:
+def _no_depth(volume: Volume) -> Absent | None:
+    """Why nothing is measured that needs to know how thick a slice is."""
     if not volume.has_geometry:
         return NO_GEOMETRY
+    return None if volume.thickness_known else NO_THICKNESS
+
+
+def _volume(mask: Mask, lesion: Lesion, volume: Volume) -> Quantity | Absent:
+    if absent := _no_depth(volume):
+        return absent
     return Quantity(volume.volume_mm3(mask, lesion.box[0].start), "mm3")
 
 
@@ -201,8 +209,8 @@ def _corner(lesion: Lesion) -> Points:
 
 def _surface(mask: Mask, lesion: Lesion, volume: Volume) -> Quantity | Absent:
     """Area of the marching-cubes mesh at 0.5 (IBSI reference manual, 3.1 'Surface area (mesh)')."""
-    if not volume.has_geometry:
-        return NO_GEOMETRY
+    if absent := _no_depth(volume):
+        return absent
     beside = np.zeros((mask.shape[0] + 2, 3))  # a slice before, those of the lesion, and one behind
     beside[:, 0] = np.arange(len(beside)) + lesion.box[0].start - 1
     gaps = np.diff(volume.to_steps(beside)[:, 0])

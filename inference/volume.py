@@ -54,6 +54,8 @@ class Volume:
     slice_places: tuple[float, ...] = ()
     """Where each slice lies along the slice axis, in steps of the affine. Empty: slice i lies at i, as in
     every evenly spaced series."""
+    thickness_known: bool = True
+    """False for a single slice that does not say how thick it is: its step in the affine is a stand-in."""
 
     def __post_init__(self) -> None:
         if self.voxels.ndim != 3 or 0 in self.voxels.shape:

@@ -94,7 +94,8 @@ def remarks_on_axes(measurements: Sequence[LesionMeasurement]) -> list[str]:
 def remarks_on_volumes(measurements: Sequence[LesionMeasurement], volume: Volume) -> list[str]:
     """Sentences on lesions that are cut off, or lack one of the values of the volume report."""
     found = [*_truncated(measurements), *_in_pixels(measurements)]
-    found.append(NO_UNCERTAINTY if volume.has_geometry else FLAT)
+    if volume.thickness_known:
+        found.append(NO_UNCERTAINTY if volume.has_geometry else FLAT)
     for m in measurements:
         for concept in repertoire(volume).of_segment:
             value = concept.value(m)

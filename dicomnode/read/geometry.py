@@ -28,6 +28,8 @@ SPACING_TOLERANCE = 1e-3
 """Relative: over 512 pixels it moves the last one by half a pixel; rounding in headers is far below."""
 SAME_PLACE_MM = 0.01
 """Slices nearer than this are at one place: a tenth of the finest slice distance of clinical CT."""
+STAND_IN_MM = 1.0
+"""Thickness of a single slice that does not say its own, so that it has an affine."""
 STEP_TOLERANCE = 0.1
 """A slice may lie a tenth of a step from an even grid: positions rounded to 0.1 mm pass as even, a missing
 slice (at least half a step) does not."""
@@ -78,6 +80,7 @@ class Stack:
     affine_lps: npt.NDArray[np.float64]
     slice_places: tuple[float, ...] = ()
     unevenness: str | None = None
+    thickness_known: bool = True
 
 
 def place(header: FrameHeader) -> Plane:
@@ -125,13 +128,13 @@ def arrange(planes: Sequence[Plane]) -> Stack:
     heights = np.array([plane.position_mm for plane in planes]) @ normal
     ordered = [planes[index] for index in np.argsort(heights, kind="stable")]
     first = ordered[0]
-    steps = Steps(_single_step(first)) if len(ordered) == 1 else _steps(ordered, normal)
+    steps = _single_step(first) if len(ordered) == 1 else _steps(ordered, normal)
     affine = np.eye(4)
     affine[:3, 0] = steps.step_mm
     affine[:3, 1] = np.array(first.directions.along_column) * first.spacing_mm[0]
     affine[:3, 2] = np.array(first.directions.along_row) * first.spacing_mm[1]
     affine[:3, 3] = first.position_mm
-    return Stack(tuple(ordered), affine, steps.places, steps.unevenness)
+    return Stack(tuple(ordered), affine, steps.places, steps.unevenness, steps.thickness_known)
 
 
 def _check_same(planes: Sequence[Plane]) -> None:
@@ -181,15 +184,6 @@ COMPARED: tuple[tuple[str, Callable[[Plane], Hashable], Callable[[Any, Any], boo
 """What all slices of a stack share: its name, where it is found, and when two of them are the same."""
 
 
-def _single_step(plane: Plane) -> Vector:
-    """Step of a series of one slice: its own spacing or thickness where given, else 1 mm."""
-    for keyword in ("SpacingBetweenSlices", "SliceThickness"):
-        value = plane.header.number(keyword)
-        if value is not None and value > SAME_PLACE_MM:
-            return plane.directions.normal * value
-    return plane.directions.normal
-
-
 @dataclass(frozen=True, eq=False)
 class Steps:
     """The usual step from slice to slice (LPS mm), and where slices lie that do not keep it."""
@@ -197,6 +191,16 @@ class Steps:
     step_mm: Vector
     places: tuple[float, ...] = ()
     unevenness: str | None = None
+    thickness_known: bool = True
+
+
+def _single_step(plane: Plane) -> Steps:
+    """Of a series of one slice: its own spacing or thickness where given."""
+    for keyword in ("SpacingBetweenSlices", "SliceThickness"):
+        value = plane.header.number(keyword)
+        if value is not None and value > SAME_PLACE_MM:
+            return Steps(plane.directions.normal * value)
+    return Steps(plane.directions.normal * STAND_IN_MM, thickness_known=False)
 
 
 def _steps(ordered: Sequence[Plane], normal: Vector) -> Steps:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from dicomnode.read.frames import frame_headers, one_of_each_kind
-from dicomnode.read.geometry import arrange, place
+from dicomnode.read.geometry import STAND_IN_MM, Stack, arrange, place
 from dicomnode.read.pixels import check_greyscale, read_voxels
 from dicomnode.read.room import Allocate
 from dicomnode.read.unplaced import is_unplaced, read_unplaced
@@ -17,6 +17,10 @@ UNEVEN = (
     "Each slice counts half way to its neighbours in volumes; what lies only between the slices was not seen."
 )
 """For the reports, after what is uneven."""
+NO_THICKNESS = (
+    "The thickness of the only slice is not known, so no volume is given; "
+    f"the smallest size of a lesion assumes {STAND_IN_MM:g} mm."
+)
 
 
 def read_volume(series: Series, empty: Allocate = np.empty) -> SourceVolume:
@@ -43,6 +47,12 @@ def read_volume(series: Series, empty: Allocate = np.empty) -> SourceVolume:
         stack.affine_lps,
         intensity_unit(ordered),
         slice_places=stack.slice_places,
+        thickness_known=stack.thickness_known,
     )
-    notes = () if stack.unevenness is None else (f"{stack.unevenness}. {UNEVEN}",)
-    return SourceVolume(series, volume, tuple(header.frame for header in ordered), notes)
+    return SourceVolume(series, volume, tuple(header.frame for header in ordered), _notes(stack))
+
+
+def _notes(stack: Stack) -> tuple[str, ...]:
+    if stack.unevenness is not None:
+        return (f"{stack.unevenness}. {UNEVEN}",)
+    return () if stack.thickness_known else (NO_THICKNESS,)

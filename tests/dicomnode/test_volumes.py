@@ -14,7 +14,7 @@ from pydicom import dcmread
 from pydicom.uid import RLELossless
 
 from dicomnode.errors import UnreadableSeries
-from dicomnode.read.volumes import read_volume
+from dicomnode.read.volumes import NO_THICKNESS, read_volume
 from dicomnode.selftest.volumes import voxel_centres
 from dicomnode.series_writer import SeriesIdentity, write_series
 from dicomnode.study import Series, SourceVolume, read_instance
@@ -231,21 +231,24 @@ class TestValues:
 
 class TestSingleSlice:
     @pytest.mark.parametrize(
-        ("attributes", "step_mm"),
+        ("attributes", "step_mm", "known"),
         [
-            ({"SpacingBetweenSlices": 6.5, "SliceThickness": 5}, 6.5),
-            ({"SliceThickness": 5}, 5.0),
-            ({"SliceThickness": None}, 1.0),
-            ({"SliceThickness": 0}, 1.0),
+            ({"SpacingBetweenSlices": 6.5, "SliceThickness": 5}, 6.5, True),
+            ({"SliceThickness": 5}, 5.0, True),
+            ({"SliceThickness": None}, 1.0, False),
+            ({"SliceThickness": 0}, 1.0, False),
         ],
     )
-    def test_step_comes_from_spacing_then_thickness_then_one_mm(
-        self, tmp_path: Path, attributes: dict[str, float | None], step_mm: float
+    def test_step_comes_from_spacing_then_thickness_and_else_is_a_stand_in_that_is_told(
+        self, tmp_path: Path, attributes: dict[str, float | None], step_mm: float, known: bool
     ) -> None:
         truth = phantom("oblique", (4.0, 2.0, 3.0)).volume
         one = Volume(truth.voxels[10:11], truth.affine, "HU")
         write_series(one, tmp_path / "s", SeriesIdentity())
-        volume = read_volume(edit_all(tmp_path / "s", **attributes)).volume
+        read = read_volume(edit_all(tmp_path / "s", **attributes))
+        volume = read.volume
+        assert volume.thickness_known == known
+        assert read.notes == (() if known else (NO_THICKNESS,))
         np.testing.assert_array_equal(volume.voxels, one.voxels)
         np.testing.assert_allclose(volume.affine[:3, 1:], one.affine[:3, 1:], atol=1e-6)
         np.testing.assert_allclose(volume.affine[:3, 0], truth.affine[:3, 0] / 4.0 * step_mm, atol=1e-6)

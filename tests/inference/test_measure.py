@@ -16,7 +16,16 @@ from scipy import ndimage
 from scipy.spatial.distance import pdist
 
 from inference.diameters import hull_corners, longest_line, run_ends
-from inference.measure import Absent, Axis, LesionMeasurement, Quantity, measure_lesions, total_volume
+from inference.labelmap import layered
+from inference.measure import (
+    Absent,
+    Axis,
+    LesionMeasurement,
+    Quantity,
+    measure_lesions,
+    total_burden,
+    total_volume,
+)
 from inference.volume import Clip, Volume
 from tests.phantoms import (
     DEFAULT_LESIONS,
@@ -191,6 +200,17 @@ class TestDegenerateLesions:
         to_centres = np.linalg.norm(ends[:, None] - np.argwhere(mask[0]), axis=2).min(axis=1)
         assert np.all(to_centres <= 0.5**0.5 + 1e-9)
         assert length(measurement.short_axis) == pytest.approx(2.5 * 2**0.5)
+
+    def test_a_single_slice_of_unknown_thickness_has_no_volume_and_no_surface(self) -> None:
+        mask = np.zeros((1, 5, 5), np.uint16)
+        mask[0, 1:3, 1:4] = 1
+        volume = Volume(np.ones((1, 5, 5), np.int16), np.eye(4), "HU", thickness_known=False)
+        both = layered([lesion_map_of(mask), lesion_map_of(mask)])
+        found = measure_lesions(both, volume)
+        unknown = Absent("the thickness of the only slice is not known")
+        assert found[0].volume == found[0].surface == total_burden(both, found, volume) == unknown
+        assert value(found[0].area, "mm2") == 6.0
+        assert value(found[0].largest_diameter) == pytest.approx(np.hypot(1.0, 2.0))
 
 
 class TestBorders:

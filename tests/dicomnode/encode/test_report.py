@@ -26,9 +26,22 @@ from dicomnode.encode.content import child, children, walk
 from dicomnode.encode.report import encode_reports
 from dicomnode.encode.words import NO_UNCERTAINTY
 from dicomnode.forms import ResultKind
+from dicomnode.read.volumes import read_volume
+from dicomnode.series_writer import write_series
 from inference.measure import Axis, Quantity
-from tests.dicomnode.encode.situations import COARSE_MM, DIGEST, Situation, drawn, identity, seen, written
+from inference.volume import Volume
+from tests.dicomnode.encode.situations import (
+    COARSE_MM,
+    DIGEST,
+    Situation,
+    drawn,
+    identity,
+    seen,
+    with_lesions,
+    written,
+)
 from tests.phantoms import phantom, write_enhanced
+from tests.phantoms.faults import edit_all
 
 CORNER_SPHERE = [(z, y, x) for z in range(2) for y in range(4) for x in range(6)]
 REPORT_PAIR: tuple[ResultKind, ...] = ("sr_measurements", "sr_volumes")
@@ -171,6 +184,19 @@ class TestVolumes:
     def test_volume_is_that_of_the_voxels(self, tmp_path: Path) -> None:
         report = drawn(tmp_path, ROW_OF_FIVE).encode()["sr_volumes"].dataset
         assert_value(measurement_groups(report)[1], VOLUME, 5 * 6 * 2 * 3, "mm3")
+
+    def test_a_single_slice_of_unknown_thickness_has_no_volume_and_says_why(self, tmp_path: Path) -> None:
+        voxels = np.full((1, 20, 20), 40, np.int16)
+        write_series(Volume(voxels, np.eye(4), "HU"), tmp_path / "s", identity())
+        source = read_volume(edit_all(tmp_path / "s", SliceThickness=None))
+        numbers = np.zeros(voxels.shape, np.uint16)
+        numbers[0, 5:9, 5:12] = 1
+        report = with_lesions(source, numbers).encode()["sr_volumes"].dataset
+        assert not any(children(group, VOLUME) for group in measurement_groups(report))
+        words = sentences(report)
+        assert "1 lesion, total volume not given: the thickness of the only slice is not known." in words
+        assert "Lesion 1 has no surface: the thickness of the only slice is not known." in words
+        assert NO_UNCERTAINTY not in words
 
     def test_contour_encloses_the_pixels_of_the_key_slice(self, tmp_path: Path) -> None:
         report = drawn(tmp_path, ROW_OF_FIVE).encode()["sr_volumes"].dataset
