@@ -69,6 +69,8 @@ class LesionMeasurement:
     last_slice: int
     truncated: bool
     """The lesion touches the border of the image, so its size is a lower bound."""
+    pieces: int
+    """In its key slice, that its axes may run between; 1 without a place in the patient (`_axes`)."""
     area: Quantity | Absent
     """In its key slice."""
     volume: Quantity | Absent
@@ -125,6 +127,7 @@ def _measure(lesion: Lesion, lesion_map: LesionMap, volume: Volume) -> LesionMea
     mask = lesion_map.mask(lesion)
     voxel_count = int(np.count_nonzero(mask))
     key_slice, long_axis, short_axis = _axes(mask, lesion, volume)
+    plane = mask[key_slice - lesion.box[0].start]
     mean, deviation, minimum, maximum = _intensities(volume.voxels[lesion.box][mask], volume)
     return LesionMeasurement(
         number=lesion.number,
@@ -134,7 +137,8 @@ def _measure(lesion: Lesion, lesion_map: LesionMap, volume: Volume) -> LesionMea
         first_slice=lesion.box[0].start,
         last_slice=lesion.box[0].stop - 1,
         truncated=_touches_border(lesion, volume),
-        area=_area(mask, key_slice - lesion.box[0].start, volume.pixel_spacing_at(key_slice)),
+        pieces=int(ndimage.label(plane, np.ones((3, 3)))[1]) if volume.has_geometry else 1,
+        area=_area(plane, volume.pixel_spacing_at(key_slice)),
         volume=_volume(mask, lesion, volume),
         long_axis=long_axis,
         short_axis=short_axis,
@@ -161,8 +165,8 @@ def _volume(mask: Mask, lesion: Lesion, volume: Volume) -> Quantity | Absent:
     return Quantity(volume.volume_mm3(mask, lesion.box[0].start), "mm3")
 
 
-def _area(mask: Mask, index: int, spacing_mm: tuple[float, float] | None) -> Quantity:
-    pixels = int(np.count_nonzero(mask[index]))
+def _area(plane: Mask, spacing_mm: tuple[float, float] | None) -> Quantity:
+    pixels = int(np.count_nonzero(plane))
     if spacing_mm is None:
         return Quantity(float(pixels), PIXELS)
     return Quantity(pixels * spacing_mm[0] * spacing_mm[1], "mm2")

@@ -82,8 +82,8 @@ def _total(measurements: Sequence[LesionMeasurement]) -> str:
 
 
 def remarks_on_axes(measurements: Sequence[LesionMeasurement]) -> list[str]:
-    """Sentences on lesions that are cut off, lack a diameter, or have one in pixels."""
-    found = [*_truncated(measurements), *_in_pixels(measurements)]
+    """Sentences on lesions that are cut off or in pieces, lack a diameter, or have one in pixels."""
+    found = [*_truncated(measurements), *_in_pieces(measurements), *_in_pixels(measurements)]
     for m in measurements:
         for words, axis in (("long axis", m.long_axis), ("short axis", m.short_axis)):
             if isinstance(axis, Absent):
@@ -92,8 +92,8 @@ def remarks_on_axes(measurements: Sequence[LesionMeasurement]) -> list[str]:
 
 
 def remarks_on_volumes(measurements: Sequence[LesionMeasurement], volume: Volume) -> list[str]:
-    """Sentences on lesions that are cut off, or lack one of the values of the volume report."""
-    found = [*_truncated(measurements), *_in_pixels(measurements)]
+    """Sentences on lesions that are cut off or in pieces, or lack one of the values of the volume report."""
+    found = [*_truncated(measurements), *_in_pieces(measurements), *_in_pixels(measurements)]
     if volume.thickness_known:
         found.append(NO_UNCERTAINTY if volume.has_geometry else FLAT)
     for m in measurements:
@@ -106,6 +106,14 @@ def remarks_on_volumes(measurements: Sequence[LesionMeasurement], volume: Volume
 
 def _truncated(measurements: Sequence[LesionMeasurement]) -> list[str]:
     return [f"{lesion_name(m.number)} {TRUNCATED}." for m in measurements if m.truncated]
+
+
+def _in_pieces(measurements: Sequence[LesionMeasurement]) -> list[str]:
+    return [
+        f"{lesion_name(m.number)} lies in {m.pieces} pieces on its key image; its axes may run across them."
+        for m in measurements
+        if m.pieces > 1
+    ]
 
 
 def _in_pixels(measurements: Sequence[LesionMeasurement]) -> list[str]:

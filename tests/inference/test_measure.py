@@ -270,6 +270,8 @@ class TestWithoutGeometry:
         numbers[1, 2, 2:8] = numbers[1, 2, 10:12] = 1
         volume = Volume(np.ones((2, 10, 20), np.int16), None, "grey")
         (measurement,) = measure_lesions(lesion_map_of(numbers), volume)
+        assert measure_mask(numbers).pieces == 2, "where they are measured as one"
+        assert measurement.pieces == 1
         assert value(measurement.area, "{pixels}") == 8
         assert isinstance(measurement.long_axis, Axis)
         assert value(measurement.long_axis.length, "{pixels}") == 5, "not 9, over the gap"

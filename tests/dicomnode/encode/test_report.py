@@ -119,6 +119,15 @@ class TestDiameters:
         assert not children(group, SHORT_AXIS)
         assert "Lesion 1 has no short axis: the lesion is one pixel wide in" in sentences(report)
 
+    def test_a_lesion_in_pieces_on_its_key_image_says_so(self, tmp_path: Path) -> None:
+        two_arms = [(3, 12, column) for column in (*range(10, 13), *range(16, 20))]
+        joined = [(4, 12, column) for column in range(12, 17)]
+        made = drawn(tmp_path, [*two_arms, *joined], [(7, 20, 20), (7, 20, 21)]).encode()
+        for kind in REPORT_PAIR:
+            words = sentences(made[kind].dataset)
+            assert "Lesion 1 lies in 2 pieces on its key image; its axes may run across them." in words
+            assert "Lesion 2 lies in" not in words
+
     def test_a_single_voxel_beside_a_lesion_is_named_but_not_drawn(self, tmp_path: Path) -> None:
         report = drawn(tmp_path, ROW_OF_FIVE, [(7, 20, 20)]).encode()["sr_measurements"].dataset
         assert len(measurement_groups(report)) == 1
