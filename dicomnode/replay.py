@@ -15,7 +15,7 @@ from dicomnode.records.instances import stored_instances, what_was_purged
 from dicomnode.records.states import DeliveryState, JobState, StudyState
 from dicomnode.records.tables import DeliveryRow, JobRow, StudyRow
 from dicomnode.route.dispatch import replay_study
-from dicomnode.work.jobs import replay_job
+from dicomnode.work.orders import replay_job
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ class JobState(StrEnum):
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     SUPERSEDED = "superseded"
-    """Late instances made a newer job of the same series necessary before this one was done."""
+    """Another job of the same series took its place before this one was done."""
 
 
 class DeliveryState(StrEnum):
@@ -79,6 +79,7 @@ MOVES: frozenset[Move] = frozenset(
         (JobState.RUNNING, JobState.SUPERSEDED),  # its input changed before it began to read
         (JobState.RUNNING, JobState.QUEUED),  # a transient failure, or the worker died
         (JobState.FAILED, JobState.QUEUED),  # replay
+        (JobState.SUPERSEDED, JobState.QUEUED),  # what took its place is not wanted any more
         (DeliveryState.WAITING, DeliveryState.SENDING),
         (DeliveryState.SENDING, DeliveryState.DELIVERED),
         (DeliveryState.SENDING, DeliveryState.STORED),

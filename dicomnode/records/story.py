@@ -98,7 +98,7 @@ SENTENCES: dict[Event, Callable[[Detail], str]] = {
         "job run again to compare: "
         + ("the same bit for bit" if d["same"] else f"other {', '.join(d['other'])}")
     ),
-    Event.JOB_REPLAYED: lambda d: "job queued again by hand",
+    Event.JOB_REPLAYED: lambda d: "job queued again",
     Event.RESULT_CREATED: lambda d: f"{d['kind']} created (SHA-256 {d['sha256'][:12]})",
     Event.RESULT_MENDED: lambda d: f"{d['kind']} made again by hand: its file was damaged or lost",
     Event.RESULT_STORED: lambda d: (

@@ -20,7 +20,6 @@ from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.states import JobState, moved
 from dicomnode.records.tables import JobRow, ResultRow
-from dicomnode.records.wake import Topic, announce
 from dicomnode.settings.node import WorkerSettings
 from dicomnode.work.orders import post
 from dicomnode.work.pairs import pair
@@ -256,12 +255,3 @@ def requeue_or_fail(
     job.lease_expires_at = None
     job.error = reason
     audit.record(session, event, Subject.of_job(job), reason=reason, attempt=job.attempt, delay_s=delay_s)
-
-
-def replay_job(session: Session, audit: Audit, job: JobRow) -> None:
-    """Queue a failed job again, with its attempts counted from the start."""
-    job.state = moved(JobState(job.state), JobState.QUEUED).value
-    job.attempt, job.losses, job.error, job.finished_at = 0, 0, None, None
-    job.not_before = utc_now()
-    announce(session, Topic.JOBS)
-    audit.record(session, Event.JOB_REPLAYED, Subject.of_job(job))

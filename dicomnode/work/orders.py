@@ -46,13 +46,14 @@ class Order:
 def create_job(session: Session, audit: Audit, order: Order) -> tuple[JobRow, bool]:
     """Queue a job, or find the one that already did exactly this. Returns it and whether it is new.
 
-    Jobs of the same series and route with an earlier input that have not started are superseded.
+    Jobs of the same series and route with another input that have not started are superseded.
     """
+    _supersede_waiting(session, audit, order)
     existing = _job_for(session, order.series.series_instance_uid, order.bundle.digest, order.series.digest)
     if existing is not None:
+        _take_up_again(session, audit, existing, shadow=not order.send)
         _add_destinations(session, existing, order.destinations, order.wanted)
         return existing, False
-    _supersede_waiting(session, audit, order)
     now = utc_now()
     job = JobRow(
         study_instance_uid=order.series.study_instance_uid,
@@ -78,6 +79,7 @@ def hand_over(session: Session, audit: Audit, job: JobRow, model: ModelRow, want
     """Another version does what `job` was to do; where it has already looked, its results are sent."""
     existing = _job_for(session, job.series_instance_uid, model.digest, job.input_digest)
     if existing is not None:
+        _take_up_again(session, audit, existing, shadow=False)
         _add_destinations(session, existing, tuple(job.destinations["names"]), wanted)
         return
     now = utc_now()
@@ -97,6 +99,23 @@ def hand_over(session: Session, audit: Audit, job: JobRow, model: ModelRow, want
         created_at=now,
     )
     _queue(session, audit, successor, model.version)
+
+
+def replay_job(session: Session, audit: Audit, job: JobRow) -> None:
+    """Queue a job again that failed or was superseded, with its attempts counted from the start."""
+    job.state = moved(JobState(job.state), JobState.QUEUED).value
+    job.attempt, job.losses, job.error, job.finished_at = 0, 0, None, None
+    job.not_before = utc_now()
+    announce(session, Topic.JOBS)
+    audit.record(session, Event.JOB_REPLAYED, Subject.of_job(job))
+
+
+def _take_up_again(session: Session, audit: Audit, job: JobRow, *, shadow: bool) -> None:
+    """A superseded job is needed after all: what took its place does not do it any more."""
+    if job.state != JobState.SUPERSEDED:
+        return
+    replay_job(session, audit, job)
+    job.destinations, job.shadow = {"names": []}, shadow
 
 
 def _queue(session: Session, audit: Audit, job: JobRow, model_version: str) -> None:

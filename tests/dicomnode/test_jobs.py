@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,9 +23,9 @@ from dicomnode.settings.node import PrioritySettings, RouteSettings, WorkerSetti
 from dicomnode.study import Series
 from dicomnode.urgency import rank
 from dicomnode.work import losses
-from dicomnode.work.jobs import JobQueue, Lease, NewResult, replay_job
+from dicomnode.work.jobs import JobQueue, Lease, NewResult
 from dicomnode.work.losses import Recovery, give_up, recover_lost_leases
-from dicomnode.work.orders import Order, create_job
+from dicomnode.work.orders import Order, create_job, replay_job
 from inference.bundle import ModelBundle, read_bundle
 from tests.dicomnode.parts import arrival, events, image, kinds, series_of
 
@@ -132,6 +133,29 @@ def test_changed_input_supersedes_the_job_that_waits(database: Database, bundle:
     put(database, order(bundle, series_of(2)))
     assert (job_of(database, 1).state, job_of(database, 2).state) == ("superseded", "queued")
     assert job_of(database, 1).finished_at is not None
+
+
+def test_input_that_changes_back_takes_the_first_job_up_again(
+    database: Database, bundle: ModelBundle
+) -> None:
+    first = order(bundle, series_of(1))
+    put(database, first)
+    put(database, order(bundle, series_of(2)))
+    assert put(database, first) == (1, False)
+    assert [job_of(database, n).state for n in (1, 2)] == ["queued", "superseded"]
+    assert job_of(database, 1).finished_at is None
+    assert leased(database).job_id == 1
+
+
+def test_a_job_that_is_taken_up_again_for_a_candidate_sends_nothing(
+    database: Database, bundle: ModelBundle
+) -> None:
+    sending = order(bundle)
+    put(database, sending)
+    change(database, state="superseded")
+    put(database, replace(sending, send=False))
+    job = job_of(database)
+    assert (job.state, job.shadow, job.destinations) == ("queued", True, {"names": []})
 
 
 def test_changed_input_leaves_a_running_job_and_other_routes_alone(

@@ -112,6 +112,31 @@ def test_open_jobs_go_to_the_version_that_takes_over(site: Site, state: str) -> 
     assert "1.1.0" in events(site.database, "job_superseded")[0][1]["reason"]
 
 
+@pytest.mark.parametrize("state", ["queued", "running"])
+def test_open_jobs_come_back_with_a_rollback(site: Site, state: str) -> None:
+    site.job("1.0.0", state=state)
+    site.promote("1.1.0")
+    site.rollback()
+    first, second = site.jobs()
+    assert (first.state, second.state) == ("queued", "superseded")
+    assert (first.destinations, first.shadow, first.finished_at) == ({"names": ["PACS"]}, False, None)
+    assert len(events(site.database, "job_replayed")) == 1
+    site.promote("1.1.0")  # from retired to shadow
+    site.promote("1.1.0")
+    assert [job.state for job in site.jobs()] == ["superseded", "queued"]
+
+
+def test_a_candidate_that_was_a_draft_for_a_while_gets_the_open_jobs_all_the_same(site: Site) -> None:
+    site.job("1.0.0")
+    site.job("1.1.0", send=False)
+    site.demote("1.1.0")
+    site.promote("1.1.0")
+    site.promote("1.1.0")
+    first, second = site.jobs()
+    assert (first.state, second.state) == ("superseded", "queued")
+    assert (second.destinations, second.shadow) == ({"names": ["PACS"]}, False)
+
+
 def test_what_the_candidate_has_already_seen_is_sent_when_it_takes_over(site: Site) -> None:
     site.job("1.0.0")
     seen = site.job("1.1.0", send=False, state="succeeded")
