@@ -1,4 +1,4 @@
-"""Makes a backup while the node runs: first the database of one moment, then the files that it names.
+"""Makes a backup while the node runs: anchors, then the database of one moment, then the files that it names.
 
 Files of the spool never change once the database names them, so the two fit together.
 """
@@ -97,13 +97,13 @@ def make_backup(
 
 def _fill(settings: Settings, database: Database, config: Path, part: Path, content: Content) -> list[str]:
     """Everything but the manifest. Returns files that the database names and the disk does not have."""
+    if settings.anchors.exists():  # first: an anchor may name nothing that the database does not hold
+        shutil.copyfile(settings.anchors, part / ANCHORS)
     with saved_database(database, part) as session:
         paths = {path: None for path in _wanted(session, content)}
     shutil.copyfile(config, part / CONFIGURATION)
     if settings.delivery.profiles.is_dir():
         shutil.copytree(settings.delivery.profiles, part / PROFILES)
-    if settings.anchors.exists():
-        shutil.copyfile(settings.anchors, part / ANCHORS)
     missing = []
     for path in paths:
         name = str(Path(path).relative_to(settings.spool))

@@ -10,6 +10,7 @@ import json
 import shutil
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,10 @@ from typing import Any
 import pytest
 from pydicom.uid import generate_uid
 from sqlalchemy import select, text
+from sqlalchemy.orm import Session
 
+import dicomnode.backups.make
+from dicomnode.backups.databases import saved_database
 from dicomnode.backups.make import Made, make_backup
 from dicomnode.backups.manifest import DATABASE, MANIFEST, Content, file_sha256, read_manifest
 from dicomnode.backups.restore import restore_backup
@@ -26,6 +30,7 @@ from dicomnode.deliver.delivery import Delivery
 from dicomnode.deliver.sender import send
 from dicomnode.errors import PermanentError
 from dicomnode.receive.listener import Listener
+from dicomnode.records.anchoring import anchor_of_the_day
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.chain import verify_chain
 from dicomnode.records.db import Database, utc_now
@@ -273,6 +278,25 @@ def test_profiles_and_anchors_come_back(node: Node, tmp_path: Path) -> None:
     assert read_manifest(made.folder).files["profiles/OTHER.toml"] == file_sha256(profiles / "OTHER.toml")
     restored(made, tmp_path / "new")
     assert (tmp_path / "new" / "profiles" / "OTHER.toml").exists()
+
+
+def test_a_backup_during_which_an_anchor_is_written_can_be_restored(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.add_result("1.2.3", "delivered")
+
+    @contextmanager
+    def midnight_comes(database: Database, folder: Path) -> Iterator[Session]:
+        with saved_database(database, folder) as session:
+            yield session
+        node.add_result("1.2.4", "delivered")
+        assert anchor_of_the_day(node.database, ADMIN, node.settings.anchors, None)
+
+    monkeypatch.setattr(dicomnode.backups.make, "saved_database", midnight_comes)
+    made = node.backup()
+    monkeypatch.undo()
+    _, database = restored(made, tmp_path / "new")
+    assert len(events(database, "result_created")) == 1
 
 
 def test_the_files_of_a_backup_are_for_the_service_user_only(node: Node) -> None:
