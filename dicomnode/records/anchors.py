@@ -7,6 +7,7 @@ fits the anchors from before.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -73,27 +74,44 @@ class AnchorFault:
 
 
 def write_anchor(path: Path, anchor: Anchor) -> None:
-    """Append one line, durably. Raises OSError when the disk does not take it."""
+    """Append one line, durably and whole. Raises OSError when the disk does not take it."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    line = anchor.line() + b"\n"
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
-        os.write(descriptor, anchor.line() + b"\n")
-        os.fsync(descriptor)
+        content = path.read_bytes()
+        whole_bytes = _whole_bytes(content)
+        if whole_bytes != len(content):
+            os.ftruncate(descriptor, whole_bytes)
+        try:
+            if os.write(descriptor, line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(descriptor)
+        except OSError:
+            os.ftruncate(descriptor, whole_bytes)
+            raise
     finally:
         os.close(descriptor)
+
+
+def _whole_bytes(content: bytes) -> int:
+    """Up to the end of the last line; a loss of power may have torn what follows."""
+    return content.rfind(b"\n") + 1
 
 
 def read_anchors(path: Path) -> list[Anchor]:
     """The anchors of a file, oldest first; none when it is not there yet.
 
+    A last line without its end is none: the next anchor takes its place.
     Raises PermanentError naming the first line that is no anchor.
     """
     try:
-        lines = path.read_bytes().splitlines()
+        content = path.read_bytes()
     except FileNotFoundError:
         return []
     except OSError as error:
         raise PermanentError(f"the anchors {path} cannot be read ({error.strerror})") from error
+    lines = content[: _whole_bytes(content)].splitlines()
     return [_parse(path, number, line) for number, line in enumerate(lines, 1)]
 
 

@@ -5,6 +5,7 @@ Not covered: an intruder who has the signing key, and the copies of the anchors 
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,12 +14,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import select
 
 from dicomnode.errors import PermanentError
+from dicomnode.observe.trail import verify_daily
 from dicomnode.records import anchoring
 from dicomnode.records.anchors import Anchor, check_anchors, read_anchors
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.chain import GENESIS, ChainCheck, seal, verify_chain
 from dicomnode.records.db import Database
 from dicomnode.records.tables import AuditRow
+from dicomnode.settings.node import Settings
 from tests.dicomnode.parts import events
 from tests.dicomnode.tampering import tamper
 
@@ -171,6 +174,37 @@ def test_a_damaged_line_is_named(trail: Trail, line: bytes) -> None:
         file.write(line + b"\n")
     with pytest.raises(PermanentError, match=r"line 3 of .* is no anchor"):
         read_anchors(trail.path)
+
+
+def test_a_line_that_the_disk_took_a_part_of_is_taken_back(
+    trail: Trail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = trail.path.read_bytes()
+    write = os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda descriptor, line: write(descriptor, line[:100]))
+        with pytest.raises(OSError, match="No space left"):
+            trail.anchor(2)
+    assert trail.path.read_bytes() == before
+    assert trail.anchor(2) is not None
+    assert list(check_anchors(read_anchors(trail.path), KEY.public_key())) == []
+
+
+@pytest.mark.parametrize("lost", [1, 40])
+def test_a_last_line_that_a_loss_of_power_tore_is_written_again(trail: Trail, lost: int) -> None:
+    trail.path.write_bytes(trail.path.read_bytes()[:-lost])
+    assert [anchor.day.day for anchor in read_anchors(trail.path)] == [1]
+    assert trail.anchor(1) is not None
+    assert list(check_anchors(read_anchors(trail.path), KEY.public_key())) == []
+    assert trail.check().faults == ()
+
+
+def test_anchors_that_cannot_be_read_are_a_fault_of_the_daily_check(trail: Trail, settings: Settings) -> None:
+    settings.anchors.parent.mkdir(parents=True, exist_ok=True)
+    settings.anchors.write_bytes(b"nonsense\n")
+    verify_daily(settings, trail.database, Audit("test"))
+    assert events(trail.database)[-1][0] == "audit_verified"
+    assert events(trail.database)[-1][1]["fault_count"] == 1
 
 
 def test_the_anchors_are_readable_by_the_service_user_only(trail: Trail) -> None:
