@@ -61,7 +61,7 @@ class Alerts:
             alert.text, alert.seen_at = trouble.text, now
             session.add(alert)
         for alert in known.values():
-            if now - alert.seen_at >= timedelta(seconds=self._settings.alerts.settle_s):
+            if abs(now - alert.seen_at) >= timedelta(seconds=self._settings.alerts.settle_s):
                 alert.ended_at = now
                 self._record(session, Event.ALERT_ENDED, alert.kind, alert.subject, alert.text)
 
@@ -72,7 +72,7 @@ class Alerts:
         """Send one message with all that this channel does not know yet, when it is time for one."""
         with self._database.snapshot() as session:
             untold = _untold(session, channel.name, now)
-            last = _last_told(session, channel.name)
+            last = _last_told(session, channel.name, now)
         wait = timedelta(seconds=self._settings.alerts.message_interval_s)
         if not untold or (last is not None and now - last < wait):
             return
@@ -105,5 +105,7 @@ def _untold(session: Session, channel: str, now: datetime) -> list[News]:
     return sorted(found, key=lambda news: news.at)
 
 
-def _last_told(session: Session, channel: str) -> datetime | None:
-    return session.scalar(select(func.max(AlertMessageRow.sent_at)).where(AlertMessageRow.channel == channel))
+def _last_told(session: Session, channel: str, now: datetime) -> datetime | None:
+    """What was told by a clock that was ahead does not count."""
+    told = (AlertMessageRow.channel == channel, AlertMessageRow.sent_at <= now)
+    return session.scalar(select(func.max(AlertMessageRow.sent_at)).where(*told))

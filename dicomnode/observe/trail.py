@@ -25,14 +25,14 @@ log = structlog.get_logger()
 def latest_check(session: Session) -> AuditRow | None:
     """The event of the last check, whoever made it."""
     query = select(AuditRow).where(AuditRow.event == Event.AUDIT_VERIFIED.value)
-    return session.scalar(query.order_by(AuditRow.at.desc(), AuditRow.id.desc()).limit(1))
+    return session.scalar(query.order_by(AuditRow.id.desc()).limit(1))
 
 
 def verify_daily(settings: Settings, database: Database, audit: Audit) -> None:
     """Check the whole trail, unless somebody did within the last day."""
     with database.snapshot() as session:
         latest = latest_check(session)
-    if latest is None or utc_now() - latest.at >= CHECK_EVERY:
+    if latest is None or abs(utc_now() - latest.at) >= CHECK_EVERY:  # a clock may have been ahead
         record_check(database, audit, _checked(settings, database))
 
 

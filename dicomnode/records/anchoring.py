@@ -23,7 +23,9 @@ def anchor_of_the_day(
     """
     now = utc_now()
     known = read_anchors(path)
-    if known and known[-1].day >= now.date():
+    if any(
+        anchor.day == now.date() for anchor in known
+    ):  # the last is of a later day where a clock was ahead
         return None
     with database.snapshot() as session:
         last = session.scalar(select(AuditRow).order_by(AuditRow.id.desc()).limit(1))

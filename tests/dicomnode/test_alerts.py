@@ -343,6 +343,19 @@ def test_settings_that_do_not_fit_are_refused(tmp_path: Path, more: str, says: s
         settings_in(tmp_path, f"[alerts]\n{more}")
 
 
+def test_a_clock_that_was_ahead_silences_no_message(tmp_path: Path, hook: Hook, clock: Clock) -> None:
+    waiting = NO_WAITING.replace("message_interval_s = 0.0", "message_interval_s = 60.0")
+    settings, database = node(tmp_path, f'{waiting}webhook = "{hook.url}"')
+    alerts = Alerts(settings, database)
+    clock.advance(366 * 86400.0)
+    bury(database)
+    alerts.tick()
+    clock.ahead = timedelta()
+    resurrect(database)
+    alerts.tick()
+    assert hook.told == [("dead_letter", "PACS", "begun"), ("dead_letter", "PACS", "ended")]
+
+
 def test_a_trail_that_does_not_hold_is_an_alert_until_a_check_finds_it_whole(
     tmp_path: Path, hook: Hook
 ) -> None:
