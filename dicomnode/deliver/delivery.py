@@ -14,8 +14,8 @@ from sqlalchemy.orm import Session
 
 from dicomnode.deliver.answers import Fate, PeerUnavailable
 from dicomnode.deliver.breaker import Breaker, retry_delay_s
-from dicomnode.deliver.intact import damage_of
-from dicomnode.deliver.sender import Response, send
+from dicomnode.deliver.intact import damage_of, size_of
+from dicomnode.deliver.sender import Response, longest_transfer_s, send
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.states import DeliveryState, moved
@@ -122,12 +122,14 @@ class Delivery:
                 .limit(limit)
                 .with_for_update(skip_locked=True)
             ).all()
-            expires = utc_now() + timedelta(seconds=LEASE_MARGIN_S + timeout_s * (len(rows) + 1))
+            batch = [(row, session.get_one(ResultRow, row.sop_instance_uid)) for row in rows]
+            longest_s = sum(longest_transfer_s(size_of(result), timeout_s) for _, result in batch)
+            expires = utc_now() + timedelta(seconds=LEASE_MARGIN_S + timeout_s + longest_s)
             for row in rows:
                 row.state = moved(DeliveryState(row.state), DeliveryState.SENDING).value
                 row.attempt += 1
                 row.lease_expires_at = expires
-            return [(row, session.get_one(ResultRow, row.sop_instance_uid)) for row in rows]
+            return batch
 
     def _settle(self, delivery: DeliveryRow, response: Response) -> None:
         with self._database.transaction() as session:

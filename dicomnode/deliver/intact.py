@@ -8,6 +8,14 @@ from dicomnode.records.tables import ResultRow
 from dicomnode.spool import sha256_of
 
 
+def size_of(result: ResultRow) -> int:
+    """Bytes of its file; 0 where it cannot be seen."""
+    try:
+        return Path(result.path).stat().st_size
+    except OSError:
+        return 0
+
+
 def damage_of(result: ResultRow) -> str | None:
     """What is wrong with the content of a result's file, and what to do; None when it is as it was made.
 

@@ -221,6 +221,11 @@ def _store_all(
             return
 
 
+def longest_transfer_s(size_bytes: int, response_timeout_s: float) -> float:
+    """How long an object may take until it is answered."""
+    return 2 * response_timeout_s + size_bytes / LOWEST_RATE_BYTES_PER_S
+
+
 def _store(
     phase: StorePhase, file: OutgoingFile, accepted: Sequence[Any], response_timeout_s: float
 ) -> Response:
@@ -232,7 +237,7 @@ def _store(
     except (NotAccepted, ValueError) as error:
         reason = f"the peer does not take it ({error}); `dicomnode probe` finds what it takes"
         return Response(file.path, Fate.REFUSED, reason, from_peer=True)
-    deadline = time.monotonic() + 2 * response_timeout_s + size_bytes / LOWEST_RATE_BYTES_PER_S
+    deadline = time.monotonic() + longest_transfer_s(size_bytes, response_timeout_s)
     try:
         with data_set:
             status = phase.store(

@@ -6,12 +6,14 @@ Not covered: a peer behind a network that swallows packets (the connection timeo
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom.uid import CTImageStorage, MRImageStorage
 
+import dicomnode.deliver.sender
 from dicomnode.deliver.answers import Fate, fate_of
 from dicomnode.deliver.breaker import retry_delay_s
 from dicomnode.deliver.delivery import Delivery, replay_delivery
@@ -244,6 +246,27 @@ def test_what_a_lost_sender_held_is_tried_later_once_its_lease_expired(
     outbox.delivery.recover_lost()
     assert outbox.states() == ["waiting"]
     assert outbox.rows()[0].last_status == "the sender was lost"
+
+
+def test_the_lease_of_a_batch_lasts_as_long_as_its_objects_may_take(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dicomnode.deliver.sender, "LOWEST_RATE_BYTES_PER_S", 100)
+    leases: list[datetime] = []
+
+    def look(_: Any) -> int:
+        leases.extend(row.lease_expires_at for row in outbox.rows() if row.lease_expires_at is not None)
+        return 0x0000
+
+    with peer_answering(look) as peer:
+        outbox = outbox_to(peer, database, tmp_path, response_timeout_s=10.0)
+        for uid in ("1.1", "1.2"):
+            outbox.add(uid, size_bytes=20_000)
+        begin = utc_now()
+        outbox.push()
+    assert outbox.states() == ["delivered"] * 2
+    assert len(leases) == 2
+    assert min(leases) - begin >= 2 * timedelta(seconds=2 * 10.0 + 200.0)
 
 
 def test_a_destination_that_is_no_longer_configured_is_a_dead_letter(
