@@ -29,7 +29,7 @@ from dicomnode.records.db import Database
 from dicomnode.records.events import EventFilter, event_page
 from dicomnode.records.lookup import Hit, Named, events_about, find, nothing_known
 from dicomnode.records.queries import event_record
-from dicomnode.records.story import SENTENCES, tell
+from dicomnode.records.story import sentence_of, tell
 from dicomnode.records.tables import AuditRow
 from dicomnode.records.timing import JobTiming, timings
 from dicomnode.records.verifying import own_key, record_check, verify_trail
@@ -236,7 +236,7 @@ def _print_timings(jobs: list[JobTiming]) -> None:
 
 
 def _sentence(row: AuditRow) -> str:
-    return safe(SENTENCES[Event(row.event)](row.detail))
+    return safe(sentence_of(row))
 
 
 def safe(text: str) -> str:

@@ -16,7 +16,7 @@ from sqlalchemy.orm import DeclarativeBase, Session
 from dicomnode.export.formats import Format, lines
 from dicomnode.records.audit import Event, Subject
 from dicomnode.records.lookup import Hit, events_about
-from dicomnode.records.story import SENTENCES
+from dicomnode.records.story import sentence_of
 from dicomnode.records.tables import (
     AuditRow,
     DecisionRow,
@@ -81,8 +81,7 @@ def _json(value: Any) -> str:
 
 
 def _told(row: AuditRow) -> str:
-    sentence = SENTENCES[Event(row.event)](row.detail)
-    return f"{row.at.isoformat()}  {plain(row.actor)}  {plain(sentence)}\n"
+    return f"{row.at.isoformat()}  {plain(row.actor)}  {plain(sentence_of(row))}\n"
 
 
 def _starts(session: Session, study: StudyRow) -> list[dict[str, Any]]:

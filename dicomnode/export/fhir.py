@@ -6,9 +6,8 @@ import json
 from base64 import b64encode
 from typing import Any
 
-from dicomnode.records.audit import Event
 from dicomnode.records.events import outcome_of
-from dicomnode.records.story import SENTENCES
+from dicomnode.records.story import sentence_of
 from dicomnode.records.tables import AuditRow
 from dicomnode.show.plain import plain
 from dicomnode.syslog.meaning import OWN_SCHEME, Code, meaning_of, type_of
@@ -20,17 +19,16 @@ SOURCE_TYPES = "http://terminology.hl7.org/CodeSystem/security-source-type"
 
 def audit_event(row: AuditRow) -> dict[str, Any]:
     """The resource. The study is an identifier, not a reference: no server needs to know it."""
-    event = Event(row.event)
-    meaning = meaning_of(event)
+    meaning = meaning_of(row.event)
     return {
         "resourceType": "AuditEvent",
         "id": f"event-{row.id}",
         "type": _coding(meaning.event_id),
-        "subtype": [_coding(type_of(event))],
+        "subtype": [_coding(type_of(row.event))],
         "action": meaning.action,
         "recorded": row.at.isoformat(),
-        "outcome": str(int(outcome_of(event))),
-        "outcomeDesc": plain(SENTENCES[event](row.detail)),
+        "outcome": str(int(outcome_of(row.event))),
+        "outcomeDesc": plain(sentence_of(row)),
         "agent": _agents(row),
         "source": {
             "observer": {"display": "dicomnode"},

@@ -11,9 +11,8 @@ from typing import Any
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from dicomnode.export.fhir import audit_event
-from dicomnode.records.audit import Event
 from dicomnode.records.queries import event_record
-from dicomnode.records.story import SENTENCES
+from dicomnode.records.story import sentence_of
 from dicomnode.records.tables import AuditRow
 from dicomnode.show.plain import plain
 
@@ -50,7 +49,7 @@ def _csv(rows: Iterable[AuditRow]) -> Iterator[str]:
         record = event_record(row)
         record["at"] = row.at.isoformat()
         record["detail"] = json.dumps(row.detail, sort_keys=True)
-        yield _cells([*record.values(), SENTENCES[Event(row.event)](row.detail)])
+        yield _cells([*record.values(), sentence_of(row)])
 
 
 def _cells(values: Iterable[object]) -> str:

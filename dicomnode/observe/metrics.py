@@ -153,7 +153,7 @@ def _tallied(tally: Tally) -> Iterator[Metric]:
         "dicomnode_events", "Events of the audit trail since this process started", labels=["event"]
     )
     for event, count in tally.events.items():
-        events.add_metric([event.value], count)
+        events.add_metric([event], count)
     yield events
     stages = HistogramMetricFamily("dicomnode_stage_seconds", "Duration of each stage", labels=["stage"])
     for stage, histogram in tally.stages.items():

@@ -51,7 +51,7 @@ class Tally:
 
     def __init__(self, session: Session) -> None:
         self._last_id = session.scalar(select(func.max(AuditRow.id))) or 0
-        self.events: Counter[Event] = Counter({event: 0 for event in Event})
+        self.events: Counter[str] = Counter({event.value: 0 for event in Event})
         self.stages: dict[str, Histogram] = {}
         self.turnaround = Histogram(TURNAROUND_LIMITS_S)
 
@@ -64,13 +64,12 @@ class Tally:
             self._last_id = rows[-1].id
 
     def _count(self, session: Session, row: AuditRow) -> None:
-        event = Event(row.event)
-        self.events[event] += 1
-        if event is Event.STAGE_FINISHED:
+        self.events[row.event] += 1
+        if row.event == Event.STAGE_FINISHED:
             stage = row.detail["stage"]
             histogram = self.stages.setdefault(stage, Histogram(STAGE_LIMITS_S))
             histogram.observe(float(row.detail["duration_s"]))
-        elif event is Event.RESULT_DELIVERED:
+        elif row.event == Event.RESULT_DELIVERED:
             study = session.get(StudyRow, row.study_instance_uid)
             if study is not None:
                 self.turnaround.observe((row.at - study.last_received_at).total_seconds())

@@ -31,7 +31,7 @@ class Outcome(IntEnum):
     """The node itself is no longer what it should be."""
 
 
-_FAILURES = {
+_FAILURES: dict[str, Outcome] = {
     Event.ASSOCIATION_REJECTED: Outcome.MINOR_FAILURE,
     Event.ASSOCIATION_CUT: Outcome.MINOR_FAILURE,
     Event.INSTANCE_ALTERED: Outcome.MINOR_FAILURE,
@@ -56,7 +56,7 @@ _FAILURES = {
 }
 
 
-def outcome_of(event: Event) -> Outcome:
+def outcome_of(event: str) -> Outcome:
     """How bad an event is; what is not a failure is a success."""
     return _FAILURES.get(event, Outcome.SUCCESS)
 

@@ -12,7 +12,7 @@ from dicomnode.records.tables import AuditRow
 
 Detail = dict[str, Any]
 
-SENTENCES: dict[Event, Callable[[Detail], str]] = {
+SENTENCES: dict[str, Callable[[Detail], str]] = {
     Event.NODE_STARTED: lambda d: f"node {d['ae_title']} started on port {d['port']}",
     Event.CONFIGURATION_CHANGED: lambda d: _configured(d),
     Event.ANCHOR_WRITTEN: lambda d: (
@@ -168,11 +168,17 @@ class Line:
     count: int = 1
 
 
+def sentence_of(row: AuditRow) -> str:
+    """An event in words; a newer version may have written kinds of events that this one does not know."""
+    known = SENTENCES.get(row.event)
+    return known(row.detail) if known else f"{row.event.replace('_', ' ')} (an event of a newer version)"
+
+
 def tell(rows: Iterable[AuditRow]) -> list[Line]:
     """The events in order, runs of the same sentence joined."""
     lines: list[Line] = []
     for row in rows:
-        sentence = SENTENCES[Event(row.event)](row.detail)
+        sentence = sentence_of(row)
         last = lines[-1] if lines else None
         if last and (last.sentence, last.actor, last.job_id) == (sentence, row.actor, row.job_id):
             lines[-1] = Line(last.at, last.actor, sentence, last.job_id, last.count + 1)

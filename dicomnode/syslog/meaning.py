@@ -66,7 +66,7 @@ class Meaning:
 
 _ACTIVITY = Meaning(APPLICATION_ACTIVITY, "E")
 
-_MEANINGS = {
+_MEANINGS: dict[str, Meaning] = {
     Event.NODE_STARTED: Meaning(APPLICATION_ACTIVITY, "E", APPLICATION_START),
     Event.ANCHOR_WRITTEN: Meaning(AUDIT_LOG_USED, "R"),
     Event.AUDIT_READ: Meaning(AUDIT_LOG_USED, "R"),
@@ -104,11 +104,11 @@ _MEANINGS = {
 }
 
 
-def meaning_of(event: Event) -> Meaning:
+def meaning_of(event: str) -> Meaning:
     """What `event` is called; an activity of this application when the standard has no better word."""
     return _MEANINGS.get(event, _ACTIVITY)
 
 
-def type_of(event: Event) -> Code:
+def type_of(event: str) -> Code:
     """The EventTypeCode."""
-    return meaning_of(event).type or Code(event.value, event.value.replace("_", " "), OWN_SCHEME)
+    return meaning_of(event).type or Code(event, event.replace("_", " "), OWN_SCHEME)

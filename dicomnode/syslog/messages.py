@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from xml.etree.ElementTree import Element, SubElement, tostring
 
-from dicomnode.records.audit import Event
 from dicomnode.records.events import Outcome, outcome_of
-from dicomnode.records.story import SENTENCES
+from dicomnode.records.story import sentence_of
 from dicomnode.records.tables import AuditRow, StudyRow
 from dicomnode.show.plain import plain
 from dicomnode.syslog.meaning import (
@@ -75,18 +74,17 @@ def messages(rows: Sequence[AuditRow], source: Source, known: Known) -> Iterator
         members = list(group)
         for start in range(0, len(members), LARGEST_GROUP):
             part = members[start : start + LARGEST_GROUP]
-            event = Event(part[0].event)
-            yield Message(part[-1].id, outcome_of(event), part[0], _xml(part, source, known))
+            yield Message(part[-1].id, outcome_of(part[0].event), part[0], _xml(part, source, known))
 
 
 def _group_key(row: AuditRow) -> tuple[object, ...]:
-    alone = row.id if meaning_of(Event(row.event)).flow != "in" else None
+    alone = row.id if meaning_of(row.event).flow != "in" else None
     detail = row.detail
     return (alone, row.event, row.study_instance_uid, row.peer, detail.get("address"), detail.get("reason"))
 
 
 def _xml(rows: list[AuditRow], source: Source, known: Known) -> str:
-    first, event = rows[0], Event(rows[0].event)
+    first, event = rows[0], rows[0].event
     meaning = meaning_of(event)
     message = Element("AuditMessage")
     identification = SubElement(
@@ -98,7 +96,7 @@ def _xml(rows: list[AuditRow], source: Source, known: Known) -> str:
     )
     _code(identification, "EventID", meaning.event_id)
     _code(identification, "EventTypeCode", type_of(event))
-    description = SENTENCES[event](first.detail) + (f" ({len(rows)} times)" if len(rows) > 1 else "")
+    description = sentence_of(first) + (f" ({len(rows)} times)" if len(rows) > 1 else "")
     SubElement(identification, "EventOutcomeDescription").text = plain(description)
     _participants(message, first, meaning, source)
     origin = SubElement(message, "AuditSourceIdentification", AuditSourceID=plain(source.ae_title))

@@ -102,20 +102,20 @@ class _Reader:
 
     def read(self, row: AuditRow) -> None:
         """Take in the next event."""
-        event, at = Event(row.event), row.at
+        event, at = row.event, row.at
         if event in BEGINNINGS:
             self.runs.append(Run())
         if event in ARRIVALS:
             self._arriving_since = self._arriving_since or at
             self._last_arrival = at
-        elif event is Event.STUDY_COMPLETED:
+        elif event == Event.STUDY_COMPLETED:
             self._on_complete(row)
         elif event in (Event.SERIES_ROUTED, Event.SERIES_NOT_ROUTED) and self._completed:
             self._add("routing", Sort.WORK, self._completed, at)
             self._completed = None
         elif event in (Event.STAGE_FINISHED, Event.STAGE_FAILED):
             begun = at - timedelta(seconds=float(row.detail["duration_s"]))
-            failed = event is Event.STAGE_FAILED
+            failed = event == Event.STAGE_FAILED
             words = f"{row.detail['stage']}{' failed' if failed else ''}"
             self._add(f"job {row.job_id}: {words}", Sort.FAIL if failed else Sort.WORK, begun, at)
         else:
@@ -129,19 +129,19 @@ class _Reader:
             self._add(f"waiting until complete ({rule})", Sort.WAIT, self._last_arrival, row.at)
         self._arriving_since, self._completed = None, row.at
 
-    def _on_job(self, event: Event, row: AuditRow) -> None:
+    def _on_job(self, event: str, row: AuditRow) -> None:
         if event in (Event.JOB_CREATED, Event.JOB_RETRIED, Event.JOB_RECOVERED, Event.JOB_REPLAYED):
             self._waiting_since[row.job_id] = row.at
-        elif event is Event.JOB_STARTED and row.job_id in self._waiting_since:
+        elif event == Event.JOB_STARTED and row.job_id in self._waiting_since:
             since = self._waiting_since.pop(row.job_id)
             self._add(f"job {row.job_id}: waiting for a worker", Sort.WAIT, since, row.at)
 
-    def _on_delivery(self, event: Event, row: AuditRow) -> None:
+    def _on_delivery(self, event: str, row: AuditRow) -> None:
         uid = row.sop_instance_uid
         if event in (Event.RESULT_CREATED, Event.DELIVERY_REPLAYED):
             self._made[uid] = row.at
         elif event in (Event.RESULT_DELIVERED, Event.DELIVERY_DEAD) and uid in self._made:
-            failed = event is Event.DELIVERY_DEAD
+            failed = event == Event.DELIVERY_DEAD
             words = f"{row.detail['kind']} {'given up for' if failed else 'to'} {row.detail['destination']}"
             self._add(words, Sort.FAIL if failed else Sort.SEND, self._made[uid], row.at)
 

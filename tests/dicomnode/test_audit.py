@@ -18,11 +18,15 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from dicomnode.errors import UnreadableSeries
+from dicomnode.export.fhir import audit_event
 from dicomnode.records.audit import Audit, Event, Stage, Subject
 from dicomnode.records.chain import GENESIS, seal, verify_chain
 from dicomnode.records.db import Database
+from dicomnode.records.events import Outcome, outcome_of
 from dicomnode.records.story import SENTENCES, tell
 from dicomnode.records.tables import AuditRow
+from dicomnode.syslog.meaning import APPLICATION_ACTIVITY, meaning_of
+from dicomnode.web.steps import runs_of
 from tests.dicomnode.parts import events
 from tests.dicomnode.tampering import tamper
 
@@ -250,6 +254,15 @@ def test_equal_events_in_a_row_are_told_once_with_their_number() -> None:
     lines = tell([received, received, received, again, received])
     assert [line.count for line in lines] == [3, 1, 1]
     assert lines[0].sentence == "instance received from PACS"
+
+
+def test_an_event_of_a_newer_version_is_told_by_its_word() -> None:
+    newer = AuditRow(at=datetime.now(UTC), event="moon_risen", actor="a", detail={}, sha256="ab")
+    assert [line.sentence for line in tell([newer])] == ["moon risen (an event of a newer version)"]
+    assert outcome_of(newer.event) is Outcome.SUCCESS
+    assert meaning_of(newer.event).event_id is APPLICATION_ACTIVITY
+    assert audit_event(newer)["subtype"][0]["code"] == "moon_risen"
+    assert runs_of([newer]) == []
 
 
 def test_equal_events_of_different_jobs_or_actors_are_told_apart() -> None:

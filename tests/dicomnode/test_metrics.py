@@ -16,6 +16,7 @@ from sqlalchemy import select
 from dicomnode.observe.metrics import NodeCollector, exposition, registry_of
 from dicomnode.receive.intake import Intake
 from dicomnode.records.audit import Audit, Event, Subject
+from dicomnode.records.chain import Fact, append
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.tables import DeliveryRow, DestinationRow, JobRow, ResultRow, StudyRow
 from dicomnode.records.watch_tables import PeerCheckRow
@@ -149,6 +150,15 @@ def test_durations_are_counted_once_from_the_start_of_the_process(
     assert value(collector, "dicomnode_stage_seconds_bucket", stage="segment", le="0.5") == 1
     assert value(collector, "dicomnode_stage_seconds_bucket", stage="segment", le="900.0") == 2
     assert value(collector, "dicomnode_stage_seconds_bucket", stage="segment", le="+Inf") == 3
+
+
+def test_an_event_of_a_newer_version_is_counted_by_its_word(
+    collector: NodeCollector, database: Database
+) -> None:
+    value(collector, "dicomnode_events_total", event="job_failed")
+    with database.transaction() as session:
+        append(session, Fact(utc_now(), "moon_risen", "x", None, None, None, None, {}))
+    assert value(collector, "dicomnode_events_total", event="moon_risen") == 1
 
 
 def test_the_turnaround_runs_from_the_last_image_to_the_delivery(

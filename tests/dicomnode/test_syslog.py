@@ -18,7 +18,8 @@ from dicomnode.errors import ConfigurationError
 from dicomnode.observe.syslog import lags
 from dicomnode.receive.intake import Intake
 from dicomnode.records.audit import Audit, Event, Subject
-from dicomnode.records.db import Database
+from dicomnode.records.chain import Fact, append
+from dicomnode.records.db import Database, utc_now
 from dicomnode.records.watch_tables import SyslogCursorRow
 from dicomnode.selftest.temporary import free_port
 from dicomnode.settings.audit import SyslogSettings
@@ -245,6 +246,17 @@ def test_what_was_sent_is_not_sent_again_and_what_is_new_follows(
     record(database, Event.JOB_REPLAYED)
     roots = fed(settings, database, receiver, 2)  # another feed, as after a restart
     assert [event_ids(root) for root in roots] == [[1], [2]]
+
+
+def test_an_event_of_a_newer_version_holds_nothing_up(
+    settings: Settings, database: Database, receiver: Receiver
+) -> None:
+    with database.transaction() as session:
+        append(session, Fact(utc_now(), "moon_risen", "x", None, None, None, None, {}))
+    record(database, Event.JOB_REPLAYED)
+    newer, known = fed(settings, database, receiver, 2)
+    assert newer.xpath("//EventTypeCode/@csd-code") == ["moon_risen"]
+    assert event_ids(known) == [2]
 
 
 def test_a_receiver_that_is_away_is_waited_for_and_nothing_is_lost(

@@ -13,7 +13,7 @@ from dicomnode.errors import PermanentError
 from dicomnode.export.formats import Format, lines
 from dicomnode.records.audit import Event, Subject
 from dicomnode.records.events import OUTCOMES, EventFilter, event_page, outcome_of
-from dicomnode.records.story import SENTENCES
+from dicomnode.records.story import sentence_of
 from dicomnode.records.tables import AuditRow
 from dicomnode.web.access import page
 from dicomnode.web.site import Right, Visit
@@ -51,7 +51,7 @@ def show_audit(visit: Visit) -> Response:
     )
     return visit.page(
         "audit.html",
-        rows=[(row, SENTENCES[Event(row.event)](row.detail), outcome_of(Event(row.event))) for row in shown],
+        rows=[(row, sentence_of(row), outcome_of(row.event)) for row in shown],
         problem=problem,
         older=_address(visit, before=str(shown[-1].id)) if len(rows) > PAGE_LENGTH else "",
         newest=_address(visit) if visit.query("before") else "",
