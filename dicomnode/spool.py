@@ -26,6 +26,7 @@ from dicomnode.mounts import mount_of, syncs_at_once
 HOST = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
 """This machine, in the names of files that are being written."""
 LONGEST_WRITE_S = 3600.0
+PROBE_BYTES = 1 << 20
 _libc = ctypes.CDLL(None, use_errno=True)
 FILE_META_LENGTH_AT = 140
 """Behind preamble, "DICM", and tag, VR and length of (0002,0000)."""
@@ -167,6 +168,27 @@ class Spool:
         for folder in (self.folder, data, data.parent):
             if os.access(folder, os.R_OK):
                 sync_folder(folder)
+
+    def is_there(self) -> bool:
+        """Whether it can be seen: not while its disk is not mounted."""
+        try:
+            return (self.folder / "studies").is_dir()
+        except OSError:
+            return False
+
+    def works(self) -> bool:
+        """Whether it is there and takes what is written: not while its disk is full or read-only."""
+        probe = self.folder / "results" / f"probe.{HOST}.{os.getpid()}.{os.urandom(4).hex()}.part"
+        try:
+            with probe.open("xb", buffering=0) as file:
+                file.write(bytes(PROBE_BYTES))
+                os.fsync(file.fileno())
+                return self.is_there() and os.fstat(file.fileno()).st_size == PROBE_BYTES
+        except OSError:
+            return False
+        finally:
+            with suppress(OSError):
+                probe.unlink()
 
     def files(self) -> Iterator[Path]:
         """Every instance and result, in no order."""

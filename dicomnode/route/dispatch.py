@@ -21,6 +21,7 @@ from dicomnode.records.wake import Topic, announce
 from dicomnode.route.routing import Decision, route_study
 from dicomnode.route.versions import Request, Versions
 from dicomnode.settings.node import Settings
+from dicomnode.spool import Spool
 from dicomnode.urgency import rank, steps
 from inference.registry import Registry
 
@@ -40,10 +41,14 @@ class Dispatch:
     def _versions(self) -> Versions:
         return Versions(self.settings, self.registry, self.audit)
 
+    @property
+    def _spool(self) -> Spool:
+        return Spool(self.settings.spool)
+
     def route_complete_studies(self) -> None:
         """Decide about every study that is complete and not yet routed, the most urgent first.
 
-        None is routed while the queues are full: its images are safe, and it waits with the reason.
+        None is routed while the queues are full or the spool is away: it waits with the reason.
         """
         for study_instance_uid in self._waiting():
             if self._is_held():
@@ -57,9 +62,11 @@ class Dispatch:
                 self._park(study_instance_uid, f"internal error {type(error).__name__} while routing")
 
     def _is_held(self) -> bool:
-        """Whether the queues are full now; then every study that waits says so."""
+        """Whether the queues are full now, or the spool is away; then every study that waits says so."""
         with self.database.snapshot() as session:
             reason = why_hold(session, self.settings)
+        if not self._spool.is_there():
+            reason = f"the spool {self.settings.spool} is not there; mount its disk"
         if reason is not None:
             self._hold(reason)
         return reason is not None
@@ -124,9 +131,11 @@ class Dispatch:
         if purged:
             self._park(study_instance_uid, what_was_purged(purged))
             return
-        decisions = [
-            decision for study in read_study(rows) for decision in route_study(study, self.settings.route)
-        ]
+        studies = read_study(rows)
+        count = sum(len(series.instances) for study in studies for series in study.series)
+        if count < len(rows) and not self._spool.works():
+            return  # that is no fault of its images: they are read at the next tick
+        decisions = [decision for study in studies for decision in route_study(study, self.settings.route)]
         with self.database.transaction() as session:
             study = session.get_one(StudyRow, study_instance_uid)
             if study.state != StudyState.COMPLETE or study.generation != generation:

@@ -162,10 +162,15 @@ class JobQueue:
         with self._database.transaction() as session:
             put_in_shadow(held_job(session, lease))
 
-    def retry_later(self, lease: Lease, reason: str) -> None:
-        """Hand the job back after a transient error, or fail it when it was tried often enough."""
+    def retry_later(self, lease: Lease, reason: str, *, counts: bool = True) -> None:
+        """Hand the job back after a transient error, or fail it when it was tried often enough.
+
+        What is the fault of this machine and of no job does not count as an attempt.
+        """
         with self._database.transaction() as session:
             job = held_job(session, lease)
+            if not counts:
+                job.attempt -= 1
             requeue_or_fail(session, self._audit, job, reason, self._rules, Event.JOB_RETRIED)
 
 
@@ -249,7 +254,7 @@ def requeue_or_fail(
     if job.attempt >= rules.maximum_attempts:
         fail_job(session, audit, job, f"{reason} (attempt {job.attempt} of {rules.maximum_attempts})")
         return
-    delay_s = rules.retry_delay_s * 2 ** (job.attempt - 1)
+    delay_s = rules.retry_delay_s * 2 ** max(0, job.attempt - 1)
     job.state = moved(JobState(job.state), JobState.QUEUED).value
     job.not_before = utc_now() + timedelta(seconds=delay_s)
     job.lease_expires_at = None

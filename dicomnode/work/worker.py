@@ -63,6 +63,7 @@ class Worker:
         self._room = Room()
         self._loaded = False
         self._is_warm = False
+        self._spool_works = True
 
     def run(self, stopping: threading.Event) -> None:
         """Work until `stopping` is set; a job in progress is finished first."""
@@ -78,7 +79,10 @@ class Worker:
                     stopping.wait(AWAY_S)
 
     def _ready(self) -> bool:
-        """Whether the engine could begin; its models are loaded before the first job, so that none waits."""
+        """Whether spool and engine could begin; models are loaded before the first job: none waits."""
+        self._spool_works = self._spool_works or self._spool.works()
+        if not self._spool_works:
+            return False
         if not self._engine.ready(self._work_waits):
             self._loaded = False
         elif not self._loaded:
@@ -94,10 +98,7 @@ class Worker:
         if leased is None:
             return False
         lease, job = leased
-        with (
-            bound_contextvars(job_id=job.id, model=job.model),
-            self._heartbeat(lease),
-        ):
+        with bound_contextvars(job_id=job.id, model=job.model), self._heartbeat(lease):
             try:
                 self._attempt(lease, job)
             except StaleLease as error:
@@ -132,7 +133,9 @@ class Worker:
             self._queue.supersede(lease, str(error))
         except (TransientError, OutOfMemory, OSError) as error:
             log.warning("job_retried", reason=str(error))
-            self._queue.retry_later(lease, str(error))
+            if isinstance(error, OSError):  # while the spool is away each job would use up its attempts
+                self._spool_works = self._spool.works()
+            insist(partial(self._queue.retry_later, lease, str(error), counts=self._spool_works))
         except MemoryError:
             log.warning("job_retried", error="MemoryError")
             self._queue.retry_later(lease, "the machine has not enough memory for this series now")
@@ -244,12 +247,12 @@ class Worker:
 
     def _digests_in_use(self) -> frozenset[str]:
         """The bundles whose state lets them work now."""
-        bundles = list(self._registry.bundles.values())
         with self._database.snapshot() as session:
-            states = [state_here(session, self._settings.models, bundle) for bundle in bundles]
-        return frozenset(
-            bundle.digest for bundle, state in zip(bundles, states, strict=True) if state in WORKING_STATES
-        )
+            return frozenset(
+                bundle.digest
+                for bundle in list(self._registry.bundles.values())
+                if state_here(session, self._settings.models, bundle) in WORKING_STATES
+            )
 
 
 class Heartbeat:

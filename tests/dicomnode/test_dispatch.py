@@ -16,6 +16,7 @@ from dicomnode.replay import replay_of_study
 from dicomnode.route.dispatch import Dispatch
 from dicomnode.selftest.bundles import write_bundle
 from dicomnode.settings.node import Settings
+from dicomnode.spool import Spool
 from inference.registry import Registry, find_bundles
 from tests.dicomnode.parts import arrival, events, image, settings_in
 from tests.dicomnode.test_assembly import add_result
@@ -118,6 +119,34 @@ def test_results_that_cannot_be_sent_hold_new_studies_too(
     )
     held.route_complete_studies()
     assert study(database, uid).held_reason == "1 results wait to be sent, as many as may (limit 1)"
+
+
+def test_studies_wait_while_the_spool_is_away(intake: Intake, database: Database, dispatch: Dispatch) -> None:
+    uid = complete(intake, database, 1)
+    spool = dispatch.settings.spool
+    spool.rename(spool.with_name("away"))
+    dispatch.route_complete_studies()
+    assert study(database, uid).state == "complete"
+    assert str(study(database, uid).held_reason).endswith("is not there; mount its disk")
+    spool.with_name("away").rename(spool)
+    dispatch.route_complete_studies()
+    assert study(database, uid).state == "routed"
+
+
+def test_studies_wait_while_the_spool_can_neither_be_read_nor_written(
+    intake: Intake, database: Database, dispatch: Dispatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def raises(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    uid = complete(intake, database, 1)
+    with monkeypatch.context() as broken:
+        broken.setattr("dicomnode.assemble.stored.read_instance", raises)
+        broken.setattr(Spool, "works", lambda _: False)
+        dispatch.route_complete_studies()
+    assert study(database, uid).state == "complete"
+    dispatch.route_complete_studies()
+    assert study(database, uid).state == "routed"
 
 
 def test_the_most_urgent_of_the_held_studies_is_routed_first(

@@ -51,6 +51,21 @@ def test_content_and_names_are_synced_before_and_after_the_rename(
     assert calls[2:] == ["sync folder 1.3", "sync folder 1.2", "sync folder studies", "sync folder spool"]
 
 
+def test_a_spool_works_while_it_is_there_and_takes_what_is_written(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    assert spool.works()
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "fsync", full)
+        assert not spool.works()
+    assert files(spool.folder) == []
+    (spool.folder / "studies").rename(spool.folder / "away")
+    assert not spool.works()
+
+
 def test_a_disk_that_fails_to_sync_leaves_nothing(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(_: int) -> None:
         raise OSError(5, "Input/output error")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.uid import UID
 from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
 
 import dicomnode.assemble.stored
 import dicomnode.work.worker
@@ -35,6 +37,7 @@ from dicomnode.selftest.bundles import write_bundle
 from dicomnode.series_writer import SeriesIdentity, write_series
 from dicomnode.settings.node import ModelSettings, Settings
 from dicomnode.spool import HOST, Spool
+from dicomnode.work import losses
 from dicomnode.work.check_again import SecondRun, run_again
 from dicomnode.work.engine import LocalEngine
 from dicomnode.work.jobs import JobQueue
@@ -255,6 +258,50 @@ def test_a_transient_error_queues_the_job_again(
     assert job.state == "queued"
     assert job.not_before > utc_now()
     assert "job_retried" in kinds(node.database)
+
+
+def test_a_spool_that_is_away_costs_no_attempt_and_no_job_is_taken_until_it_is_back(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.route()
+    spool, away, stopping = node.settings.spool, node.settings.spool.with_name("away"), threading.Event()
+    spool.rename(away)
+    works, asked = Spool.works, list[bool]()
+
+    def comes_back(tried: Spool) -> bool:
+        if len(asked) == 3:
+            away.rename(spool)
+            with node.database.transaction() as session:
+                session.get_one(JobRow, 1).not_before = utc_now()
+            stopping.set()
+        asked.append(works(tried))
+        return asked[-1]
+
+    monkeypatch.setattr(Spool, "works", comes_back)
+    node.worker().run(stopping)
+    assert asked == [False, False, False, True]
+    (job,) = node.jobs()
+    assert (job.state, job.attempt) == ("succeeded", 1)
+    assert kinds(node.database).count("job_retried") == 1
+
+
+def test_a_job_is_handed_back_when_the_database_is_there_again(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.route()
+    fails_with(OSError(28, "No space left on device"), monkeypatch)
+    monkeypatch.setattr(losses, "AWAY_S", 0.0)
+    retry_later, away = JobQueue.retry_later, [OperationalError("UPDATE", {}, Exception("disk is full"))]
+
+    def fails_once(*arguments: Any, **values: Any) -> None:
+        if away:
+            raise away.pop()
+        retry_later(*arguments, **values)
+
+    monkeypatch.setattr(JobQueue, "retry_later", fails_once)
+    node.work()
+    (job,) = node.jobs()
+    assert (job.state, job.losses, job.attempt) == ("queued", 0, 1)
 
 
 def test_a_bug_fails_the_job_without_details(
