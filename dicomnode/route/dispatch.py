@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from dicomnode.assemble.rules import CompletedBy
 from dicomnode.assemble.stored import read_study
+from dicomnode.errors import PermanentError
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.instances import stored_instances, what_was_purged
@@ -57,6 +58,9 @@ class Dispatch:
                 self._route(study_instance_uid)
             except SQLAlchemyError:
                 raise
+            except PermanentError as error:
+                log.error("study_parked", study_instance_uid=study_instance_uid, reason=str(error))
+                self._park(study_instance_uid, str(error))
             except Exception as error:
                 log.exception("study_parked", study_instance_uid=study_instance_uid)
                 self._park(study_instance_uid, f"internal error {type(error).__name__} while routing")

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from dicomnode.errors import PermanentError
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import utc_now
-from dicomnode.records.standing import WORKING_STATES, enrol, missing_live, state_here
+from dicomnode.records.standing import WORKING_STATES, enrol, limit, missing_live, state_here
 from dicomnode.records.states import JobState
 from dicomnode.records.tables import JobRow
 from dicomnode.settings.node import ModelSettings, RouteSettings, Settings
@@ -40,21 +41,30 @@ class Versions:
     audit: Audit
 
     def make_jobs(self, session: Session, request: Request) -> tuple[bool, str]:
-        """Returns whether any version looks at the series, and in words what comes of it."""
+        """Returns whether any version looks at the series, and in words what comes of it.
+
+        Raises PermanentError when the bundle of a model that may be live is missing.
+        """
         name = request.route.model
         self.registry.refresh()
         bundles = self.registry.versions(name)
+        missing = missing_live(session, self.registry, name)
+        if not bundles and not missing:
+            missing = [f"no usable model bundle is called {name!r} in {self.registry.folder}"]
+        if missing and limit(self.settings.models, name) is ModelState.LIVE:
+            raise PermanentError(
+                f"{missing[0]}; restore it, or promote another version, and replay the study"
+            )
         if not bundles:
-            return False, f"but no usable model bundle is called {name!r}"
+            return False, f"but {missing[0]}"
         enrol(session, self.audit, self.settings.models, bundles)
         states = {b.digest: state_here(session, self.settings.models, b) for b in bundles}
         working = [b for b in bundles if states[b.digest] in WORKING_STATES]
         if not working:
-            missing = missing_live(session, self.registry, name)
             is_what = " and ".join(sorted(set(states.values())))
             return False, "; ".join([f"but model {name} is {is_what}", *missing])
         working.sort(key=lambda b: states[b.digest] is not ModelState.LIVE)
-        outcomes = [(False, told) for told in missing_live(session, self.registry, name)]
+        outcomes = [(False, told) for told in missing]
         for bundle in working:
             order = self._order(request, bundle, send=states[bundle.digest] is ModelState.LIVE)
             outcomes.append(self._make_job(session, order))

@@ -32,6 +32,7 @@ from dicomnode.records.tables import (
     ResultRow,
     StudyRow,
 )
+from dicomnode.replay import replay_of_study
 from dicomnode.route.dispatch import Dispatch, replay_study
 from dicomnode.selftest.bundles import write_bundle
 from dicomnode.series_writer import SeriesIdentity, write_series
@@ -414,11 +415,48 @@ def test_a_model_that_is_not_in_use_gets_no_job(node: Node, state: str) -> None:
     assert node.rows(DecisionRow)[0].reason == f"matches route 'lesions'; but model threshold is {state}"
 
 
-def test_a_model_that_is_missing_is_named_in_the_reason(node: Node) -> None:
+def test_a_study_whose_model_is_missing_is_parked_until_it_is_back(node: Node) -> None:
+    card = node.settings.models.folder / "threshold" / "configs" / "dicom.json"
+    away = card.rename(card.with_name("away.json"))
+    node.route()
+    assert node.study().state == "parked"
+    assert (
+        "no usable model bundle is called 'threshold'"
+        in events(node.database, "study_parked")[0][1]["reason"]
+    )
+    away.rename(card)
+    for _ in range(2):
+        with node.database.transaction() as session:
+            replay_of_study(session, Audit("admin"), node.study_uid)
+        node.dispatch()
+    assert node.study().state == "routed"
+    assert len(node.jobs()) == 1
+
+
+def test_a_study_whose_model_is_missing_and_may_send_nothing_is_ignored(node: Node) -> None:
     (node.settings.models.folder / "threshold" / "configs" / "dicom.json").unlink()
+    node.in_state("shadow")
     node.route()
     assert node.study().state == "ignored"
     assert "no usable model bundle is called 'threshold'" in node.rows(DecisionRow)[0].reason
+
+
+def test_a_study_is_parked_as_a_whole_when_one_of_its_models_is_missing(node: Node) -> None:
+    (route,) = node.settings.route
+    of_mr = route.when.model_copy(update={"modality": "MR"})
+    other = route.model_copy(update={"name": "other", "model": "elsewhere", "when": of_mr})
+    node.settings = node.settings.model_copy(update={"route": (route, other)})
+    node.intake.take(
+        arrival(image(StudyInstanceUID=node.study_uid, SeriesInstanceUID="1.2.9", Modality="MR"))
+    )
+    node.route()
+    assert node.study().state == "parked"
+    assert (node.jobs(), node.rows(DecisionRow)) == ([], [])
+    write_bundle(node.settings.models.folder / "elsewhere", name="elsewhere")
+    with node.database.transaction() as session:
+        replay_of_study(session, Audit("admin"), node.study_uid)
+    node.dispatch()
+    assert [job.model for job in node.jobs()] == ["threshold", "elsewhere"]
 
 
 def test_a_study_that_cannot_be_routed_is_parked_and_can_be_replayed(

@@ -5,17 +5,21 @@ Not covered: real voxels (test_compare.py) and a running node (tests/system/test
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import select
 
+from dicomnode.errors import PermanentError
 from dicomnode.models.agreement import Usage, agreement, usage
 from dicomnode.models.comparing import Comparing
 from dicomnode.records.audit import Audit
 from dicomnode.records.model_tables import ComparisonRow
 from dicomnode.route.versions import Request, Versions
 from dicomnode.work.jobs import JobQueue
+from inference.registry import find_bundles
 from tests.dicomnode.models.site import ADMIN, Site
 from tests.dicomnode.parts import events, kinds, series_of
 
@@ -51,6 +55,15 @@ def work_all(site: Site) -> list[int]:
 def comparisons(site: Site) -> list[ComparisonRow]:
     with site.database.snapshot() as session:
         return list(session.scalars(select(ComparisonRow).order_by(ComparisonRow.id)))
+
+
+def test_without_the_bundle_of_the_live_version_no_candidate_looks_alone(site: Site, tmp_path: Path) -> None:
+    for version in ("1.1.0", "1.2.0"):
+        shutil.copytree(site.registry.folder / version, tmp_path / version)
+    site.registry = find_bundles(tmp_path)
+    with pytest.raises(PermanentError, match=r"the live version threshold 1\.0\.0 .* replay the study"):
+        ask(site)
+    assert site.jobs() == []
 
 
 def test_the_live_version_and_every_candidate_look_at_a_series(site: Site) -> None:
