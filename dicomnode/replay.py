@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Select, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from dicomnode.deliver.delivery import replay_delivery
@@ -75,10 +75,25 @@ def replay_of_study(session: Session, audit: Audit, study_instance_uid: str) -> 
     return replayed
 
 
-def replay_dead(session: Session, audit: Audit, destination: str | None = None) -> Replayed:
-    """Every delivery that was given up, for one destination or for all."""
-    dead = _DEAD if destination is None else _DEAD.where(DeliveryRow.destination == destination)
+def replay_dead(
+    session: Session, audit: Audit, peers: Collection[str], destination: str | None = None
+) -> Replayed:
+    """Every delivery that was given up, for one destination or for all that are among `peers`."""
+    dead = _DEAD.where(DeliveryRow.destination.in_(list(peers)))
+    if destination is not None:
+        dead = dead.where(DeliveryRow.destination == destination)
     return Replayed(deliveries=_deliveries(session, audit, dead))
+
+
+def dead_of_unknown(session: Session, peers: Collection[str]) -> list[tuple[str, int]]:
+    """Destinations that are not among `peers`, and how many deliveries to each were given up."""
+    query = (
+        select(DeliveryRow.destination, func.count())
+        .where(DeliveryRow.state == DeliveryState.DEAD.value, DeliveryRow.destination.not_in(list(peers)))
+        .group_by(DeliveryRow.destination)
+        .order_by(DeliveryRow.destination)
+    )
+    return [(name, count) for name, count in session.execute(query)]
 
 
 def replay_one_delivery(session: Session, audit: Audit, delivery_id: int) -> Replayed:

@@ -31,7 +31,7 @@ from dicomnode.records.queries import held_studies, job_record, overview, troubl
 from dicomnode.records.queries import jobs as newest_jobs
 from dicomnode.records.states import JobState
 from dicomnode.records.tables import ResultRow
-from dicomnode.replay import replay_dead, replay_of_job, replay_of_results, replay_of_study
+from dicomnode.replay import dead_of_unknown, replay_dead, replay_of_job, replay_of_results, replay_of_study
 from dicomnode.spool import Spool
 
 
@@ -143,15 +143,18 @@ def replay(
         raise PermanentError(
             "say what to replay: --job NUMBER, --study IDENTIFIER, --dead or --destination NAME"
         )
-    _, database = open_node(config)
+    settings, database = open_node(config)
     actor = admin_audit()
     with database.transaction() as session:
         done = [
             *([replay_of_job(session, actor, job)] if job else []),
             *([replay_of_study(session, actor, _study_uid(session, study))] if study else []),
-            *([replay_dead(session, actor)] if dead else []),
+            *([replay_dead(session, actor, settings.peers)] if dead else []),
             *(["a destination"] if destination and probe_now(session, actor, destination) else []),
         ]
+        unknown = dead_of_unknown(session, settings.peers) if dead else []
+    for name, count in unknown:
+        console.print(f"left as they are: {count} result(s) for {name}, which is no configured peer")
     if not any(done):
         raise PermanentError(
             "nothing to replay: no parked study, failed job, dead delivery or pausing destination among these"

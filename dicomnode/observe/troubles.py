@@ -22,6 +22,8 @@ from dicomnode.settings.node import Settings
 
 DEATHS = 3
 DEATHS_WITHIN_S = 600.0
+UNKNOWN_PEER_TOLD = timedelta(days=1)
+"""For so long an alert tells of what was given up for a peer that is not configured any more."""
 
 
 class Kind(StrEnum):
@@ -49,7 +51,7 @@ class Trouble:
 def find_troubles(session: Session, settings: Settings, figures: Figures, now: datetime) -> list[Trouble]:
     """All that is wrong; of the audit trail, what its last check found."""
     return [
-        *_dead_letters(figures),
+        *_dead_letters(session, settings, figures, now),
         *_old_queues(settings, figures, now),
         *_full_disk(settings),
         *_peers_down(session, settings, now),
@@ -64,15 +66,24 @@ def open_alerts(session: Session) -> list[AlertRow]:
     return list(session.scalars(select(AlertRow).where(AlertRow.ended_at.is_(None)).order_by(AlertRow.id)))
 
 
-def _dead_letters(figures: Figures) -> Iterator[Trouble]:
+def _dead_letters(session: Session, settings: Settings, figures: Figures, now: datetime) -> Iterator[Trouble]:
     for name, destination in figures.destinations.items():
         count = destination.states[DeliveryState.DEAD]
-        if count:
-            yield Trouble(
-                Kind.DEAD_LETTER,
-                name,
-                f"{count} result(s) were given up for {name}; `dicomnode replay --dead` sends them again",
-            )
+        told = f"{count} result(s) were given up for {name}"
+        if count and name in settings.peers:
+            yield Trouble(Kind.DEAD_LETTER, name, f"{told}; `dicomnode replay --dead` sends them again")
+        elif count and _given_up_recently(session, name, now):
+            told = f"{told}, which is no configured peer any more; if they are wanted, configure it again"
+            yield Trouble(Kind.DEAD_LETTER, name, f"{told} and `dicomnode replay --dead` sends them")
+
+
+def _given_up_recently(session: Session, destination: str, now: datetime) -> bool:
+    query = select(AuditRow.id).where(
+        AuditRow.peer == destination,
+        AuditRow.event == Event.DELIVERY_DEAD.value,
+        AuditRow.at >= now - UNKNOWN_PEER_TOLD,
+    )
+    return session.scalar(query.limit(1)) is not None
 
 
 def _old_queues(settings: Settings, figures: Figures, now: datetime) -> Iterator[Trouble]:

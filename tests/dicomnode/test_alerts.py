@@ -18,6 +18,7 @@ import pytest
 from aiosmtpd.controller import Controller
 from sqlalchemy import select, text
 
+from dicomnode.deliver.delivery import Delivery
 from dicomnode.errors import ConfigurationError
 from dicomnode.observe import alerts as alerts_module
 from dicomnode.observe.alerts import Alerts
@@ -341,6 +342,22 @@ def test_little_free_disk_is_an_alert(tmp_path: Path, hook: Hook) -> None:
 def test_settings_that_do_not_fit_are_refused(tmp_path: Path, more: str, says: str) -> None:
     with pytest.raises(ConfigurationError, match=says):
         settings_in(tmp_path, f"[alerts]\n{more}")
+
+
+def test_what_was_given_up_for_a_peer_that_is_gone_is_told_for_a_day(
+    tmp_path: Path, hook: Hook, clock: Clock
+) -> None:
+    settings, database = node(tmp_path, f'{NO_WAITING}webhook = "{hook.url}"')
+    add_delivery(database, "waiting", age_s=10)
+    with database.transaction() as session:
+        session.scalars(select(DeliveryRow)).one().destination = "GONE"
+    Delivery(settings, database).bury_unknown()
+    alerts = Alerts(settings, database)
+    alerts.tick()
+    assert hook.told == [("dead_letter", "GONE", "begun")]
+    clock.advance(86500.0)
+    alerts.tick()
+    assert hook.told[1:] == [("dead_letter", "GONE", "ended")]
 
 
 def test_a_clock_that_was_ahead_silences_no_message(tmp_path: Path, hook: Hook, clock: Clock) -> None:

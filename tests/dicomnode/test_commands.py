@@ -29,7 +29,7 @@ from dicomnode.receive.intake import Intake
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.commitment_tables import CommitmentRequestRow
 from dicomnode.records.db import Database, utc_now
-from dicomnode.records.tables import DestinationRow, JobRow, StudyRow
+from dicomnode.records.tables import DeliveryRow, DestinationRow, JobRow, StudyRow
 from dicomnode.selftest.bundles import write_bundle
 from dicomnode.series_writer import SeriesIdentity
 from dicomnode.spool import Spool
@@ -38,6 +38,7 @@ from tests.databases import migrated_database
 from tests.dicomnode.console import Command
 from tests.dicomnode.outbox import Outbox
 from tests.dicomnode.parts import PATIENT, Peer, arrival, image, peer_answering, save, write_config
+from tests.dicomnode.test_metrics import add_delivery
 from tests.phantoms import phantom, write_phantom
 
 COMMANDS = {
@@ -227,6 +228,20 @@ def test_a_held_study_is_told_with_its_reason(command: Command, known_study: str
     database.engine.dispose()
     assert f"1 complete not routed yet: {reason}" in command("status")
     assert command.json("status")["held_studies"] == {reason: 1}
+
+
+def test_dead_letters_to_a_peer_that_is_gone_are_named_and_left(command: Command) -> None:
+    database = migrated_database(load_settings(command.config))
+    for number in (1, 2):
+        add_delivery(database, "dead", age_s=10, number=number)
+    with database.transaction() as session:
+        session.get_one(DeliveryRow, 1).destination = "GONE"
+    told = " ".join(command("replay", "--dead").split())
+    assert "left as they are: 1 result(s) for GONE, which is no configured peer" in told
+    assert "1 x delivery" in told
+    with database.snapshot() as session:
+        assert [session.get_one(DeliveryRow, n).state for n in (1, 2)] == ["dead", "waiting"]
+    database.engine.dispose()
 
 
 def test_the_status_counts_by_state(command: Command, known_study: str) -> None:

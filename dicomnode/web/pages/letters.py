@@ -54,7 +54,7 @@ def replay_delivery(visit: Visit) -> Response:
 def replay_destination(visit: Visit) -> Response:
     """Everything that was given up for one destination."""
     with visit.site.database.transaction() as session:
-        done = replay_dead(session, visit.audit, visit.form.get("destination", ""))
+        done = replay_dead(session, visit.audit, visit.site.settings.peers, visit.form.get("destination", ""))
     return visit.back_to("/letters", "replayed" if done else "nothing")
 
 
