@@ -177,6 +177,11 @@ class ModelCard(_Strict):
                 raise ValueError(f"the fast mode is refused: {'; '.join(faults)} (see `dicomtrain fast`)")
         return self
 
+    @property
+    def looks_for_lesions(self) -> bool:
+        """Whether it can say that no lesion was seen: a model of organs alone cannot."""
+        return any(label.kind == "lesion" for label in self.labels)
+
     @model_validator(mode="after")
     def _labels_in_order(self) -> ModelCard:
         numbers = [label.number for label in self.labels]

@@ -36,11 +36,12 @@ def encode_bidirectional(measurements: Sequence[LesionMeasurement], context: Res
     frames = context.source.frames
     slices = sorted({m.long_axis.slice_index for m in measured if isinstance(m.long_axis, Axis)})
     images = {frames[i].instance.sop_instance_uid: frames[i].instance.header for i in slices}
+    remarks = (summary(measurements, context.card), *remarks_on_axes(measurements))
     return build_report(
         "sr_measurements",
         context,
         groups=[_group(m, context) for m in measured],
-        evaluations=[comment(words) for words in (summary(measurements), *remarks_on_axes(measurements))],
+        evaluations=[comment(words) for words in remarks],
         images=list(images.values()),
         evidence=list(images.values()),
     )

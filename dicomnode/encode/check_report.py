@@ -85,13 +85,19 @@ def measurement_groups(report: Dataset) -> list[Dataset]:
     return [] if found is None else children(found, MEASUREMENT_GROUP)
 
 
-def check_not_seen(report: Dataset, where: str) -> None:
-    """Raise ResultRejected unless the report says that no lesion was seen, and nothing else."""
+def check_not_seen(report: Dataset, where: str, context: ResultContext) -> None:
+    """Raise ResultRejected unless the report says that nothing was found, and nothing else.
+
+    Of lesions it says so only where the model looks for them.
+    """
     if measurement_groups(report):
         raise ResultRejected(f"{where}: measurements of lesions that were not seen")
     qualitative = child(report, QUALITATIVE_EVALUATIONS)
     lesion = None if qualitative is None else child(qualitative, LESION)
-    if lesion is None or code_in(lesion, "ConceptCodeSequence") != key(NOT_SEEN):
+    if not context.card.looks_for_lesions:
+        if lesion is not None:
+            raise ResultRejected(f"{where}: speaks of lesions, for which the model does not look")
+    elif lesion is None or code_in(lesion, "ConceptCodeSequence") != key(NOT_SEEN):
         raise ResultRejected(f"{where}: does not say that no lesion was seen")
 
 

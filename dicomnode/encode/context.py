@@ -28,6 +28,8 @@ TITLES: dict[ResultKind, str] = {
     "rtstruct": "Structures",
 }
 """What a series is called first, because viewers show only the beginning of a name."""
+NOT_FOUND = "Not found"
+"""In place of "No lesion seen", where the model looks for no lesions."""
 
 LONG_STRING = 64
 LARGEST_SOURCE_SERIES_NUMBER = 2_000_000
@@ -71,7 +73,8 @@ class ResultContext:
         `part` says which part of several it is.
         """
         ending = f" ({RESEARCH_ONLY})"
-        return f"{TITLES[kind]}{part}: {self.card.title}"[: LONG_STRING - len(ending)].rstrip() + ending
+        title = TITLES[kind] if kind != "sr_not_seen" or self.card.looks_for_lesions else NOT_FOUND
+        return f"{title}{part}: {self.card.title}"[: LONG_STRING - len(ending)].rstrip() + ending
 
     def series_number(self, kind: ResultKind, page: int = 1) -> int:
         """SeriesNumber (0020,0011), the same on every run: 3 becomes 3901, 3902, ..."""

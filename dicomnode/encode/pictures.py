@@ -22,7 +22,7 @@ from dicomnode.encode.equipment import RESEARCH_ONLY
 from dicomnode.encode.overlay import PICTURE_PIXELS, draw_lesion
 from dicomnode.encode.sources import reference
 from dicomnode.encode.uids import sop_instance_uid
-from dicomnode.encode.words import TABLE_HEAD, numbers_of, remarks_on_volumes, summary
+from dicomnode.encode.words import TABLE_HEAD, looked_for, numbers_of, remarks_on_volumes, summary
 from dicomnode.study import SourceFrame, text
 from inference.labelmap import LesionMap
 from inference.measure import LesionMeasurement
@@ -51,10 +51,10 @@ def encode_pictures(
 def page_lines(measurements: Sequence[LesionMeasurement], context: ResultContext) -> list[str]:
     """What is said below the table, in sentences."""
     if not measurements:
-        kinds = ", ".join(label.name for label in context.card.labels if label.kind == "lesion")
-        return [f"No lesion seen. Looked for: {kinds or 'lesions'}.", *statements(context)]
+        none_seen = ["No lesion seen."] if context.card.looks_for_lesions else []
+        return [" ".join([*none_seen, *looked_for(context.card)]), *statements(context)]
     remarks = remarks_on_volumes(measurements, context.source.volume)
-    return [summary(measurements), *remarks, *statements(context)]
+    return [summary(measurements, context.card), *remarks, *statements(context)]
 
 
 def draw_page(measurements: Sequence[LesionMeasurement], context: ResultContext) -> Image.Image:

@@ -13,6 +13,7 @@ from dicomnode.encode.document import build_report, comment
 from dicomnode.encode.sources import check_encodable
 from dicomnode.encode.tree import code_item
 from dicomnode.encode.volumetric import encode_volumetric
+from dicomnode.encode.words import looked_for
 from inference.labelmap import LesionMap
 from inference.measure import LesionMeasurement
 
@@ -39,15 +40,17 @@ def encode_reports(
 
 
 def encode_not_seen(context: ResultContext) -> Dataset:
-    """The report that no lesion was seen in the images, all of which it names as evidence."""
-    not_seen = code_item(LESION, NOT_SEEN, "CONTAINS")
-    kinds = ", ".join(label.name for label in context.card.labels if label.kind == "lesion")
+    """The report that nothing was found in the images, all of which it names as evidence.
+
+    Only a model that looks for lesions says that none was seen.
+    """
+    not_seen = [code_item(LESION, NOT_SEEN, "CONTAINS")] if context.card.looks_for_lesions else []
     images = {f.instance.sop_instance_uid: f.instance.header for f in context.source.frames}
     return build_report(
         "sr_not_seen",
         context,
         groups=[],
-        evaluations=[not_seen, comment(f"Looked for: {kinds or 'lesions'}. None was seen.")],
+        evaluations=[*not_seen, *map(comment, looked_for(context.card))],
         images=[],
         evidence=list(images.values()),
     )

@@ -92,7 +92,7 @@ def _check_all(
         if kind.startswith("sr_"):
             check_report(made, kind, allowed, context)
         if kind == "sr_not_seen":
-            check_not_seen(made, kind)
+            check_not_seen(made, kind, context)
         elif kind == "sr_measurements":
             check_axes(made, kind, measurements, context)
         elif kind in ("sr_volumes", "sr_labelmap_volumes"):

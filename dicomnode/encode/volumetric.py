@@ -39,7 +39,7 @@ def encode_volumetric(
     frames = [source.frames[index] for index in sorted({m.key_slice for m in measurements})]
     images = {frame.instance.sop_instance_uid: frame.instance.header for frame in frames}
     remarks = (
-        summary(measurements),
+        summary(measurements, context.card),
         *remarks_on_volumes(measurements, source.volume),
         *remarks_on_parts(segs),
     )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from dicomnode.encode.concepts import repertoire
 from dicomnode.encode.seg import lesion_name
+from inference.bundle import ModelCard
 from inference.measure import PIXELS, Absent, Axis, LesionMeasurement, Quantity, total_volume
 from inference.volume import Volume
 
@@ -60,14 +61,30 @@ def spoken(unit: str) -> str:
     return SPOKEN_UNITS.get(unit, unit.strip("{}"))
 
 
-def summary(measurements: Sequence[LesionMeasurement]) -> str:
-    """How many lesions there are and their total volume, label by label where there are several."""
+def summary(measurements: Sequence[LesionMeasurement], card: ModelCard) -> str:
+    """How many lesions there are and their total volume, label by label where there are several.
+
+    A label of the model of which there is nothing is named as well: silence could mean that nobody looked.
+    """
     by_label: dict[str, list[LesionMeasurement]] = defaultdict(list)
     for m in measurements:
         by_label[m.label.name].append(m)
-    if len(by_label) == 1:
+    missing = [label for label in card.labels if label.name not in by_label]
+    if len(by_label) == 1 and not missing:
         return f"{_total(measurements)}."
-    return "; ".join(f"{name}: {_total(found)}" for name, found in by_label.items()) + "."
+    told = [f"{name}: {_total(found)}" for name, found in by_label.items()]
+    told += [f"{label.name}: {'not found' if label.kind == 'organ' else 'none seen'}" for label in missing]
+    return "; ".join(told) + "."
+
+
+def looked_for(card: ModelCard) -> list[str]:
+    """What a model looked for that found nothing, lesions apart from organs."""
+    lesions, organs = ([label.name for label in card.labels if label.kind == k] for k in ("lesion", "organ"))
+    told = [f"Looked for: {', '.join(lesions)}. None was seen."] if lesions else []
+    if organs:
+        outcome = "It was not found." if len(organs) == 1 else "None was found."
+        told.append(f"Looked for: {', '.join(organs)}. {outcome}")
+    return told
 
 
 def _total(measurements: Sequence[LesionMeasurement]) -> str:

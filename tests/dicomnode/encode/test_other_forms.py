@@ -27,7 +27,7 @@ from dicomnode.encode.writing import to_bytes
 from dicomnode.errors import ResultRejected
 from dicomnode.forms import KINDS, Form, ResultKind, kinds_of
 from inference.measure import Quantity
-from tests.dicomnode.encode.situations import Situation, drawn, situation, with_lesions, written
+from tests.dicomnode.encode.situations import ORGAN, Situation, card, drawn, situation, with_lesions, written
 from tests.real_parts import require_program
 
 ALL = frozenset(KINDS)
@@ -191,6 +191,12 @@ class TestDocument:
     def test_the_document_says_that_nothing_was_seen(self, tmp_path: Path) -> None:
         (document,) = encoded(situation("none-seen", tmp_path))["pdf"]
         assert "No lesion seen. Looked for: Lung nodule." in _words(document)
+
+    def test_the_document_of_a_model_of_organs_says_nothing_of_lesions(self, tmp_path: Path) -> None:
+        (document,) = encoded(situation("none-seen", tmp_path), card=card(labels=(ORGAN,)))["pdf"]
+        words = _words(document)
+        assert "Looked for: Liver. It was not found." in words
+        assert "lesion" not in words
 
     def test_markup_in_a_header_is_printed_as_it_is(self, tmp_path: Path) -> None:
         made = written(tmp_path, attributes={"AccessionNumber": "<b>&x"})

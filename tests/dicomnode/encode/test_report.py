@@ -17,6 +17,7 @@ from dicomnode.encode.check_report import measurement_groups
 from dicomnode.encode.concepts import (
     COMMENT,
     LONG_AXIS,
+    QUALITATIVE_EVALUATIONS,
     SHORT_AXIS,
     TRACKING_IDENTIFIER,
     TRACKING_UID,
@@ -33,7 +34,11 @@ from inference.volume import Volume
 from tests.dicomnode.encode.situations import (
     COARSE_MM,
     DIGEST,
+    NODULE,
+    ORGAN,
+    TUMOUR,
     Situation,
+    card,
     drawn,
     identity,
     seen,
@@ -227,6 +232,20 @@ class TestNotSeen:
         assert list(made) == ["sr_not_seen"]
         words = sentences(made["sr_not_seen"].dataset)
         assert "Looked for: Lung nodule. None was seen." in words
+
+    def test_a_model_of_organs_alone_says_nothing_of_lesions(self, tmp_path: Path) -> None:
+        made = drawn(tmp_path).encode(card=card(labels=(ORGAN,)))
+        report = made["sr_not_seen"].dataset
+        assert "Looked for: Liver. It was not found." in sentences(report)
+        evaluations = child(report, QUALITATIVE_EVALUATIONS)
+        assert evaluations is not None
+        assert {item.ValueType for item in children(evaluations)} == {"TEXT"}
+        assert report.SeriesDescription.startswith("Not found: ")
+
+    def test_what_was_not_found_beside_others_is_named(self, tmp_path: Path) -> None:
+        made = drawn(tmp_path, ROW_OF_FIVE).encode(card=card(labels=(NODULE, TUMOUR)))
+        for kind in REPORT_PAIR:
+            assert "ml; Tumour: none seen." in sentences(made[kind].dataset)
 
     def test_all_images_that_were_looked_at_are_named_as_evidence(self, tmp_path: Path) -> None:
         situation = drawn(tmp_path)

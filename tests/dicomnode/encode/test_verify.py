@@ -27,7 +27,7 @@ from dicomnode.errors import ResultRejected
 from dicomnode.forms import ResultKind
 from inference.measure import Quantity
 from tests.dicomnode.encode.defects import below
-from tests.dicomnode.encode.situations import Situation, drawn, written
+from tests.dicomnode.encode.situations import ORGAN, Situation, card, drawn, written
 
 Defect = Callable[[Dataset], None]
 
@@ -82,6 +82,13 @@ def test_a_report_that_none_was_seen_must_say_so(none_seen: Situation) -> None:
     assert "does not say that no lesion was seen" in rejection(
         none_seen, none_seen.encode(), "sr_not_seen", defect
     )
+
+
+def test_a_model_of_organs_alone_must_not_say_that_no_lesion_was_seen(none_seen: Situation) -> None:
+    said = list(none_seen.encode().values())
+    of_organs = replace(none_seen.context, card=card(labels=(ORGAN,)))
+    with pytest.raises(ResultRejected, match="speaks of lesions"):
+        verify_results(said, none_seen.lesion_map, (), of_organs)
 
 
 def test_a_report_that_none_was_seen_holds_no_measurements(
