@@ -31,6 +31,8 @@ from inference.labelmap import LesionMap
 from inference.measure import LesionMeasurement
 
 PICTURE_WIDTH_MM = 120.0
+PICTURE_HEIGHT_MM = 220.0
+"""At most: a picture taller than a page would leave no document at all."""
 PDF_MEDIA_TYPE = "application/pdf"
 ON_PAPER = (
     ("Patient ID", "PatientID"),
@@ -105,5 +107,5 @@ def _picture(lesion_map: LesionMap, measurement: LesionMeasurement, context: Res
     picture = draw_lesion(context.source.volume, lesion_map, measurement, header)
     buffer = BytesIO()
     picture.save(buffer, "PNG")
-    width = PICTURE_WIDTH_MM * mm
-    return Image(buffer, width=width, height=width * picture.height / picture.width)
+    scale = min(PICTURE_WIDTH_MM * mm / picture.width, PICTURE_HEIGHT_MM * mm / picture.height)
+    return Image(buffer, width=scale * picture.width, height=scale * picture.height)

@@ -26,8 +26,21 @@ from dicomnode.encode.verify import verify_results
 from dicomnode.encode.writing import to_bytes
 from dicomnode.errors import ResultRejected
 from dicomnode.forms import KINDS, Form, ResultKind, kinds_of
+from dicomnode.read.volumes import read_volume
+from dicomnode.series_writer import write_series
 from inference.measure import Quantity
-from tests.dicomnode.encode.situations import ORGAN, Situation, card, drawn, situation, with_lesions, written
+from inference.volume import Volume
+from tests.dicomnode.encode.situations import (
+    ORGAN,
+    Situation,
+    card,
+    drawn,
+    identity,
+    situation,
+    with_lesions,
+    written,
+)
+from tests.phantoms import read_series
 from tests.real_parts import require_program
 
 ALL = frozenset(KINDS)
@@ -197,6 +210,15 @@ class TestDocument:
         words = _words(document)
         assert "Looked for: Liver. It was not found." in words
         assert "lesion" not in words
+
+    def test_a_picture_taller_than_a_page_is_made_smaller(self, tmp_path: Path) -> None:
+        """Of a whole spine: three times as high as it is wide."""
+        spine = Volume(np.zeros((4, 192, 64), np.int16), np.diag([3.0, 1.0, 1.0, 1.0])[[2, 1, 0, 3]], "HU")
+        write_series(spine, tmp_path, identity())
+        source = read_volume(read_series(tmp_path))
+        numbers = np.zeros(source.volume.shape, np.uint16)
+        numbers[1:3, 10:20, 10:22] = 1
+        assert "Lung nodule" in _words(encoded(with_lesions(source, numbers))["pdf"][0])
 
     def test_markup_in_a_header_is_printed_as_it_is(self, tmp_path: Path) -> None:
         made = written(tmp_path, attributes={"AccessionNumber": "<b>&x"})
