@@ -121,12 +121,16 @@ def _drawn(
 
 
 def _text_box(points: np.ndarray[Any, Any], shape: tuple[int, ...]) -> tuple[float, float, float, float]:
-    """Left, top, right, bottom: to the right of the outline, or to its left where there is more room."""
+    """Left, top, right, bottom: to the right of the outline, to its left where there is more room, or over it
+    where there is none.
+    """
     rows, columns = shape
     (left, top), (right, _) = points.min(axis=0), points.max(axis=0)
     begin, end = (right + 2, columns) if columns - right >= left else (0.0, left - 2)
+    if end - begin < 1:
+        begin, end = 0.0, columns
     upper = min(max(float(top), 0.0), max(rows - TEXT_PIXELS, 0.0))
-    return float(max(begin, 0.0)), upper, float(max(end, 1.0)), min(upper + TEXT_PIXELS, float(rows))
+    return float(begin), upper, float(end), min(upper + TEXT_PIXELS, float(rows))
 
 
 def _stamp(state: Dataset) -> None:

@@ -146,6 +146,14 @@ class TestContours:
         (state,) = encoded(situation("still-us", tmp_path))["contours"]
         assert state.SOPClassUID.name == "Color Softcopy Presentation State Storage"
 
+    def test_a_lesion_as_wide_as_the_image_has_its_words_over_it(self, tmp_path: Path) -> None:
+        _, _, columns = situation("none-seen", tmp_path / "size").source.volume.shape
+        wide = drawn(tmp_path / "wide", [(3, y, x) for y in range(10, 20) for x in range(columns)])
+        (state,) = encoded(wide)["contours"]
+        (words,) = state.GraphicAnnotationSequence[0].TextObjectSequence
+        assert words.BoundingBoxTopLeftHandCorner[0] == 0
+        assert words.BoundingBoxBottomRightHandCorner[0] == columns
+
     def test_dcmtk_finds_the_outline_on_its_image(self, tmp_path: Path) -> None:
         made = drawn(tmp_path, [(3, y, x) for y in range(12, 20) for x in range(10, 16)])
         (state,) = encoded(made)["contours"]
