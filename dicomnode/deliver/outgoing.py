@@ -43,9 +43,17 @@ class OutgoingFile:
     """Where its data set begins; None where only pydicom can tell."""
 
     @property
-    def offer(self) -> Offer:
-        """Its own transfer syntax when compressed, else any that needs no decoding."""
-        return self.sop_class_uid, (self.transfer_syntax_uid,) if self._is_fixed else UNCOMPRESSED
+    def offers(self) -> tuple[Offer, ...]:
+        """Its own transfer syntax alone when compressed, else any that needs no decoding.
+
+        Implicit VR is offered alone as well: of two, many peers choose the explicit one, which holds no
+        value beyond 64 KB of most VRs.
+        """
+        own = self.sop_class_uid, (self.transfer_syntax_uid,)
+        if self._is_fixed:
+            return (own,)
+        plain = self.sop_class_uid, UNCOMPRESSED
+        return (own, plain) if self.transfer_syntax_uid == ImplicitVRLittleEndian else (plain,)
 
     @property
     def _is_fixed(self) -> bool:

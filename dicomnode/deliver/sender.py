@@ -174,7 +174,7 @@ def send(
     for path in paths:
         try:
             files.append(read_outgoing(path))
-            offers.add(files[-1].offer)
+            offers.update(files[-1].offers)
         except OSError as error:
             yield Response(path, Fate.TRY_LATER, f"the file cannot be read ({error.strerror})")
         except InvalidDicomError:

@@ -1,7 +1,7 @@
 """Lesions as a radiotherapy structure set (PS3.3 A.19.3), for planning systems, where a route asks for it.
 
 Contours run halfway between pixel centres inside and outside; holes are joined by a channel. Only images
-with a place in the patient can have one.
+with a place in the patient can have one. It is in Explicit VR, unless a contour is too long for that.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections import defaultdict
 import numpy as np
 from pydicom import Dataset
 from pydicom.sequence import Sequence as DicomSequence
-from pydicom.uid import RTStructureSetStorage
+from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage
 
 from dicomnode.encode.context import ResultContext
 from dicomnode.encode.coordinates import PIXEL_CENTRE, Points, outlines, without_holes
@@ -24,6 +24,8 @@ from dicomnode.errors import PermanentError
 from dicomnode.study import text
 from inference.labelmap import Lesion, LesionMap
 
+MOST_EXPLICIT_BYTES = 0xFFFE
+"""Of a decimal string in Explicit VR, whose length has 16 bits (PS3.5 7.1.2)."""
 DETACHED_STUDY_MANAGEMENT = "1.2.840.10008.3.1.2.3.1"
 """SOP class by which structure sets name their study; retired, and still required in this place."""
 
@@ -46,11 +48,19 @@ def encode_rtstruct(lesion_map: LesionMap, context: ResultContext) -> Dataset:
         [_contours(lesion, lesion_map, context) for lesion in lesion_map.lesions]
     )
     made.RTROIObservationsSequence = DicomSequence([_observation(lesion) for lesion in lesion_map.lesions])
+    if _longest_value(made) > MOST_EXPLICIT_BYTES:
+        made.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
     finish(made, context)
     made.StructureSetDate, made.StructureSetTime = made.ContentDate, made.ContentTime
     for keyword in ("ContentDate", "ContentTime"):
         delattr(made, keyword)
     return made
+
+
+def _longest_value(made: Dataset) -> int:
+    """Bytes of the longest contour: its numbers, which are ASCII, and what stands between them."""
+    contours = (contour for region in made.ROIContourSequence for contour in region.ContourSequence)
+    return max((sum(len(str(value)) + 1 for value in contour.ContourData) for contour in contours), default=0)
 
 
 def _frame_of_reference(context: ResultContext) -> Dataset:

@@ -273,15 +273,15 @@ Stored = tuple[str, str, str, bytes]
 
 
 class Archive:
-    """A pynetdicom peer that takes CT in one transfer syntax, and what it was sent."""
+    """A pynetdicom peer that takes CT in some transfer syntaxes, and what it was sent."""
 
-    def __init__(self, syntax: UID, maximum_pdu_bytes: int, answer: Callable[[Any], int]) -> None:
+    def __init__(self, syntaxes: list[UID], maximum_pdu_bytes: int, answer: Callable[[Any], int]) -> None:
         self.stored: list[Stored] = []
         self.ended: list[str] = []
         self._answer = answer
         entity = AE(ae_title="PEER")
         entity.maximum_pdu_size = maximum_pdu_bytes
-        entity.add_supported_context(CTImageStorage, [syntax])
+        entity.add_supported_context(CTImageStorage, syntaxes)
         handlers = [
             (evt.EVT_C_STORE, self._take),
             (evt.EVT_RELEASED, lambda _: self.ended.append("released")),
@@ -301,11 +301,11 @@ class Archive:
 
 @contextmanager
 def archive(
-    syntax: UID = ExplicitVRLittleEndian,
+    *syntaxes: UID,
     maximum_pdu_bytes: int = 16382,
     answer: Callable[[Any], int] = lambda _: 0,
 ) -> Iterator[Archive]:
-    found = Archive(syntax, maximum_pdu_bytes, answer)
+    found = Archive(list(syntaxes) or [ExplicitVRLittleEndian], maximum_pdu_bytes, answer)
     try:
         yield found
     finally:
@@ -335,7 +335,7 @@ def test_what_arrives_is_what_pynetdicom_sends(tmp_path: Path, syntax: UID, maxi
     deflated = image(SOPInstanceUID="1.2.99")
     deflated.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     paths.append(save(deflated, tmp_path / "deflated.dcm"))
-    with archive(syntax, maximum_pdu_bytes) as found:
+    with archive(syntax, maximum_pdu_bytes=maximum_pdu_bytes) as found:
         statuses = by_the_node(found.peer, paths)
         ours = list(found.stored)
         assert by_pynetdicom(found.peer, paths) == statuses == ["0000"] * 3
@@ -344,6 +344,18 @@ def test_what_arrives_is_what_pynetdicom_sends(tmp_path: Path, syntax: UID, maxi
     assert {syntax_uid for _, _, syntax_uid, _ in ours} == {str(syntax)}
     if syntax == ExplicitVRLittleEndian:
         assert ours[1][3] == encoded(dcmread(paths[1]))
+
+
+def test_a_file_in_implicit_vr_stays_so_at_a_peer_that_prefers_explicit(tmp_path: Path) -> None:
+    """A value may be too long for the explicit one."""
+    dataset = image()
+    dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    path = save(dataset, tmp_path / "implicit.dcm")
+    with archive(ExplicitVRLittleEndian, ImplicitVRLittleEndian) as found:
+        assert by_the_node(found.peer, [path, save(image(), tmp_path / "explicit.dcm")]) == ["0000"] * 2
+    (_, _, implicit, content), (_, _, explicit, _) = found.stored
+    assert (implicit, explicit) == (ImplicitVRLittleEndian, ExplicitVRLittleEndian)
+    assert path.read_bytes().endswith(content)
 
 
 def abort_at_second(event: Any) -> int:

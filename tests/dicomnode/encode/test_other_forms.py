@@ -18,10 +18,13 @@ import pytest
 import SimpleITK
 from PIL import Image, ImageDraw
 from pydicom import Dataset, dcmread
+from pydicom.uid import ImplicitVRLittleEndian
 from pypdf import PdfReader
 
+from dicomnode.encode.check_drawn import check_structures
 from dicomnode.encode.coordinates import filled, outlines, without_holes
 from dicomnode.encode.results import encode_results
+from dicomnode.encode.rtstruct import encode_rtstruct
 from dicomnode.encode.verify import verify_results
 from dicomnode.encode.writing import to_bytes
 from dicomnode.errors import ResultRejected
@@ -245,6 +248,17 @@ class TestStructures:
             reach_mm = max(volume.spacing_mm)
             assert np.abs(points.min(axis=0) - voxels.min(axis=0)).max() <= reach_mm
             assert np.abs(points.max(axis=0) - voxels.max(axis=0)).max() <= reach_mm
+
+    def test_a_contour_too_long_for_explicit_vr_is_read_back_whole(self, tmp_path: Path) -> None:
+        source = written(tmp_path, spacing_mm=(32.0, 0.8, 0.4), shapes=()).source
+        numbers = np.zeros(source.volume.shape, np.uint16)
+        numbers[1, 20:60:2, 10:150] = numbers[1, 20:60, 10] = 1  # a comb
+        made = with_lesions(source, numbers)
+        structures = dcmread(BytesIO(to_bytes(encode_rtstruct(made.lesion_map, made.context))))
+        check_structures(structures, made.lesion_map, made.context)
+        assert structures.file_meta.TransferSyntaxUID == ImplicitVRLittleEndian
+        (contour,) = structures.ROIContourSequence[0].ContourSequence
+        assert len(contour.ContourData) == 3 * contour.NumberOfContourPoints
 
     def test_a_hole_is_joined_to_its_surroundings(self) -> None:
         ring = np.zeros((20, 24), bool)
