@@ -197,7 +197,7 @@ def _print_summaries(summaries: list[dict[str, Any]]) -> None:
             )
             continue
         table = lesion_table(summary["lesions"])
-        console.print(table if summary["lesions"] else "no lesion seen")
+        console.print(table if summary["lesions"] else "nothing found")
         console.print(f"model {summary['model']}; results in {summary['folder']}")
 
 

@@ -53,8 +53,18 @@ def verify_results(
 
     The message holds UIDs, numbers and codes, but no patient data.
     """
-    read_back = [replace(r, dataset=dcmread(BytesIO(r.content))) for r in results]
     _check_kinds([r.kind for r in results if r.kind in ALWAYS and r.page == 1], measurements)
+    verify_form(results, lesion_map, measurements, context)
+
+
+def verify_form(
+    results: Sequence[Result],
+    lesion_map: LesionMap,
+    measurements: Sequence[LesionMeasurement],
+    context: ResultContext,
+) -> None:
+    """The same for the objects of one form, which has no segmentation that it does not bring itself."""
+    read_back = [replace(r, dataset=dcmread(BytesIO(r.content))) for r in results]
     try:
         for result in read_back:
             _check_identity(result, context)
@@ -83,7 +93,8 @@ def _check_all(
     if label_maps:
         check_segs(label_maps, lesion_map, context, parts_without_overlap(lesion_map))
     segs = tuple(result.dataset for result in results if result.kind == "seg")
-    check_segs(segs, lesion_map, context, parts_of(lesion_map))
+    if segs:
+        check_segs(segs, lesion_map, context, parts_of(lesion_map))
     on_segs = referable(context, segs)
     for kind, made in ((result.kind, result.dataset) for result in results):
         segments, allowed = segs, on_segs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -24,6 +25,7 @@ DEATHS = 3
 DEATHS_WITHIN_S = 600.0
 UNKNOWN_PEER_TOLD = timedelta(days=1)
 """For so long an alert tells of what was given up for a peer that is not configured any more."""
+LEFT_OUT_WITHIN_S = 86400.0
 
 
 class Kind(StrEnum):
@@ -36,6 +38,7 @@ class Kind(StrEnum):
     DESTINATION_LOST = "destination_lost"
     CHAIN_BROKEN = "chain_broken"
     WORKER_DYING = "worker_dying"
+    LEFT_OUT = "left_out"
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ def find_troubles(session: Session, settings: Settings, figures: Figures, now: d
         *_peers_down(session, settings, now),
         *_lost_destinations(session, settings),
         *_dying_workers(session, now),
+        *_left_out(session, settings, now),
         *_broken_chain(session),
     ]
 
@@ -149,6 +153,25 @@ def _dying_workers(session: Session, now: datetime) -> Iterator[Trouble]:
             "",
             f"processes died or lost their job {count} times within {DEATHS_WITHIN_S / 60:.0f} min; "
             "`dicomnode audit list --event process_died` and the log say which",
+        )
+
+
+def _left_out(session: Session, settings: Settings, now: datetime) -> Iterator[Trouble]:
+    """By destination: it gets nothing that could fail, so no dead letter tells of it."""
+    rows = session.scalars(
+        select(AuditRow.detail).where(
+            AuditRow.event == Event.RESULT_LEFT_OUT.value,
+            AuditRow.at >= now - timedelta(seconds=LEFT_OUT_WITHIN_S),
+        )
+    )
+    counts = Counter((name, detail["kind"]) for detail in rows for name in detail["destinations"])
+    for name in sorted({name for name, _ in counts} & set(settings.peers)):
+        kinds = ", ".join(f"{count} {kind}" for (who, kind), count in sorted(counts.items()) if who == name)
+        yield Trouble(
+            Kind.LEFT_OUT,
+            name,
+            f"what could not be made for {name} within {LEFT_OUT_WITHIN_S / 3600:.0f} h: {kinds}; "
+            "`dicomnode audit list --event result_left_out` names the studies, the log says why",
         )
 
 

@@ -73,6 +73,7 @@ class Event(StrEnum):
     JOB_CHECKED = "job_checked"
     RESULT_MENDED = "result_mended"
     RESULT_CREATED = "result_created"
+    RESULT_LEFT_OUT = "result_left_out"
     RESULT_STORED = "result_stored"
     COMMITMENT_REQUESTED = "commitment_requested"
     COMMITMENT_POSTPONED = "commitment_postponed"

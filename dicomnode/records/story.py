@@ -100,6 +100,10 @@ SENTENCES: dict[str, Callable[[Detail], str]] = {
     ),
     Event.JOB_REPLAYED: lambda d: "job queued again",
     Event.RESULT_CREATED: lambda d: f"{d['kind']} created (SHA-256 {d['sha256'][:12]})",
+    Event.RESULT_LEFT_OUT: lambda d: (
+        f"{d['kind']} could not be made ({d['error']}) and goes to nobody"
+        + (f": {', '.join(d['destinations'])} waits for it in vain" if d["destinations"] else "")
+    ),
     Event.RESULT_MENDED: lambda d: f"{d['kind']} made again by hand: its file was damaged or lost",
     Event.RESULT_STORED: lambda d: (
         f"{d['kind']} stored at {d['destination']} ({d['status']}), which is to commit to it"

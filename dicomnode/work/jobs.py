@@ -15,7 +15,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from dicomnode.errors import StaleLease
-from dicomnode.forms import Wanted
+from dicomnode.forms import Wanted, wants
 from dicomnode.records.audit import Audit, Event, Subject
 from dicomnode.records.db import Database, utc_now
 from dicomnode.records.states import JobState, moved
@@ -107,6 +107,8 @@ class JobQueue:
             job = held_job(session, lease)
             for result in results:
                 self._publish(session, job, result)
+            for kind, error in summary.get("left_out", {}).items():
+                self._tell_left_out(session, job, kind, error)
             end_job(job, JobState.SUCCEEDED)
             job.summary = summary
             pair(session, job)
@@ -144,6 +146,13 @@ class JobQueue:
         link = {"supersedes": superseded} if superseded else {}
         self._audit.record(
             session, Event.RESULT_CREATED, subject, kind=result.kind, sha256=result.sha256, **link
+        )
+
+    def _tell_left_out(self, session: Session, job: JobRow, kind: str, error: str) -> None:
+        """For the destinations that wait for this form, which may have asked for no other."""
+        waiting = [name for name in job.destinations["names"] if wants(self._wanted, name, kind)]
+        self._audit.record(
+            session, Event.RESULT_LEFT_OUT, Subject.of_job(job), kind=kind, error=error, destinations=waiting
         )
 
     def fail(self, lease: Lease, reason: str) -> None:

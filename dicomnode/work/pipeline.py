@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 import numpy as np
+import structlog
 
 from dicomnode.encode.context import ResultContext
 from dicomnode.encode.results import Result, encode_results
@@ -25,6 +26,8 @@ from inference.volume import Volume
 
 StageRecorder = Callable[[Stage], AbstractContextManager[None]]
 Segmenter = Callable[[Volume], LesionMap]
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,8 @@ class Findings:
     results: tuple[Result, ...]
     precision: Precision
     compiled: bool
+    left_out: dict[ResultKind, str] = field(default_factory=dict)
+    """Forms that could not be made, with the kind of error."""
 
 
 def process_series(assignment: Assignment, stage: StageRecorder) -> Findings:
@@ -77,9 +82,15 @@ def process_series(assignment: Assignment, stage: StageRecorder) -> Findings:
             created_at=assignment.created_at,
             notes=(*assignment.notes, *source.notes),
         )
-        results = encode_results(lesion_map, measurements, context, assignment.kinds)
+        left_out: dict[ResultKind, str] = {}
+
+        def leave_out(kind: ResultKind, error: Exception) -> None:
+            log.error("form_left_out", kind=kind, exc_info=error)
+            left_out[kind] = type(error).__name__
+
+        results = encode_results(lesion_map, measurements, context, assignment.kinds, leave_out)
     precision = assignment.card.precision
-    return Findings(source, lesion_map, measurements, results, precision, assignment.compiled)
+    return Findings(source, lesion_map, measurements, results, precision, assignment.compiled, left_out)
 
 
 def summarise(findings: Findings) -> dict[str, Any]:
@@ -91,4 +102,5 @@ def summarise(findings: Findings) -> dict[str, Any]:
         "total_volume_mm3": round(burden.value, 1) if isinstance(burden, Quantity) else None,
         "precision": findings.precision.value,
         "compiled": findings.compiled,
+        "left_out": dict(findings.left_out),
     }

@@ -325,6 +325,15 @@ def test_processes_that_die_again_and_again_are_an_alert(tmp_path: Path, hook: H
     assert hook.told == [("worker_dying", "", "begun")]
 
 
+def test_a_form_that_could_not_be_made_is_an_alert_for_who_waits_for_it(tmp_path: Path, hook: Hook) -> None:
+    settings, database = node(tmp_path, f'{NO_WAITING}webhook = "{hook.url}"')
+    with database.transaction() as session:
+        told = {"kind": "rtstruct", "error": "ValueError", "destinations": ["PACS"]}
+        Audit("worker cpu").record(session, Event.RESULT_LEFT_OUT, Subject("1.2"), **told)
+    Alerts(settings, database).tick()
+    assert hook.told == [("left_out", "PACS", "begun")]
+
+
 def test_little_free_disk_is_an_alert(tmp_path: Path, hook: Hook) -> None:
     settings, database = node(tmp_path, f'settle_s = 0.0\nminimum_free_gb = 1e9\nwebhook = "{hook.url}"')
     Alerts(settings, database).tick()

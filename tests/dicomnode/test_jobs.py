@@ -14,6 +14,7 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError
 
 from dicomnode.errors import StaleLease
+from dicomnode.forms import Form, kinds_of
 from dicomnode.receive.intake import Intake
 from dicomnode.records.audit import Audit, Event
 from dicomnode.records.db import Database, utc_now
@@ -238,6 +239,18 @@ def test_success_publishes_results_and_a_delivery_for_each_destination(
     assert sent == [(uid, destination, "waiting") for uid in ("1.2.1", "1.2.2") for destination in ("A", "B")]
     assert kinds(database)[-3:] == ["result_created", "result_created", "job_succeeded"]
     assert job_of(database).lease_expires_at is None
+
+
+def test_a_form_that_was_left_out_is_told_with_the_destinations_that_wait_for_it(
+    database: Database, bundle: ModelBundle
+) -> None:
+    put(database, order(bundle))
+    jobs = JobQueue(database, AUDIT, RULES, "w", {"B": kinds_of([Form.RTSTRUCT])})
+    jobs.succeed(leased(database), results(1), {**SUMMARY, "left_out": {"rtstruct": "ValueError"}})
+    ((_, told),) = events(database, "result_left_out")
+    assert told == {"kind": "rtstruct", "error": "ValueError", "destinations": ["B"]}
+    with database.snapshot() as session:
+        assert list(session.scalars(select(DeliveryRow.destination))) == ["A"]
 
 
 def test_a_model_in_shadow_delivers_nothing(database: Database, bundle: ModelBundle) -> None:

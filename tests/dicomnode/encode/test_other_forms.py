@@ -6,7 +6,7 @@ Not covered: how workstations of other makers draw them.
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import replace
 from io import BytesIO
@@ -21,6 +21,7 @@ from pydicom import Dataset, dcmread
 from pydicom.uid import ImplicitVRLittleEndian
 from pypdf import PdfReader
 
+import dicomnode.encode.results
 from dicomnode.encode.check_drawn import check_structures
 from dicomnode.encode.coordinates import filled, outlines, without_holes
 from dicomnode.encode.results import encode_results
@@ -300,6 +301,42 @@ def test_a_missing_picture_is_caught(tmp_path: Path) -> None:
     without_one = [r for r in results if r.page != 2]
     with pytest.raises(ResultRejected, match="3 pages for 3 lesions"):
         verify_results(without_one, made.lesion_map, made.measurements, made.context)
+
+
+def broken_form(made: object, *_: object) -> Dataset:
+    raise ValueError(f"no form of {type(made).__name__}")
+
+
+def empty_form(*_: object) -> Dataset:
+    return Dataset()
+
+
+@pytest.mark.parametrize("maker", [broken_form, empty_form])
+def test_a_form_that_fails_is_left_out_alone(
+    maker: Callable[..., Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = written(tmp_path)
+    whole = encode_results(made.lesion_map, made.measurements, made.context, ALL)
+    monkeypatch.setattr(dicomnode.encode.results, "encode_contours", maker)
+    failed: list[ResultKind] = []
+    rest = encode_results(
+        made.lesion_map, made.measurements, made.context, ALL, lambda kind, _: failed.append(kind)
+    )
+    assert failed == ["contours"]
+    assert [r.sha256 for r in rest] == [r.sha256 for r in whole if r.kind != "contours"]
+
+
+@pytest.mark.parametrize("error", [MemoryError, OSError, KeyboardInterrupt])
+def test_what_may_pass_leaves_out_no_form(
+    error: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> Dataset:
+        raise error
+
+    made = situation("none-seen", tmp_path)
+    monkeypatch.setattr(dicomnode.encode.results, "encode_pdf", fails)
+    with pytest.raises(error):
+        encode_results(made.lesion_map, (), made.context, ALL, lambda *_: None)
 
 
 def test_a_report_on_a_segmentation_goes_only_where_that_segmentation_goes() -> None:
