@@ -203,7 +203,7 @@ def _print_summaries(summaries: list[dict[str, Any]]) -> None:
 
 def lesion_table(lesions: list[dict[str, Any]]) -> Table:
     """Lesions with their main numbers, for a terminal."""
-    table = table_of("No", "Finding", "Long axis", "Short axis", "Volume", "Images", "Centre LPS (mm)")
+    table = table_of("No", "Finding", "Long axis", "Short axis", "Volume", "Slices", "Centre LPS (mm)")
     for lesion in lesions:
         first, last = lesion["slice_range"]
         centre = lesion["centroid_lps_mm"]

@@ -196,8 +196,8 @@ def _show_lesions(case: Case, seg: Dataset, out: Path, models: Path) -> None:
     console.print()
     console.print(lesion_table([measurement_record(measurement) for measurement in measurements]))
     for measurement in measurements:
-        header = source.frames[measurement.key_slice].instance.header
-        picture = draw_lesion(source.volume, lesion_map, measurement, header)
+        frame = source.frames[measurement.key_slice]
+        picture = draw_lesion(source.volume, lesion_map, measurement, frame)
         picture.save(out / f"lesion-{measurement.number:02d}.png")
     hits = [m for m in measurements if case.expert_mask[lesion_map.values == m.number].any()]
     found = np.isin(lesion_map.values, [m.number for m in hits])

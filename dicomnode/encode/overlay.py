@@ -11,7 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 from pydicom import Dataset
 from skimage.measure import find_contours
 
-from dicomnode.encode.words import spoken
+from dicomnode.encode.words import image_name, spoken
+from dicomnode.study import SourceFrame
 from inference.labelmap import LesionMap
 from inference.measure import Axis, LesionMeasurement, Quantity
 from inference.volume import IntensityUnit, Volume
@@ -43,9 +44,9 @@ class Drawing:
 
 
 def draw_lesion(
-    volume: Volume, lesion_map: LesionMap, measurement: LesionMeasurement, header: Dataset
+    volume: Volume, lesion_map: LesionMap, measurement: LesionMeasurement, frame: SourceFrame
 ) -> Image.Image:
-    """The key slice of one lesion with its outline, axes and numbers."""
+    """The key slice of one lesion with its outline, axes and numbers; `frame` is what it was read from."""
     plane = measurement.key_slice
     axes = (measurement.long_axis, measurement.short_axis)
     return draw(
@@ -53,10 +54,10 @@ def draw_lesion(
             values=volume.voxels[plane],
             spacing_mm=volume.pixel_spacing_at(plane),
             intensity_unit=volume.intensity_unit,
-            header=header,
+            header=frame.instance.header,
             mask=lesion_map.plane(measurement.number, plane),
             axes=tuple((axis.start, axis.end) for axis in axes if isinstance(axis, Axis)),
-            lines=caption(measurement, volume),
+            lines=caption(measurement, frame),
         )
     )
 
@@ -83,7 +84,7 @@ def draw(drawing: Drawing) -> Image.Image:
     return picture
 
 
-def caption(measurement: LesionMeasurement, volume: Volume) -> list[str]:
+def caption(measurement: LesionMeasurement, frame: SourceFrame) -> list[str]:
     """The numbers of a lesion in a few lines; what is absent is left out."""
     lines = [f"{measurement.label.name} {measurement.number}"]
     axes = [
@@ -97,7 +98,7 @@ def caption(measurement: LesionMeasurement, volume: Volume) -> list[str]:
         lines.append(f"volume {measurement.volume.value:.0f} mm3")
     elif isinstance(measurement.area, Quantity):
         lines.append(f"area {measurement.area.value:.0f} {spoken(measurement.area.unit)}")
-    lines.append(f"image {measurement.key_slice + 1} of {volume.shape[0]}")
+    lines.append(f"image {image_name(frame)}")
     lines.append("Research use only")
     return lines
 

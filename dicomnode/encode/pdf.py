@@ -24,8 +24,7 @@ from dicomnode.encode.context import ResultContext
 from dicomnode.encode.dress import finish, new_object, plain_text
 from dicomnode.encode.equipment import RESEARCH_ONLY
 from dicomnode.encode.overlay import draw_lesion
-from dicomnode.encode.pictures import page_lines, referred
-from dicomnode.encode.words import TABLE_HEAD, numbers_of
+from dicomnode.encode.pictures import page_lines, referred, table_rows
 from dicomnode.study import text
 from inference.labelmap import LesionMap
 from inference.measure import LesionMeasurement
@@ -76,7 +75,7 @@ def _pages(lesion_map: LesionMap, measurements: Sequence[LesionMeasurement], con
         Spacer(1, 6 * mm),
     ]
     if measurements:
-        flow += [_table(measurements), Spacer(1, 6 * mm)]
+        flow += [_table(measurements, context), Spacer(1, 6 * mm)]
     flow += [Paragraph(escape(line), styles["Normal"]) for line in page_lines(measurements, context)]
     for measurement in measurements:
         flow += [Spacer(1, 6 * mm), _picture(lesion_map, measurement, context)]
@@ -90,8 +89,8 @@ def _identification(context: ResultContext) -> list[str]:
     return [*lines, f"Result {context.instance_number} of {context.local_time:%Y-%m-%d %H:%M}"]
 
 
-def _table(measurements: Sequence[LesionMeasurement]) -> Table:
-    table = Table([TABLE_HEAD, *map(numbers_of, measurements)], repeatRows=1)
+def _table(measurements: Sequence[LesionMeasurement], context: ResultContext) -> Table:
+    table = Table(table_rows(measurements, context), repeatRows=1)
     table.setStyle(
         [
             ("FONTSIZE", (0, 0), (-1, -1), 8),
@@ -103,8 +102,8 @@ def _table(measurements: Sequence[LesionMeasurement]) -> Table:
 
 
 def _picture(lesion_map: LesionMap, measurement: LesionMeasurement, context: ResultContext) -> Image:
-    header = context.source.frames[measurement.key_slice].instance.header
-    picture = draw_lesion(context.source.volume, lesion_map, measurement, header)
+    frame = context.source.frames[measurement.key_slice]
+    picture = draw_lesion(context.source.volume, lesion_map, measurement, frame)
     buffer = BytesIO()
     picture.save(buffer, "PNG")
     scale = min(PICTURE_WIDTH_MM * mm / picture.width, PICTURE_HEIGHT_MM * mm / picture.height)

@@ -28,7 +28,7 @@ from inference.labelmap import LesionMap
 from inference.measure import LesionMeasurement
 
 FONT_PIXELS, LINE_PIXELS, MARGIN_PIXELS = 15, 21, 16
-COLUMN_PIXELS = (30, 200, 90, 90, 110, 96, 80)
+COLUMN_PIXELS = (26, 166, 86, 86, 100, 94, 80)
 LINE_CHARACTERS = 96
 
 
@@ -40,7 +40,7 @@ def encode_pictures(
     pages: list[tuple[Image.Image, list[SourceFrame]]] = [(draw_page(measurements, context), [])]
     for measurement in measurements:
         frame = frames[measurement.key_slice]
-        picture = draw_lesion(context.source.volume, lesion_map, measurement, frame.instance.header)
+        picture = draw_lesion(context.source.volume, lesion_map, measurement, frame)
         pages.append((picture, [frame]))
     return tuple(
         _capture(np.asarray(picture.convert("RGB")), shown, number, context)
@@ -57,9 +57,15 @@ def page_lines(measurements: Sequence[LesionMeasurement], context: ResultContext
     return [summary(measurements, context.card), *remarks, *statements(context)]
 
 
+def table_rows(measurements: Sequence[LesionMeasurement], context: ResultContext) -> list[tuple[str, ...]]:
+    """The table of all lesions with its head."""
+    frames = context.source.frames
+    return [TABLE_HEAD, *(numbers_of(m, frames[m.key_slice]) for m in measurements)]
+
+
 def draw_page(measurements: Sequence[LesionMeasurement], context: ResultContext) -> Image.Image:
     """The table of all lesions and what is to be known about it, white on black."""
-    rows = [TABLE_HEAD, *map(numbers_of, measurements)] if measurements else []
+    rows = table_rows(measurements, context) if measurements else []
     sentences = page_lines(measurements, context)
     lines = [part for words in sentences for part in textwrap.wrap(words, LINE_CHARACTERS)]
     height = 2 * MARGIN_PIXELS + LINE_PIXELS * (len(rows) + len(lines) + 3)

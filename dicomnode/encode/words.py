@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from dicomnode.encode.concepts import repertoire
 from dicomnode.encode.seg import lesion_name
+from dicomnode.study import SourceFrame, text
 from inference.bundle import ModelCard
 from inference.measure import PIXELS, Absent, Axis, LesionMeasurement, Quantity, total_volume
 from inference.volume import Volume
@@ -35,8 +36,17 @@ def size_of(measurement: LesionMeasurement) -> str:
     return f"{values} {spoken(lengths[0].unit)}"
 
 
-def numbers_of(measurement: LesionMeasurement) -> tuple[str, ...]:
-    """One line of a table for people; what is not known is a dash. See `TABLE_HEAD`."""
+def image_name(frame: SourceFrame) -> str:
+    """What viewers call an image: its Instance Number (0020,0013), and the frame where it has several."""
+    number = text(frame.instance.values, "InstanceNumber") or "no number"
+    return number if frame.frame_number is None else f"{number}, frame {frame.frame_number}"
+
+
+def numbers_of(measurement: LesionMeasurement, frame: SourceFrame) -> tuple[str, ...]:
+    """One line of a table for people; what is not known is a dash. See `TABLE_HEAD`.
+
+    `frame` is that of the key slice.
+    """
     return (
         str(measurement.number),
         measurement.label.name + (" (cut by the image border)" if measurement.truncated else ""),
@@ -46,7 +56,7 @@ def numbers_of(measurement: LesionMeasurement) -> tuple[str, ...]:
         _cell(measurement.volume),
         _cell(measurement.area),
         _cell(measurement.mean),
-        str(measurement.key_slice + 1),
+        image_name(frame),
     )  # fmt: skip
 
 

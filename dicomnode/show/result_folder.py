@@ -24,8 +24,8 @@ def write_results(findings: Findings, folder: Path) -> dict[str, Any]:
             "sha256": result.sha256,
         }
     for measurement in findings.measurements:
-        header = findings.source.frames[measurement.key_slice].instance.header
-        picture = draw_lesion(findings.source.volume, findings.lesion_map, measurement, header)
+        frame = findings.source.frames[measurement.key_slice]
+        picture = draw_lesion(findings.source.volume, findings.lesion_map, measurement, frame)
         picture.save(folder / f"lesion-{measurement.number:02d}.png")
     series = findings.source.series
     return {

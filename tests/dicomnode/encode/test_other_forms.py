@@ -24,6 +24,7 @@ from pypdf import PdfReader
 import dicomnode.encode.results
 from dicomnode.encode.check_drawn import check_structures
 from dicomnode.encode.coordinates import filled, outlines, without_holes
+from dicomnode.encode.pictures import table_rows
 from dicomnode.encode.results import encode_results
 from dicomnode.encode.rtstruct import encode_rtstruct
 from dicomnode.encode.verify import verify_results
@@ -212,6 +213,16 @@ class TestDocument:
         for measurement in made.measurements:
             assert isinstance(measurement.volume, Quantity)
             assert f"{measurement.volume.value:.1f} mm" in words
+
+    def test_the_document_names_images_by_their_own_numbers(self, tmp_path: Path) -> None:
+        """A scanner counts from head to feet, the volume from feet to head."""
+        made = drawn(tmp_path, [(3, y, x) for y in range(12, 20) for x in range(10, 16)])
+        count = len(made.source.frames)
+        for index, frame in enumerate(made.source.frames):
+            frame.instance.header.InstanceNumber = count - index
+        (measurement,) = made.measurements
+        assert table_rows([measurement], made.context)[1][-1] == str(count - 3)
+        assert f" {count - 3} " in _words(encoded(made)["pdf"][0])
 
     def test_the_document_says_that_nothing_was_seen(self, tmp_path: Path) -> None:
         (document,) = encoded(situation("none-seen", tmp_path))["pdf"]
