@@ -27,13 +27,14 @@ from dicomnode.encode.coordinates import outlines
 from dicomnode.encode.dress import copy_laterality, finish, identity, plain_text
 from dicomnode.encode.equipment import RESEARCH_ONLY
 from dicomnode.encode.seg import lesion_name
-from dicomnode.encode.sources import check_encodable, patient_stand_in
+from dicomnode.encode.sources import check_encodable, patient_stand_in, shallow_copy, shared_groups
 from dicomnode.encode.uids import tracking_uid
 from dicomnode.encode.words import size_of
 from inference.labelmap import LesionMap
 from inference.measure import LesionMeasurement
 
 LAYER = "LESIONS"
+PIXEL_VALUES = "PixelValueTransformationSequence"
 YELLOW = (86.0, 5.0, 80.0)
 """L*, a*, b*."""
 SRGB = "_icc_profiles/sRGB_v4_ICC_preference.icc"
@@ -91,11 +92,21 @@ def _headers(slices: Sequence[int], context: ResultContext) -> dict[str, Dataset
 
 
 def _stand_in(header: Dataset) -> Dataset:
-    """highdicom asks every multi-frame image for functional groups, which ultrasound loops have none of."""
+    """highdicom asks every multi-frame image for functional groups, which ultrasound loops have none of, and
+    takes the values of pixels from the shared ones alone.
+    """
     copied = patient_stand_in(header)
-    if "NumberOfFrames" in copied and "SharedFunctionalGroupsSequence" not in copied:
-        copied.SharedFunctionalGroupsSequence = [Dataset()]
-        copied.PerFrameFunctionalGroupsSequence = [Dataset() for _ in range(int(copied.NumberOfFrames))]
+    if "NumberOfFrames" in copied:
+        frames = copied.get("PerFrameFunctionalGroupsSequence")
+        shared, frames = shallow_copy(shared_groups(copied)), list(frames or ())
+        values = [group.get(PIXEL_VALUES) for group in frames]
+        if values and values[0] and all(value == values[0] for value in values):
+            shared[PIXEL_VALUES] = frames[0][PIXEL_VALUES]
+            frames = [shallow_copy(group) for group in frames]
+            for group in frames:
+                del group[PIXEL_VALUES]
+        copied.SharedFunctionalGroupsSequence = [shared]
+        copied.PerFrameFunctionalGroupsSequence = frames or [Dataset()] * int(copied.NumberOfFrames)
     return copied
 
 

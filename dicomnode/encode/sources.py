@@ -142,7 +142,7 @@ def _multi_frame(source: SourceVolume, slices: Sequence[int]) -> Dataset:
     groups = header.PerFrameFunctionalGroupsSequence
     numbers = [source.frames[index].frame_number for index in slices]
     chosen = [groups[number - 1] for number in numbers if number]
-    shared = shallow_copy(header.SharedFunctionalGroupsSequence[0])
+    shared = shallow_copy(shared_groups(header))
     for macro in GEOMETRY_MACROS:
         if macro not in shared:
             shared[macro] = groups[(source.frames[0].frame_number or 1) - 1][macro]
@@ -154,6 +154,12 @@ def _multi_frame(source: SourceVolume, slices: Sequence[int]) -> Dataset:
     header.PerFrameFunctionalGroupsSequence = DicomSequence(chosen)
     header.NumberOfFrames = len(chosen)
     return header
+
+
+def shared_groups(header: Dataset) -> Dataset:
+    """What holds for all frames of a multi-frame image: nothing where it says everything of each frame."""
+    items = header.get("SharedFunctionalGroupsSequence")
+    return items[0] if items else Dataset()
 
 
 def _with_position(group: Dataset, shared: Dataset) -> Dataset:
@@ -175,7 +181,7 @@ def frame_position_mm(frame: SourceFrame) -> list[float]:
     header = frame.instance.header
     for group in (
         header.PerFrameFunctionalGroupsSequence[frame.frame_number - 1],
-        header.SharedFunctionalGroupsSequence[0],
+        shared_groups(header),
     ):
         if "PlanePositionSequence" in group:
             return [float(value) for value in group.PlanePositionSequence[0].ImagePositionPatient]

@@ -12,7 +12,7 @@ from pydicom import Dataset
 from pydicom.sequence import Sequence
 from pydicom.valuerep import format_number_as_ds
 
-from dicomnode.encode.sources import frame_position_mm
+from dicomnode.encode.sources import frame_position_mm, shared_groups
 from dicomnode.encode.tree import plain
 from dicomnode.study import SourceVolume, text
 
@@ -51,7 +51,7 @@ def _says_spacing(source: SourceVolume) -> bool:
     header = frame.instance.header
     if frame.frame_number is None:
         return bool(text(header, "SpacingBetweenSlices"))
-    shared = header.SharedFunctionalGroupsSequence[0]
+    shared = shared_groups(header)
     own = header.PerFrameFunctionalGroupsSequence[frame.frame_number - 1]
     groups = shared if "PixelMeasuresSequence" in shared else own
     return "SpacingBetweenSlices" in groups.PixelMeasuresSequence[0]

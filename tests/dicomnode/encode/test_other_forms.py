@@ -33,19 +33,22 @@ from dicomnode.errors import ResultRejected
 from dicomnode.forms import KINDS, Form, ResultKind, kinds_of
 from dicomnode.read.volumes import read_volume
 from dicomnode.series_writer import write_series
+from dicomnode.study import Series, read_instance
 from inference.measure import Quantity
 from inference.volume import Volume
 from tests.dicomnode.encode.situations import (
+    COARSE_MM,
     ORGAN,
     Situation,
     card,
     drawn,
     identity,
+    seen,
     situation,
     with_lesions,
     written,
 )
-from tests.phantoms import read_series
+from tests.phantoms import phantom, read_series, write_enhanced
 from tests.real_parts import require_program
 
 ALL = frozenset(KINDS)
@@ -312,6 +315,21 @@ def test_a_missing_picture_is_caught(tmp_path: Path) -> None:
     without_one = [r for r in results if r.page != 2]
     with pytest.raises(ResultRejected, match="3 pages for 3 lesions"):
         verify_results(without_one, made.lesion_map, made.measurements, made.context)
+
+
+@pytest.mark.parametrize("absent", [True, False])
+def test_an_object_that_says_all_of_each_frame_has_every_form(absent: bool, tmp_path: Path) -> None:
+    """It has no item of what its frames share, perhaps not even the sequence."""
+    truth = phantom("oblique", COARSE_MM, intensity_unit="arbitrary")
+    path = tmp_path / "e.dcm"
+    write_enhanced(truth.volume, path, identity("MR"), shared=False)
+    dataset = dcmread(path)
+    dataset.SharedFunctionalGroupsSequence = []
+    if absent:
+        del dataset.SharedFunctionalGroupsSequence
+    dataset.save_as(path)
+    made = seen(Series((read_instance(path),)), truth)
+    assert set(encoded(made)) == ALL - {"sr_not_seen"}
 
 
 def broken_form(made: object, *_: object) -> Dataset:
