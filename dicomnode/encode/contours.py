@@ -21,6 +21,7 @@ from highdicom.pr import (
     TextObject,
 )
 from pydicom import Dataset
+from pydicom.uid import UltrasoundImageStorage, UltrasoundMultiFrameImageStorage
 
 from dicomnode.encode.context import ResultContext
 from dicomnode.encode.coordinates import outlines
@@ -76,6 +77,7 @@ def encode_contours(
     )
     finish(state, context)
     copy_laterality(state, context)
+    _name_true_classes(state, context)
     _stamp(state)
     return state
 
@@ -93,10 +95,13 @@ def _headers(slices: Sequence[int], context: ResultContext) -> dict[str, Dataset
 
 def _stand_in(header: Dataset) -> Dataset:
     """highdicom asks every multi-frame image for functional groups, which ultrasound loops have none of, and
-    takes the values of pixels from the shared ones alone.
+    takes the values of pixels from the shared ones alone. It refers to no frame of a class of single frames,
+    under which some loops come: see `_name_true_classes`.
     """
     copied = patient_stand_in(header)
     if "NumberOfFrames" in copied:
+        if copied.SOPClassUID == UltrasoundImageStorage and int(copied.NumberOfFrames) > 1:
+            copied.SOPClassUID = UltrasoundMultiFrameImageStorage
         frames = copied.get("PerFrameFunctionalGroupsSequence")
         shared, frames = shallow_copy(shared_groups(copied)), list(frames or ())
         values = [group.get(PIXEL_VALUES) for group in frames]
@@ -142,6 +147,19 @@ def _text_box(points: np.ndarray[Any, Any], shape: tuple[int, ...]) -> tuple[flo
         begin, end = 0.0, columns
     upper = min(max(float(top), 0.0), max(rows - TEXT_PIXELS, 0.0))
     return float(begin), upper, float(end), min(upper + TEXT_PIXELS, float(rows))
+
+
+def _name_true_classes(state: Dataset, context: ResultContext) -> None:
+    """The SOP classes of the images, in place of those of their stand-ins."""
+    classes = {f.instance.sop_instance_uid: f.instance.sop_class_uid for f in context.source.frames}
+    holders = [
+        *state.ReferencedSeriesSequence,
+        *state.GraphicAnnotationSequence,
+        *state.get("SoftcopyVOILUTSequence", ()),
+    ]
+    for holder in holders:
+        for image in holder.get("ReferencedImageSequence", ()):
+            image.ReferencedSOPClassUID = classes[str(image.ReferencedSOPInstanceUID)]
 
 
 def _stamp(state: Dataset) -> None:

@@ -18,7 +18,7 @@ import pytest
 import SimpleITK
 from PIL import Image, ImageDraw
 from pydicom import Dataset, dcmread
-from pydicom.uid import ImplicitVRLittleEndian
+from pydicom.uid import ImplicitVRLittleEndian, UltrasoundImageStorage
 from pypdf import PdfReader
 
 import dicomnode.encode.results
@@ -330,6 +330,19 @@ def test_an_object_that_says_all_of_each_frame_has_every_form(absent: bool, tmp_
     dataset.save_as(path)
     made = seen(Series((read_instance(path),)), truth)
     assert set(encoded(made)) == ALL - {"sr_not_seen"}
+
+
+def test_a_loop_under_the_class_of_stills_has_every_form_that_a_loop_has(tmp_path: Path) -> None:
+    loop = situation("loop-us", tmp_path)
+    path = loop.source.frames[0].instance.path
+    dataset = dcmread(path)
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = UltrasoundImageStorage
+    dataset.save_as(path)
+    made = with_lesions(read_volume(Series((read_instance(path),))), loop.lesion_map.values)
+    found = encoded(made)
+    assert set(found) == set(encoded(loop))
+    named = {str(i.value) for i in found["contours"][0].iterall() if i.keyword == "ReferencedSOPClassUID"}
+    assert named == {str(UltrasoundImageStorage)}
 
 
 def broken_form(made: object, *_: object) -> Dataset:
