@@ -29,7 +29,7 @@ from dicomnode.records.db import Database
 from dicomnode.records.states import DeliveryState, JobState
 from dicomnode.records.tables import DeliveryRow, JobRow
 from dicomnode.selftest.archive import Archive
-from dicomnode.selftest.temporary import free_port
+from dicomnode.selftest.temporary import free_port, own_database
 from dicomnode.series_writer import SeriesIdentity, write_series
 from dicomnode.settings.node import PeerSettings, Settings
 from dicomnode.show.record import measurement_record
@@ -46,6 +46,7 @@ CACHE = Path(".cache/demo")
 console = Console(highlight=False, soft_wrap=True)
 
 
+@own_database()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything the demo makes; emptied first.")] = Path(
         "demo"

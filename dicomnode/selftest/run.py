@@ -28,7 +28,7 @@ from dicomnode.records.states import DeliveryState, JobState
 from dicomnode.records.tables import DeliveryRow, JobRow
 from dicomnode.selftest.archive import Archive
 from dicomnode.selftest.bundles import write_bundle
-from dicomnode.selftest.temporary import as_peer, free_port, running_node
+from dicomnode.selftest.temporary import as_peer, free_port, own_database, running_node
 from dicomnode.selftest.volumes import Phantom, phantom
 from dicomnode.series_writer import SeriesIdentity, write_series
 from dicomnode.settings.node import Settings
@@ -50,7 +50,7 @@ class _Sent:
 
 def self_test(device: str) -> Iterator[Finding]:
     """Run it; one finding for each step, and none after the first that is wrong."""
-    with TemporaryDirectory(prefix="dicomnode-selftest-") as folder:
+    with TemporaryDirectory(prefix="dicomnode-selftest-") as folder, own_database():
         try:
             yield from _steps(Path(folder), device)
         except (NodeError, OSError) as error:

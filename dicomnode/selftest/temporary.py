@@ -17,6 +17,7 @@ from dicomnode.config import load_settings
 from dicomnode.deliver.sender import echo
 from dicomnode.errors import TransientError
 from dicomnode.selftest.archive import Archive
+from dicomnode.settings.database import DATABASE_URL
 from dicomnode.settings.node import PeerSettings, Settings
 
 START_TIMEOUT_S = 180.0
@@ -80,6 +81,17 @@ def as_peer(settings: Settings) -> PeerSettings:
     return PeerSettings(
         name="node", ae_title=settings.node.ae_title, host="127.0.0.1", port=settings.node.port
     )
+
+
+@contextmanager
+def own_database() -> Iterator[None]:
+    """Meanwhile the environment, which goes before any configuration, names no database of a real node."""
+    real = os.environ.pop(DATABASE_URL, None)
+    try:
+        yield
+    finally:
+        if real is not None:
+            os.environ[DATABASE_URL] = real
 
 
 @contextmanager

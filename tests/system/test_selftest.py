@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 from pydicom import Dataset
 
+import dicomnode.demo.__main__ as demo
 from dicomnode.checks.finding import Finding, Verdict
 from dicomnode.errors import PermanentError
 from dicomnode.selftest import run
+from dicomnode.settings.database import DATABASE_URL
+
+PRODUCTION = "postgresql://node@production/node"
 
 
 @pytest.mark.slow
 def test_the_phantom_comes_back_voxel_for_voxel_and_defects_are_noticed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv(DATABASE_URL, PRODUCTION)
     kept: list[tuple[Any, list[Dataset]]] = []
     compare = run._compare
 
@@ -46,3 +54,23 @@ def test_a_node_that_does_not_start_is_said_to_be_wrong(monkeypatch: pytest.Monk
     monkeypatch.setattr("dicomnode.selftest.temporary.CONFIGURATION", "nonsense = {port}")
     findings = list(run.self_test("cpu"))
     assert findings[-1].verdict is Verdict.WRONG
+
+
+def test_the_database_that_the_environment_names_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def steps(folder: Path, device: str) -> Iterator[Finding]:
+        yield Finding("database", Verdict.OK, os.environ.get(DATABASE_URL, "of its own"))
+
+    monkeypatch.setenv(DATABASE_URL, PRODUCTION)
+    monkeypatch.setattr(run, "_steps", steps)
+    assert [finding.detail for finding in run.self_test("cpu")] == ["of its own"]
+    assert os.environ[DATABASE_URL] == PRODUCTION
+
+
+def test_neither_does_the_demo_use_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def case() -> NoReturn:
+        raise PermanentError(os.environ.get(DATABASE_URL, "of its own"))
+
+    monkeypatch.setenv(DATABASE_URL, PRODUCTION)
+    monkeypatch.setattr(demo, "synthetic_case", case)
+    with pytest.raises(PermanentError, match="of its own"):
+        demo.demo(tmp_path / "demo", synthetic=True)
