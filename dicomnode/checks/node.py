@@ -14,7 +14,8 @@ from dicomnode.checks.peers import check_calls, check_peer
 from dicomnode.errors import ConfigurationError, TransientError
 from dicomnode.mounts import locks_reach_others, may_be_shared, mount_of
 from dicomnode.observe.machine import gpu_memory
-from dicomnode.records.db import Database, migrate, revision_of
+from dicomnode.opening import opened_database
+from dicomnode.records.db import Database, revision_of
 from dicomnode.records.standing import missing_live, state_here
 from dicomnode.settings.node import Settings
 from dicomnode.spool import Spool
@@ -48,8 +49,7 @@ def check_node(settings: Settings, listen_s: float = 0.0) -> Iterator[Finding]:
 def _open_database(settings: Settings) -> tuple[Finding, Database | None]:
     """The database with its schema up to date; None when it cannot be used."""
     try:
-        database = Database(settings.database_url)
-        migrate(database)
+        database = opened_database(settings)
         with database.snapshot() as session:
             revision = revision_of(session)
     except ConfigurationError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -16,11 +15,11 @@ from sqlalchemy.exc import OperationalError
 
 from dicomnode.commands.person import account
 from dicomnode.config import load_settings
-from dicomnode.errors import ConfigurationError, TransientError
+from dicomnode.errors import TransientError
+from dicomnode.opening import opened_database
 from dicomnode.records.audit import Audit
-from dicomnode.records.db import Database, is_new, migrate
+from dicomnode.records.db import Database
 from dicomnode.settings.node import Settings
-from dicomnode.spool import Spool
 
 ConfigOption = Annotated[
     Path,
@@ -37,33 +36,15 @@ console = Console(highlight=False, width=None if sys.stdout.isatty() else FULL_W
 
 
 def open_database(settings: Settings) -> Database:
-    """The node's database with its schema up to date.
-
-    Whatever this process writes from here on is for the node's user alone. Raises TransientError when the
-    database cannot be had, and ConfigurationError when it is a new one although the spool has images.
-    """
-    os.umask(0o077)
-    database = Database(settings.database_url)
+    """The node's database with its schema up to date. Raises TransientError when it cannot be had."""
     try:
-        _refuse_to_begin_anew(settings, database)
-        migrate(database)
+        return opened_database(settings)
     except OperationalError as error:
         reason = " ".join(str(error.orig).split())
         raise TransientError(
             f"the database {settings.database_url} cannot be used ({reason}); start its server, or correct "
             "[database] or node.data"
         ) from error
-    return database
-
-
-def _refuse_to_begin_anew(settings: Settings, database: Database) -> None:
-    """A new database would know nothing of the images in the spool, and the sweep would remove them."""
-    if is_new(database) and any(Spool(settings.spool).files()):
-        raise ConfigurationError(
-            f"{settings.spool} holds images or results, but the database that knows them is not there; "
-            "bring it back (see `dicomnode restore` and `dicomnode move-database`), or move the spool away "
-            "to begin anew"
-        )
 
 
 def open_node(config: Path) -> tuple[Settings, Database]:

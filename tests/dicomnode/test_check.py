@@ -20,9 +20,9 @@ from dicomnode.deliver.sender import echo
 from dicomnode.errors import ConfigurationError, TransientError
 from dicomnode.observe.machine import GpuMemory
 from dicomnode.records.audit import Audit, Event, Subject
-from dicomnode.records.db import Database, utc_now
+from dicomnode.records.db import Database, is_new, utc_now
 from dicomnode.settings.node import PeerSettings, Settings
-from tests.dicomnode.parts import peer_answering, settings_in
+from tests.dicomnode.parts import image, peer_answering, save, settings_in
 
 
 def verdicts(findings: Iterator[Finding]) -> list[tuple[str, Verdict]]:
@@ -148,3 +148,12 @@ def test_a_data_folder_that_cannot_be_made_is_a_finding_and_the_rest_is_checked(
     found = verdicts(node.check_node(settings))
     assert found[:2] == [("database", Verdict.WRONG), ("disk", Verdict.WRONG)]
     assert ("peer PACS", Verdict.WRONG) in found
+
+
+def test_a_lost_database_is_wrong_and_not_begun_anew_beside_its_images(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    save(image(), settings.spool / "studies/1.2/1.3/1.4_0.dcm")
+    (first, *_) = node.check_node(settings)
+    assert (first.subject, first.verdict) == ("database", Verdict.WRONG)
+    assert "the database that knows them is not there" in first.detail
+    assert is_new(Database(settings.database_url))
