@@ -21,6 +21,7 @@ from dicomnode.commands.options import (
     print_json,
     table_of,
 )
+from dicomnode.errors import PermanentError
 from dicomnode.records.anchoring import anchor_of_the_day
 from dicomnode.records.anchors import private_key, public_key
 from dicomnode.records.audit import Event, Subject
@@ -132,6 +133,8 @@ def audit_verify(
 
     Recomputes every seal, and compares the trail with the anchors that were written once a day.
     """
+    if anchors is not None and not anchors.is_file():
+        raise PermanentError(f"there are no anchors at {anchors}; name the file that was copied")
     settings, database = open_node(config)
     of_anchors = public_key(key) if key else own_key(settings.audit.signing_key)
     with console.status("") as status:

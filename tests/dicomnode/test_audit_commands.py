@@ -194,6 +194,22 @@ def test_a_foreign_public_key_and_a_damaged_file_of_anchors_are_told_of(
     (tmp_path / "damaged").write_text("x\n")
     with pytest.raises(PermanentError, match=r"line 1 of .* is no anchor"):
         command("audit", "verify", "--anchors", str(tmp_path / "damaged"))
+    with pytest.raises(PermanentError, match="there are no anchors at"):
+        command("audit", "verify", "--anchors", str(tmp_path / "mistyped"))
+
+
+def test_anchors_that_are_gone_or_were_begun_anew_are_told_of(
+    command: Command, database: Database, signing: Path
+) -> None:
+    command("audit", "anchor")
+    file = load_settings(command.config).anchors
+    copy = file.rename(file.with_name("copy"))
+    (fault,) = verified(command, code=1)["faults"]
+    assert (fault["damage"], fault["event_id"]) == ("anchor", 3)
+    command("audit", "anchor")
+    (fault,) = verified(command, code=1)["faults"]
+    assert "does not hold the anchor that was written first" in fault["told"]
+    assert verified(command, "--anchors", str(copy))["good"]
 
 
 def test_hostile_words_are_shown_as_text(command: Command, database: Database) -> None:
