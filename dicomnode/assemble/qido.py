@@ -32,19 +32,28 @@ def count_instances(peer: PeerSettings, study_instance_uid: str) -> int | None:
             content = _read(answer)
     except httpx.HTTPError as error:
         raise TransientError(f"peer {peer.name} does not answer QIDO-RS: {type(error).__name__}") from error
-    except OSError as error:
-        raise TransientError(
-            f"the token of peer {peer.name} cannot be read ({error.strerror}); check peer.dicomweb_token_file"
-        ) from error
     return _count(content)
 
 
+def token_of(peer: PeerSettings) -> str | None:
+    """The bearer token for a peer, if there is one. Raises TransientError when it cannot be read.
+
+    It is read anew each time, so that it can be replaced while the node runs.
+    """
+    if peer.dicomweb_token_file is None:
+        return None
+    try:
+        return peer.dicomweb_token_file.read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise TransientError(
+            f"the token of peer {peer.name} in {peer.dicomweb_token_file} cannot be read "
+            f"({type(error).__name__}); check peer.dicomweb_token_file"
+        ) from error
+
+
 def _headers(peer: PeerSettings) -> dict[str, str]:
-    """The token is read anew each time, so that it can be replaced while the node runs."""
-    headers = {"Accept": "application/dicom+json"}
-    if peer.dicomweb_token_file is not None:
-        headers["Authorization"] = f"Bearer {peer.dicomweb_token_file.read_text('ascii').strip()}"
-    return headers
+    token = token_of(peer)
+    return {"Accept": "application/dicom+json", **({"Authorization": f"Bearer {token}"} if token else {})}
 
 
 def _read(answer: httpx.Response) -> bytes:

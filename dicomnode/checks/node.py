@@ -1,4 +1,4 @@
-"""Checks of the node itself: database, disk, models, device, clock, certificates; then its peers."""
+"""Checks of the node itself: database, disk, models, device, clock, keys, certificates; then its peers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from dicomnode.certificates import check_certificates
 from dicomnode.checks.clock import check_clock
+from dicomnode.checks.files import check_files
 from dicomnode.checks.finding import Finding, note, ok, wrong
 from dicomnode.checks.peers import check_calls, check_peer
 from dicomnode.errors import ConfigurationError, TransientError
@@ -37,6 +38,7 @@ def check_node(settings: Settings, listen_s: float = 0.0) -> Iterator[Finding]:
         yield from _check_models(settings, database)
         yield check_clock(database)
     yield from _check_devices(settings)
+    yield from check_files(settings)
     if settings.tls is not None:
         for good, detail in check_certificates(settings.tls):
             yield (ok if good else wrong)("tls", detail)
@@ -110,6 +112,8 @@ def _check_models(settings: Settings, database: Database) -> Iterator[Finding]:
                 yield wrong(f"model {name}", f"{sentence}; restore it or promote another")
     for folder, problem in registry.problems.items():
         yield wrong(f"model {folder.name}", problem)
+    for name in sorted(settings.models.states.keys() - set(registry.names)):
+        yield note("models.states", f"no usable model is called {name!r}; correct the name, or take it out")
     for route in settings.route:
         if route.model not in registry.names:
             yield wrong(f"route {route.name}", f"no usable model is called {route.model!r}")

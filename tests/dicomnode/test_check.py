@@ -14,6 +14,7 @@ import pytest
 from pynetdicom.sop_class import SegmentationStorage
 
 from dicomnode.checks import clock, node
+from dicomnode.checks.files import check_files
 from dicomnode.checks.finding import Finding, Verdict
 from dicomnode.checks.peers import check_calls, check_peer
 from dicomnode.deliver.sender import echo
@@ -157,3 +158,35 @@ def test_a_lost_database_is_wrong_and_not_begun_anew_beside_its_images(tmp_path:
     assert (first.subject, first.verdict) == ("database", Verdict.WRONG)
     assert "the database that knows them is not there" in first.detail
     assert is_new(Database(settings.database_url))
+
+
+def test_keys_and_secrets_that_cannot_be_read_are_wrong(tmp_path: Path) -> None:
+    more = """
+[audit]
+signing_key = "none.pem"
+[[audit.syslog]]
+name = "siem"
+host = "127.0.0.1"
+port = 6514
+ca = "none.pem"
+[alerts]
+webhook_token_file = "none"
+smtp_password_file = "none"
+"""
+    settings = settings_in(tmp_path, more)
+    (tmp_path / "token").write_bytes(b"\xff")
+    peer = settings.peer[0].model_copy(update={"dicomweb_token_file": tmp_path / "token"})
+    found = verdicts(check_files(settings.model_copy(update={"peer": (peer,)})))
+    assert found == [
+        (name, Verdict.WRONG) for name in ("alerts", "alerts", "audit", "syslog siem", "peer PACS")
+    ]
+    assert set(found) - {("peer PACS", Verdict.WRONG)} < set(verdicts(node.check_node(settings)))
+
+
+def test_keys_and_secrets_that_nobody_named_are_not_missed(settings: Settings) -> None:
+    assert list(check_files(settings)) == []
+
+
+def test_a_state_of_a_model_that_is_not_there_is_noted(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, '[models.states]\ntreshold = "shadow"\n')
+    assert ("models.states", Verdict.NOTE) in verdicts(node.check_node(settings))
