@@ -6,7 +6,15 @@ import ipaddress
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydicom.datadict import tag_for_keyword
 
 
@@ -39,10 +47,22 @@ Name = Annotated[str, Field(min_length=1, max_length=64)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
-class Section(BaseModel):
-    """One table of the file: no unknown keys, no changes after reading."""
+LONGEST = {"_timeout_s": 20 * 86_400.0, "_s": 366 * 86_400.0, "_days": 36_600.0}
+"""By the unit in its name, the first that fits: sockets and dates cannot count further than these."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+
+class Section(BaseModel):
+    """One table of the file: no unknown keys, no changes after reading, no length of time without end."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _ends(cls, value: object, info: ValidationInfo) -> object:
+        longest = next((LONGEST[unit] for unit in LONGEST if str(info.field_name).endswith(unit)), None)
+        if longest is not None and isinstance(value, float) and value > longest:
+            raise ValueError(f"must be at most {longest:.0f}")
+        return value
 
 
 class Range(Section):

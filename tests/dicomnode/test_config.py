@@ -252,3 +252,23 @@ def test_the_password_of_the_database_comes_from_its_file_and_is_never_shown(
 def test_a_password_file_that_is_missing_is_told_of_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="DICOMNODE_DATABASE_PASSWORD"):
         settings_in(tmp_path, '[database]\nurl = "postgresql://node@db/node"\npassword_file = "nowhere"\n')
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ("[assembly]\ndeadline_s = inf\n", "assembly.deadline_s: .* finite number"),
+        ("[web]\nsession_s = nan\n", "web.session_s: .* finite number"),
+        ("[web]\nidle_s = 1e12\n", "web.idle_s: must be at most 31622400; got"),
+        ("[worker]\njob_timeout_s = 3e6\n", "worker.job_timeout_s: must be at most 1728000; got"),
+        ("[retention]\ninputs_days = 1e6\n", "retention.inputs_days: must be at most 36600; got"),
+    ],
+)
+def test_a_length_of_time_has_an_end(tmp_path: Path, more: str, says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        settings_in(tmp_path, more)
+
+
+def test_a_long_time_is_one(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, "[assembly]\ndeadline_s = 604800\n[retention]\ninputs_days = 36500\n")
+    assert (settings.assembly.deadline_s, settings.retention.inputs_days) == (604800.0, 36500.0)
