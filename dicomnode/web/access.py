@@ -31,6 +31,8 @@ from dicomnode.web.site import Right, Site, Visit, Visitor
 
 SESSION_COOKIE = "dicomnode_session"
 LARGEST_FORM_BYTES = 64 * 1024
+REFRESH = "x-refresh"
+"""What a page says that fetches itself again (static/page.js): nobody uses the session then."""
 
 View = Callable[[Visit], Response]
 OpenView = Callable[[Site, Request, Mapping[str, str]], Response]
@@ -135,7 +137,7 @@ def _by_cookie(site: Site, request: Request) -> Visitor | None:
     if found is None:
         return None
     row, user = found
-    if utc_now() - row.last_seen_at > SEEN_INTERVAL:
+    if REFRESH not in request.headers and utc_now() - row.last_seen_at > SEEN_INTERVAL:
         with site.database.transaction() as session:
             keep_open(session, row)
     return _visitor(row, user, client_address(site, request))

@@ -146,6 +146,14 @@ def test_a_session_that_is_used_stays_open(page: Page) -> None:
         assert utc_now() - session.scalars(select(SessionRow)).one().last_seen_at < timedelta(minutes=1)
 
 
+def test_a_page_that_keeps_itself_up_to_date_does_not_keep_the_session_open(page: Page) -> None:
+    browser = page.logged_in()
+    for status in (200, 303):
+        with page.database.transaction() as session:
+            session.scalars(select(SessionRow)).one().last_seen_at -= timedelta(minutes=20)
+        assert browser.get("/", **{"X-Refresh": "1"}).status_code == status
+
+
 def test_a_changed_person_is_logged_out_everywhere(page: Page) -> None:
     browser = page.logged_in()
     with page.database.transaction() as session:
