@@ -14,6 +14,8 @@ FAILURES_OF_ADDRESS = 30
 FAILURES_OF_NAME = 50
 """Of one name from anywhere: high, so that nobody can lock somebody else out by a few wrong words."""
 MOST_REMEMBERED = 10_000
+REFUSED_AGAIN_S = 60.0
+"""How often it is recorded that an address is not heard: a stranger must not fill the audit."""
 
 
 @dataclass
@@ -22,12 +24,22 @@ class LoginLimiter:
 
     clock: Callable[[], float] = time.monotonic
     _failures: dict[Hashable, deque[float]] = field(default_factory=dict)
+    _refused: dict[str, float] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def may_try(self, name: str, address: str) -> bool:
         """Whether one more attempt is heard at all."""
         with self._lock:
             return all(self._count(key) < limit for key, limit in _limits(name, address))
+
+    def refused(self, address: str) -> bool:
+        """Whether an attempt that was not heard is the first in a minute from its address."""
+        with self._lock:
+            now = self.clock()
+            self._refused = {key: at for key, at in self._refused.items() if now - at < REFUSED_AGAIN_S}
+            is_first = address not in self._refused
+            self._refused.setdefault(address, now)
+        return is_first
 
     def failed(self, name: str, address: str) -> None:
         """Remember a wrong password."""

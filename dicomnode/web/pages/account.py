@@ -36,14 +36,15 @@ def show_login(site: Site, request: Request, _form: Mapping[str, str]) -> Respon
 
 
 def log_in_by_password(site: Site, request: Request, form: Mapping[str, str]) -> Response:
-    """Compare the password; every outcome is recorded."""
+    """Compare the password; every outcome is recorded, and of those that are not heard one a minute."""
     target = _safe_target(form.get("next", "/"))
     token = request.cookies.get(LOGIN_COOKIE, "")
     if not token or not is_own_form(request, form, token):
         return _login_page(site, target, "The form was out of date. Please try again.", 403)
     name, address = form.get("name", "").strip(), client_address(site, request)
     if not site.limiter.may_try(name, address):
-        _record_failure(site, name, address, "too many wrong passwords")
+        if site.limiter.refused(address):
+            _record_failure(site, name, address, "too many wrong passwords")
         return _login_page(site, target, TOO_OFTEN, 429)
     with site.database.snapshot() as session:
         user = session.get(UserRow, name)

@@ -115,6 +115,19 @@ def test_many_names_from_one_address_and_one_name_from_many_addresses_are_limite
     assert limiter.may_try("viewer", "203.0.113.1")
 
 
+def test_attempts_that_are_not_heard_are_recorded_once_a_minute_for_each_address(page: Page) -> None:
+    now = 0.0
+    page.app.state.site.limiter.clock = lambda: now
+    for now_s in (0.0, 1.0, 59.0, 61.0):
+        now = now_s
+        for address in (ADDRESS, "192.0.2.8"):
+            for _ in range(8):
+                page.browser(address).log_in("viewer", "guess guess guess")
+    reasons = [detail["reason"] for _, detail in events(page.database, "login_failed")]
+    assert reasons.count("wrong name or password") == 2 * 5
+    assert reasons.count("too many wrong passwords") == 2 * 2
+
+
 def test_logging_out_ends_the_session_on_the_server(page: Page) -> None:
     browser = page.logged_in()
     cookies = dict(browser.client.cookies)
