@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from socket import socket
+from socket import MSG_PEEK, socket
 from typing import Any
 
 import structlog
@@ -132,6 +132,15 @@ def _log_change(problem: str | None) -> None:
 def client_context(files: TlsSettings) -> ssl.SSLContext:
     """The context for calling a peer. Raises ConfigurationError when there never was a usable one."""
     return _client_credentials(files).context()
+
+
+def says_something(channel: socket, timeout_s: float) -> bool:
+    """Whether a caller speaks, or hangs up without a word. Raises TimeoutError when it does neither."""
+    channel.settimeout(timeout_s)
+    try:
+        return bool(channel.recv(1, MSG_PEEK))
+    except ConnectionError:
+        return False
 
 
 def shake_hands(channel: socket, context: ssl.SSLContext, timeout_s: float) -> ssl.SSLSocket:

@@ -92,7 +92,7 @@ def _check_call(
         )
     if called is not None:
         return ok(subject, f"called last at {called.at:%Y-%m-%d %H:%M:%S} UTC")
-    how = f"C-ECHO from {peer.ae_title} to {settings.node.ae_title} at port {settings.node.port}"
+    how = f"C-ECHO from {peer.ae_title} to {settings.node.ae_title} at port {settings.port_for(peer)}"
     if since is not None:
         return wrong(
             subject, f"has not called in the time given; check firewall and routing, then try a {how}"

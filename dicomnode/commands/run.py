@@ -48,7 +48,7 @@ def serve(config: ConfigOption = DEFAULT_CONFIG) -> None:
             Event.NODE_STARTED,
             Subject(),
             ae_title=settings.node.ae_title,
-            port=settings.node.port,
+            port=settings.dicom_ports[-1],
             configuration_sha256=_digest(config),
             models={f"{b.card.name} {b.card.version}": b.digest for b in registry.bundles.values()},
         )
@@ -88,8 +88,8 @@ def receive(config: ConfigOption = DEFAULT_CONFIG) -> None:
         listener.start()
     except OSError as error:
         raise ConfigurationError(
-            f"cannot listen on {settings.node.host}:{settings.node.port} ({error.strerror}); "
-            "stop what uses the port, or change node.port"
+            f"cannot listen on {settings.node.host}, port {' and '.join(map(str, settings.dicom_ports))} "
+            f"({error.strerror}); stop what uses the port, or change node.host, node.port or tls.port"
         ) from error
     keep_what_is_loaded()
     stopping.wait()

@@ -12,7 +12,7 @@ from dicomnode.observe.machine import free_bytes
 from dicomnode.records.db import Database, newest_revision, revision_of
 from dicomnode.records.revisions import can_work_with
 from dicomnode.records.watch_tables import PeerCheckRow
-from dicomnode.settings.node import NodeSettings, Settings
+from dicomnode.settings.node import Settings
 
 CONNECTION_TIMEOUT_S = 3.0
 ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
@@ -29,7 +29,7 @@ class Condition:
 
 def readiness(settings: Settings, database: Database) -> list[Condition]:
     """Every condition, whether it holds or not."""
-    return [_database(database), _schema(database), _disk(settings), _listener(settings.node)]
+    return [_database(database), _schema(database), _disk(settings), _listener(settings)]
 
 
 def _database(database: Database) -> Condition:
@@ -61,14 +61,16 @@ def _disk(settings: Settings) -> Condition:
     return Condition("disk", free_gb >= wanted_gb, f"{free_gb:.1f} GB free, {wanted_gb:g} GB needed")
 
 
-def _listener(node: NodeSettings) -> Condition:
-    """Whether the DICOM port takes connections.
+def _listener(settings: Settings) -> Condition:
+    """Whether the DICOM ports take connections.
 
     No association is asked for: every one is audited, and this question comes every few seconds.
     """
-    host = ANY_ADDRESS.get(node.host, node.host)
-    try:
-        socket.create_connection((host, node.port), CONNECTION_TIMEOUT_S).close()
-    except OSError as error:
-        return Condition("listener", False, f"port {node.port} does not answer ({error.strerror or error})")
-    return Condition("listener", True, f"port {node.port} takes connections")
+    host = ANY_ADDRESS.get(settings.node.host, settings.node.host)
+    for port in settings.dicom_ports:
+        try:
+            socket.create_connection((host, port), CONNECTION_TIMEOUT_S).close()
+        except OSError as error:
+            return Condition("listener", False, f"port {port} does not answer ({error.strerror or error})")
+    told = " and ".join(map(str, settings.dicom_ports))
+    return Condition("listener", True, f"port {told} takes connections")

@@ -25,7 +25,7 @@ from dicomnode.receive.turned_away import TurnedAway
 from dicomnode.records.audit import Event
 from dicomnode.settings.network import ConnectionSettings
 from dicomnode.settings.node import PeerSettings
-from dicomnode.tls import Credentials, reason_of, shake_hands
+from dicomnode.tls import Credentials, reason_of, says_something, shake_hands
 from dicomnode.wire.pdus import CutOff, PduReader
 
 Serve = Callable[[Association, PduReader], None]
@@ -218,6 +218,9 @@ class Server(ThreadedAssociationServer):  # type: ignore[misc]
             if client_address[0] in self.connections.proxies:
                 client_address = (self._introduced(request, client_address[0]), *client_address[1:])
             if self._credentials is not None:
+                if not says_something(request, timeout_s):
+                    self.shutdown_request(request)  # who asks whether the port is open is not turned away
+                    return
                 request = shake_hands(request, self._credentials.context(), timeout_s)
             super().process_request_thread(request, client_address)
         except NotIntroduced as error:

@@ -77,11 +77,11 @@ class Listener:
         self._acknowledging.open()
         entity = self._entity()
         tls = self._settings.tls
-        everybody_by_tls = all(peer.tls for peer in self._settings.peer if peer.may_send)
-        if tls is not None:
-            self._open(entity, tls.port, Credentials(tls, server=True, changed=self._certificate_changed))
-        if tls is None or not everybody_by_tls:
-            self._open(entity, self._settings.node.port, None)
+        for port in self._settings.dicom_ports:
+            if tls is not None and port == tls.port:
+                self._open(entity, port, Credentials(tls, server=True, changed=self._certificate_changed))
+            else:
+                self._open(entity, port, None)
         for server in self._servers:
             threading.Thread(target=server.serve_forever, name="port", daemon=True).start()
         threading.Thread(target=self._flush, name="turned away", daemon=True).start()

@@ -196,6 +196,18 @@ class Settings(Section):
         """Peers by name."""
         return {peer.name: peer for peer in self.peer}
 
+    @property
+    def dicom_ports(self) -> tuple[int, ...]:
+        """The ports that receivers open: the plain one stays closed where everybody who may send uses TLS."""
+        if self.tls is None:
+            return (self.node.port,)
+        everybody_by_tls = all(peer.tls for peer in self.peer if peer.may_send)
+        return (self.tls.port,) if everybody_by_tls else (self.tls.port, self.node.port)
+
+    def port_for(self, peer: PeerSettings) -> int:
+        """The port that a peer is to call."""
+        return self.tls.port if self.tls is not None and peer.tls else self.node.port
+
     @cached_property
     def wanted(self) -> Wanted:
         """The kinds of object that each peer gets: its own word, else its profile's, else the default.

@@ -22,10 +22,12 @@ from pydicom.uid import CTImageStorage
 from sqlalchemy import select
 
 from dicomnode.certificates import check_certificates
+from dicomnode.checks.peers import check_calls
 from dicomnode.config import load_settings
 from dicomnode.deliver.answers import Fate
 from dicomnode.deliver.sender import echo, send
 from dicomnode.errors import ConfigurationError, TransientError
+from dicomnode.observe.readiness import readiness
 from dicomnode.receive.admission import WITHOUT_TLS, WRONG_CERTIFICATE, admit
 from dicomnode.receive.arrival import Origin
 from dicomnode.receive.listener import Listener
@@ -212,8 +214,17 @@ def test_the_plain_port_stays_closed_when_every_sender_uses_tls(place: Place) ->
     listener.start()
     try:
         assert listener.ports == [place.tls_port]
+        listens = readiness(only, place.database)[-1]
+        assert (listens.name, listens.good) == ("listener", True), listens.detail
+        with socket.create_connection(("127.0.0.1", place.tls_port)) as plain:
+            plain.sendall(b"no TLS at all\r\n")
+            wait_until(place.rejections, WAIT_S)
+        wait_until(lambda: not listener._connections._opening, WAIT_S)
+        assert len(place.rejections()) == 1, "who only tries the port is not turned away"
     finally:
         listener.stop()
+    (never,) = check_calls(only, place.database, 0.0)
+    assert f"at port {place.tls_port}" in never.detail
 
 
 @pytest.mark.real_parts
