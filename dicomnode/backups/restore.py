@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from dicomnode.backups.databases import brought_back, take_away
 from dicomnode.backups.manifest import (
     ANCHORS,
     CONFIGURATION,
+    DATABASE,
     MANIFEST,
     PROFILES,
     SPOOL,
@@ -31,6 +33,9 @@ from dicomnode.records.db import Database, migrate
 from dicomnode.records.tables import InstanceRow, ResultRow
 from dicomnode.settings.node import Settings
 from dicomnode.spool import Spool
+
+LOST_AND_FOUND = "lost+found"
+"""What an empty disk holds (ext4)."""
 
 
 @dataclass(frozen=True)
@@ -56,24 +61,51 @@ def restore_backup(backup: Path, config: Path, data: Path | None, audit: Audit) 
     try:
         settings = _write_configuration(backup, draft, data)
         _refuse_to_overwrite(settings)
-        staged = settings.node.data.with_name(f"{settings.node.data.name}.{os.getpid()}.restoring")
-        try:
-            check = _stage(backup, manifest, settings, staged, audit)
-            if settings.node.data.exists():
-                settings.node.data.rmdir()
-            staged.rename(settings.node.data)
-        finally:
-            shutil.rmtree(staged, ignore_errors=True)
-        if (backup / ANCHORS).exists() and not settings.anchors.exists():
-            shutil.copyfile(backup / ANCHORS, settings.anchors)
-        if (backup / PROFILES).is_dir():
-            shutil.copytree(backup / PROFILES, settings.delivery.profiles, dirs_exist_ok=True)
+        check = _bring_data(backup, manifest, settings, audit)
+        _bring_what_is_beside(backup, settings)
+        _give_to_owner(settings, draft)
         draft.rename(config)
     except OSError as error:
         raise TransientError(f"the backup cannot be restored: {error.strerror} ({error.filename})") from error
     finally:
         draft.unlink(missing_ok=True)
     return Restored(settings, manifest, check)
+
+
+def _bring_data(backup: Path, manifest: Manifest, settings: Settings, audit: Audit) -> ChainCheck:
+    """Fill the data folder from one inside it: it may be a disk of its own, which cannot be exchanged."""
+    folder, is_new = settings.node.data, not settings.node.data.exists()
+    folder.mkdir(parents=True, mode=0o700, exist_ok=True)
+    staged = folder / f".{os.getpid()}.restoring"
+    try:
+        check = _stage(backup, manifest, settings, staged, audit)
+        _give_to_owner(settings, staged)
+        for part in sorted(staged.iterdir(), key=lambda part: part.name == DATABASE):
+            part.rename(folder / part.name)  # the database last: beside a spool alone no node begins
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+        if is_new:
+            with suppress(OSError):  # it is not empty: all went well
+                folder.rmdir()
+    return check
+
+
+def _bring_what_is_beside(backup: Path, settings: Settings) -> None:
+    """Anchors and profiles, which may be outside of the data folder."""
+    if (backup / ANCHORS).exists() and not settings.anchors.exists():
+        shutil.copyfile(backup / ANCHORS, settings.anchors)
+        _give_to_owner(settings, settings.anchors)
+    if (backup / PROFILES).is_dir():
+        shutil.copytree(backup / PROFILES, settings.delivery.profiles, dirs_exist_ok=True)
+        _give_to_owner(settings, settings.delivery.profiles)
+
+
+def _give_to_owner(settings: Settings, restored: Path) -> None:
+    """What root brings back is for the user of the node, whose the data folder is."""
+    if os.geteuid() == 0:
+        owner = settings.node.data.stat()
+        for path in (restored, *restored.rglob("*")):
+            os.chown(path, owner.st_uid, owner.st_gid)
 
 
 def _write_configuration(backup: Path, draft: Path, data: Path | None) -> Settings:
@@ -97,13 +129,13 @@ def _write_configuration(backup: Path, draft: Path, data: Path | None) -> Settin
 
 def _refuse_to_overwrite(settings: Settings) -> None:
     folder = settings.node.data
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and any(path.name != LOST_AND_FOUND for path in folder.iterdir()):
         raise PermanentError(f"{folder} is not empty; restore to another --data, or move it away")
 
 
 def _stage(backup: Path, manifest: Manifest, settings: Settings, staged: Path, audit: Audit) -> ChainCheck:
-    """Fill a folder beside the data folder, with everything pointing to where it will be."""
-    staged.mkdir(parents=True, mode=0o700)
+    """Fill a new folder, with everything pointing to where it will be."""
+    staged.mkdir(mode=0o700)
     spool = Spool(staged / settings.spool.relative_to(settings.node.data))
     spool.prepare()
     if (backup / SPOOL).is_dir():

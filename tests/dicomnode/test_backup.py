@@ -303,3 +303,45 @@ def test_the_files_of_a_backup_are_for_the_service_user_only(node: Node) -> None
     made = node.backup()
     assert made.folder.stat().st_mode & 0o077 == 0
     shutil.rmtree(made.folder)
+
+
+def test_a_data_folder_that_is_a_disk_of_its_own_is_filled_and_not_exchanged(
+    node: Node, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    (disk / "lost+found").mkdir(parents=True)
+    inode = disk.stat().st_ino
+    restored(node.backup(), tmp_path / "new", data=disk)
+    assert disk.stat().st_ino == inode
+    assert sorted(path.name for path in disk.iterdir()) == ["lost+found", "node.sqlite", "spool"]
+
+
+def test_a_restore_that_fails_leaves_the_disk_empty(node: Node, tmp_path: Path) -> None:
+    node.add_result("1.2.3", "waiting")
+    made = node.backup()
+    tamper_trail(made.folder)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    with pytest.raises(PermanentError, match="broken at event 1"):
+        restored(made, tmp_path / "new", data=disk)
+    assert list(disk.iterdir()) == []
+
+
+def test_what_root_brings_back_belongs_to_whom_the_data_folder_does(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.add_result("1.2.3", "waiting")
+    (node.config.parent / "profiles").mkdir()
+    (node.config.parent / "profiles" / "OTHER.toml").write_text("")
+    node.settings.anchors.write_bytes(b"")
+    made = node.backup()
+    given: list[tuple[str, int, int]] = []
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr("os.chown", lambda path, uid, gid: given.append((Path(path).name, uid, gid)))
+    settings, _ = restored(made, tmp_path / "new")
+    owner = settings.node.data.stat()
+    assert {(uid, gid) for _, uid, gid in given} == {(owner.st_uid, owner.st_gid)}
+    names = {name for name, _, _ in given}
+    assert names >= {"spool", "node.sqlite", "audit-anchors.jsonl", "profiles", "OTHER.toml"}
+    assert [name for name in names if name.endswith(".restoring.toml")], "the configuration too"
+    assert [name for name in names if name.endswith(".dcm")]
