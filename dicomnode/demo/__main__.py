@@ -23,7 +23,7 @@ from dicomnode.deliver.answers import Fate
 from dicomnode.deliver.sender import echo
 from dicomnode.demo.cases import Case, real_case, synthetic_case
 from dicomnode.encode.overlay import draw_lesion
-from dicomnode.errors import NodeError, TransientError
+from dicomnode.errors import NodeError, PermanentError, TransientError
 from dicomnode.read.volumes import read_volume
 from dicomnode.records.db import Database
 from dicomnode.records.states import DeliveryState, JobState
@@ -39,6 +39,7 @@ from inference.measure import measure_lesions
 from inference.registry import find_bundles
 
 MODEL = "ct-lung-nodule"
+AE_TITLE = "DEMONODE"
 START_TIMEOUT_S = 60.0
 RESULT_TIMEOUT_S = 280.0
 CACHE = Path(".cache/demo")
@@ -48,15 +49,16 @@ console = Console(highlight=False, soft_wrap=True)
 
 @own_database()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for everything the demo makes; emptied first.")] = Path(
-        "demo"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="Folder for everything the demo makes; takes the place of an earlier demo.")
+    ] = Path("demo"),
     models: Annotated[Path, typer.Option(help="Folder of the model bundles.")] = Path("config/models"),
     synthetic: Annotated[bool, typer.Option("--synthetic", help="Use the synthetic chest.")] = False,
 ) -> None:
     """Send a chest CT through a real node and show what comes back."""
-    if out.exists():
-        shutil.rmtree(out)
+    _make_room(out)
+    archive = Archive("DEMOPACS", free_port(), out / "archive")
+    settings = _write_configuration(out, models, archive)
     case = synthetic_case() if synthetic else _case()
     identity = SeriesIdentity(
         patient_id="DEMO-0001", patient_name="Demo^Chest", series_description="Chest CT"
@@ -64,8 +66,6 @@ def demo(
     paths = write_series(case.volume, out / "study", identity)
     console.print(f"[bold]1.[/] {case.title}: {len(paths)} images written to {out / 'study'}")
 
-    archive = Archive("DEMOPACS", free_port(), out / "archive")
-    settings = _write_configuration(out, models, archive)
     archive.add(paths)
     archive.start()
     node = _start_node(out)
@@ -79,6 +79,19 @@ def demo(
     console.print("\n[bold]3.[/] what the audit trail says\n")
     _dicomnode("audit", "show", identity.study_instance_uid, "--config", str(out / "node.toml"))
     _show_results(case, archive, out, models)
+
+
+def _make_room(out: Path) -> None:
+    """An empty folder. Raises PermanentError when anything but an earlier demo is in the way."""
+    config = out / "node.toml"
+    is_demo = config.is_file() and f'ae_title = "{AE_TITLE}"' in config.read_text("utf-8", "replace")
+    if out.exists() and not is_demo and not (out.is_dir() and not any(out.iterdir())):
+        raise PermanentError(
+            f"{out} is not of an earlier demo; empty it yourself, or name another with --out"
+        )
+    if out.exists():
+        shutil.rmtree(out)
+    out.mkdir(parents=True)
 
 
 def _case() -> Case:
@@ -95,7 +108,7 @@ def _write_configuration(out: Path, models: Path, archive: Archive) -> Settings:
     config.write_text(
         f"""\
 [node]
-ae_title = "DEMONODE"
+ae_title = "{AE_TITLE}"
 host = "127.0.0.1"
 port = {free_port()}
 data = "node"
