@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +19,11 @@ from inference.registry import find_bundles
 
 def _not_there_yet(config: Path) -> Path:
     """Said before the first question is asked."""
-    if config.exists():
+    try:
+        is_there = config.exists()
+    except OSError as error:
+        raise _unwritable(config, error) from error
+    if is_there:
         raise PermanentError(f"{config} is there already; change it by hand, or name another with --config")
     return config
 
@@ -73,16 +78,23 @@ def init(
 
 def _write(config: Path, text: str) -> None:
     """Under its name only when it holds; an answer that does not fit is told by the check of settings."""
-    config.parent.mkdir(parents=True, exist_ok=True)
     draft = config.with_name(f".{config.name}.{os.getpid()}.draft.toml")
-    draft.write_text(text, "utf-8")
-    draft.chmod(0o640)
     try:
+        config.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(text, "utf-8")
+        draft.chmod(0o640)
         load_settings(draft)
         os.link(draft, config)  # unlike a rename, it never takes the place of a file
     except ConfigurationError as error:
         raise PermanentError(str(error).replace(str(draft), str(config))) from error
     except FileExistsError as error:
-        raise PermanentError(f"{config} is there already") from error
+        raise PermanentError(f"{error.filename2 or error.filename} is there already") from error
+    except OSError as error:
+        raise _unwritable(config, error) from error
     finally:
-        draft.unlink()
+        with suppress(OSError):  # its folder cannot be used: it was never there
+            draft.unlink()
+
+
+def _unwritable(config: Path, error: OSError) -> PermanentError:
+    return PermanentError(f"{config} cannot be written ({error.strerror}); name another file with --config")

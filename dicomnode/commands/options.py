@@ -45,6 +45,11 @@ def open_database(settings: Settings) -> Database:
             f"the database {settings.database_url} cannot be used ({reason}); start its server, or correct "
             "[database] or node.data"
         ) from error
+    except OSError as error:
+        raise TransientError(
+            f"{error.filename or settings.node.data} cannot be used ({error.strerror}); run this as the user "
+            "of the node, or correct node.data"
+        ) from error
 
 
 def open_node(config: Path) -> tuple[Settings, Database]:

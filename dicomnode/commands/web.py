@@ -127,5 +127,8 @@ def _ask_password(file: Path | None) -> str:
         return str(typer.prompt("Password", hide_input=True, confirmation_prompt=True))
     try:
         return (file.read_text("utf-8").splitlines() or [""])[0]
-    except OSError as error:
-        raise PermanentError(f"password file {file} cannot be read ({error.strerror})") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise PermanentError(
+            f"password file {file} cannot be read ({type(error).__name__}); "
+            "name a file of text that you may read"
+        ) from error

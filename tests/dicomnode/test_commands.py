@@ -22,7 +22,7 @@ from dicomnode.__main__ import app, main
 from dicomnode.commands.options import local_time, table_of
 from dicomnode.commands.person import account
 from dicomnode.config import load_settings
-from dicomnode.errors import PermanentError
+from dicomnode.errors import PermanentError, TransientError
 from dicomnode.observe.figures import read_figures
 from dicomnode.observe.troubles import Kind, find_troubles
 from dicomnode.receive.intake import Intake
@@ -288,6 +288,13 @@ def test_a_node_whose_database_was_lost_does_not_begin_anew_beside_its_images(
     assert "the database that knows them is not there" in capsys.readouterr().err
     file.with_name("lost").rename(file)
     assert command.json("status", "--json")["studies"] == {"receiving": 1}
+
+
+def test_a_data_folder_that_this_user_may_not_use_is_named_with_the_remedy(tmp_path: Path) -> None:
+    command = Command(write_config(tmp_path))
+    (tmp_path / "data").write_text("no folder")
+    with pytest.raises(TransientError, match=r"data cannot be used \(.*\); run this as the user of the node"):
+        command("status")
 
 
 def test_the_status_says_how_far_syslog_receivers_are_behind(tmp_path: Path) -> None:

@@ -83,6 +83,16 @@ def test_a_file_that_is_there_is_never_replaced(tmp_path: Path) -> None:
     assert config.read_text() == "mine"
 
 
+def test_a_file_that_cannot_be_written_is_named_with_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    config = tmp_path / "file" / "etc" / "node.toml"
+    with pytest.raises(
+        PermanentError, match=r"node\.toml cannot be written \(Not a directory\); name another"
+    ):
+        run(config, *options())
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 @pytest.mark.parametrize(
     ("answers", "says"),
     [

@@ -70,6 +70,8 @@ def test_a_person_comes_changes_and_goes_by_command(page: Page, command: Command
 
 
 def test_what_cannot_be_is_refused_with_its_remedy(page: Page, command: Command, tmp_path: Path) -> None:
+    binary = tmp_path / "binary"
+    binary.write_bytes(b"\xff\xfe")
     for arguments, remedy in (
         (("add", "viewer", "--role", "admin", "--no-password"), "dicomnode users change"),
         (("add", "two words", "--role", "admin", "--no-password"), "letters, digits"),
@@ -78,6 +80,7 @@ def test_what_cannot_be_is_refused_with_its_remedy(page: Page, command: Command,
             "10 to 1024",
         ),
         (("add", "no", "--role", "viewer", "--password-file", str(tmp_path / "none")), "cannot be read"),
+        (("add", "no", "--role", "viewer", "--password-file", str(binary)), "name a file of text"),
         (("change", "viewer"), "give --role"),
         (("remove", "nobody"), "dicomnode users list"),
     ):
