@@ -88,6 +88,8 @@ def test_paths_and_ports_of_image_and_compose_file_are_those_of_the_configuratio
     assert mounts["node-data"] == str(settings.node.data) == instructions("VOLUME")[0]
     assert f"DICOMNODE_CONFIG={mounts['./node.toml']}" in CONTAINERFILE
     assert f"node:{settings.web.port}" in compose["services"]["proxy"]["command"]
+    (network,) = compose["networks"]["default"]["ipam"]["config"]
+    assert settings.web.proxies == (network["subnet"],)
     assert f"node:{settings.web.port}" in (DEPLOY / "monitoring" / "prometheus.yml").read_text()
     assert instructions("COPY")[-1] == f"config/models {settings.models.folder}"
 

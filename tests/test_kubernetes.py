@@ -224,6 +224,7 @@ def test_every_role_runs_once_and_by_its_command(base: list[Manifest]) -> None:
 
 def test_ports_and_probes_are_those_of_the_program(base: list[Manifest], settings: Settings) -> None:
     assert settings.web is not None
+    assert settings.web.proxies, "the ingress, or every visitor has its address"
     paths = {route.path for route in ROUTES}
     for component, port in (("receiver", settings.node.port), ("web", settings.web.port)):
         (container,) = roles(base)[component]["containers"]
