@@ -39,6 +39,7 @@ def check_node(settings: Settings, listen_s: float = 0.0) -> Iterator[Finding]:
         yield check_clock(database)
     yield from _check_devices(settings)
     yield from check_files(settings)
+    yield from _check_what_is_left_out(settings)
     if settings.tls is not None:
         for good, detail in check_certificates(settings.tls):
             yield (ok if good else wrong)("tls", detail)
@@ -117,6 +118,22 @@ def _check_models(settings: Settings, database: Database) -> Iterator[Finding]:
     for route in settings.route:
         if route.model not in registry.names:
             yield wrong(f"route {route.name}", f"no usable model is called {route.model!r}")
+
+
+def _check_what_is_left_out(settings: Settings) -> Iterator[Finding]:
+    """What a node starts without, and hardly anybody means."""
+    if not settings.peer:
+        yield note("peer", "there is none, so nobody may send; add a [[peer]]")
+    if not settings.route:
+        yield note("route", "there is none, so no model sees anything; add a [[route]]")
+    if not settings.models.folder.is_dir():
+        yield note("models.folder", f"{settings.models.folder} is no folder; correct it, or put models there")
+    if settings.web is not None and settings.web.https and not settings.web.proxies:
+        yield note(
+            "web.proxies",
+            "not set although https = true: every visitor has the address of the proxy, so that wrong "
+            "passwords of one close the login for all; name the proxy there",
+        )
 
 
 def _check_devices(settings: Settings) -> Iterator[Finding]:

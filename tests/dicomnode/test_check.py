@@ -190,3 +190,13 @@ def test_keys_and_secrets_that_nobody_named_are_not_missed(settings: Settings) -
 def test_a_state_of_a_model_that_is_not_there_is_noted(tmp_path: Path) -> None:
     settings = settings_in(tmp_path, '[models.states]\ntreshold = "shadow"\n')
     assert ("models.states", Verdict.NOTE) in verdicts(node.check_node(settings))
+
+
+def test_what_hardly_anybody_means_to_leave_out_is_noted(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, "[web]\nhttps = true\n")
+    bare = settings.model_copy(update={"peer": (), "route": ()})
+    left_out = {"peer", "route", "models.folder", "web.proxies"}
+    assert {(name, Verdict.NOTE) for name in left_out} <= set(verdicts(node.check_node(bare)))
+    (tmp_path / "models").mkdir()
+    whole = settings_in(tmp_path, '[web]\nhttps = true\nproxies = ["127.0.0.1"]\n')
+    assert not left_out & {name for name, _ in verdicts(node.check_node(whole))}
