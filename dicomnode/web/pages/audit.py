@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from urllib.parse import urlencode
 
 from starlette.responses import Response, StreamingResponse
@@ -16,6 +16,7 @@ from dicomnode.records.events import OUTCOMES, EventFilter, event_page, outcome_
 from dicomnode.records.story import sentence_of
 from dicomnode.records.tables import AuditRow
 from dicomnode.web.access import page
+from dicomnode.web.days import day, day_after
 from dicomnode.web.site import Right, Visit
 
 PAGE_LENGTH = 100
@@ -113,10 +114,9 @@ def _asked(visit: Visit) -> list[str]:
 
 def _wanted(visit: Visit) -> EventFilter:
     """What the form asks. Raises PermanentError for a wrong day."""
-    until = _day(visit.query("until"))
     found = EventFilter(
-        since=_day(visit.query("since")),
-        until=until + timedelta(days=1) if until else None,
+        since=day(visit.query("since")),
+        until=day_after(visit.query("until")),
         peer=visit.query("peer") or None,
         model=visit.query("model") or None,
         who=visit.query("who") or None,
@@ -127,15 +127,6 @@ def _wanted(visit: Visit) -> EventFilter:
         if not kinds:
             raise PermanentError("No event of this kind has this outcome.")
     return replace(found, events=kinds)
-
-
-def _day(words: str) -> datetime | None:
-    if not words:
-        return None
-    try:
-        return datetime.strptime(words, "%Y-%m-%d").replace(tzinfo=UTC)
-    except ValueError as error:
-        raise PermanentError("A day is written as 2026-11-27.") from error
 
 
 def _address(visit: Visit, path: str = "/audit", **changed: str) -> str:

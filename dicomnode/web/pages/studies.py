@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
 
@@ -14,6 +13,7 @@ from dicomnode.records.lookup import Hit, StudyCursor, StudyFilter, find, study_
 from dicomnode.records.states import StudyState
 from dicomnode.records.tables import StudyRow
 from dicomnode.web.access import page
+from dicomnode.web.days import day, day_after
 from dicomnode.web.facts import progress_of
 from dicomnode.web.site import Right, Visit
 
@@ -75,23 +75,13 @@ def _list(visit: Visit, studies: list[StudyRow], problem: str, next_page: str = 
 
 def _wanted(visit: Visit) -> StudyFilter:
     """The filters of the form; an empty field asks nothing. Raises PermanentError for a wrong date."""
-    until = _day(visit.query("until"))
     state = visit.query("state")
     return StudyFilter(
         state=state if state in set(StudyState) else None,
         calling_ae_title=visit.query("sender") or None,
-        since=_day(visit.query("since")),
-        until=until + timedelta(days=1) if until else None,
+        since=day(visit.query("since")),
+        until=day_after(visit.query("until")),
     )
-
-
-def _day(words: str) -> datetime | None:
-    if not words:
-        return None
-    try:
-        return datetime.strptime(words, "%Y-%m-%d").replace(tzinfo=UTC)
-    except ValueError as error:
-        raise PermanentError("A day is written as 2026-11-27.") from error
 
 
 def _address(visit: Visit, **changed: Any) -> str:

@@ -73,6 +73,8 @@ def test_the_list_is_filtered_by_state_and_day(hospital: Hospital, worked: Page)
     assert held.NO_MODEL not in routed
     assert "No study fits this filter" in words(browser.get("/studies?since=2999-01-01"))
     assert "A day is written as" in words(browser.get("/studies?since=yesterday"))
+    assert held.LESIONS in words(browser.get("/studies?since=0001-01-01&until=9999-12-31"))
+    assert browser.get("/audit?since=0001-01-01&until=9999-12-31").status_code == 200
     assert "begin at its top" in words(browser.get("/studies?after=nonsense"))
 
 
