@@ -43,14 +43,15 @@ def echo(peer: PeerArgument, config: ConfigOption = DEFAULT_CONFIG) -> None:
 
 
 def send(folder: FolderArgument, peer: PeerArgument, config: ConfigOption = DEFAULT_CONFIG) -> None:
-    """Send every DICOM file below FOLDER to PEER by C-STORE. Exit code 1 when one was not accepted."""
+    """Send every DICOM file below FOLDER to PEER by C-STORE.
+
+    Exit code 1 when one was not accepted, or a file was passed over: it is broken, or no DICOM instance.
+    """
     settings = load_settings(config)
     found = _peer(settings, peer)
+    content = read_folder(folder)
     paths: list[Path] = [
-        instance.path
-        for study in read_folder(folder).studies
-        for series in study.series
-        for instance in series.instances
+        instance.path for study in content.studies for series in study.series for instance in series.instances
     ]
     responses = sender.send(settings.node.ae_title, found, paths, settings.delivery.response_timeout_s)
     refused = []
@@ -58,9 +59,11 @@ def send(folder: FolderArgument, peer: PeerArgument, config: ConfigOption = DEFA
         if response.fate is not Fate.ACCEPTED:
             refused.append(response)
     for response in refused:
-        console.print(f"[red]{response.path.name}[/]: {escape(response.status)}")
+        console.print(f"[red]{escape(response.path.name)}[/]: {escape(response.status)}")
+    for path, reason in content.skipped.items():
+        console.print(f"[red]{escape(path.name)}[/]: not sent, {reason}")
     console.print(f"{len(paths) - len(refused)} of {len(paths)} accepted by {peer}")
-    if refused:
+    if refused or content.skipped:
         raise typer.Exit(1)
 
 

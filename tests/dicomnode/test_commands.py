@@ -418,6 +418,10 @@ def test_echo_and_send_talk_to_a_peer(reachable: tuple[Peer, Command], tmp_path:
     assert "1.dcm: C000" in told
     assert peer.received == ["1.2.0", "1.2.1", "1.2.2"]
     assert "3 of 3 accepted" in command("send", str(folder), "PACS")
+    (folder / "broken.dcm").write_bytes(b"x")
+    told = command("send", str(folder), "PACS", code=1)
+    assert "broken.dcm: not sent, not a DICOM file" in told
+    assert "3 of 3 accepted" in told
 
 
 def test_check_finds_what_is_wrong_and_says_so(reachable: tuple[Peer, Command]) -> None:
