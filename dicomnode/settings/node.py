@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 from sqlalchemy import URL
 
+from dicomnode.errors import ConfigurationError
 from dicomnode.forms import DEFAULT_FORMS, Form, Wanted, kinds_of
 from dicomnode.profiles import Profile, profile_path, read_profile
 from dicomnode.settings.alert import AlertSettings
@@ -222,9 +223,15 @@ class Settings(Section):
         return peer.forms or (profile.forms if profile else DEFAULT_FORMS)
 
     def profile_of(self, peer: PeerSettings) -> Profile | None:
-        """What was found when the peer was probed; None when it never was."""
+        """What was found when the peer was probed; None when it never was. Raises ConfigurationError."""
         path = profile_path(self.delivery.profiles, peer.name)
-        return read_profile(path) if path and path.exists() else None
+        try:
+            return read_profile(path) if path and path.exists() else None
+        except PermissionError as error:
+            raise ConfigurationError(
+                f"profile {path} cannot be looked for ({error.strerror}); run this as the user of the node, "
+                "or correct delivery.profiles"
+            ) from error
 
     @property
     def database_url(self) -> URL:

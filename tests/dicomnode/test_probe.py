@@ -115,6 +115,21 @@ def test_a_broken_profile_is_named_at_the_start(tmp_path: Path) -> None:
         load_settings(config)
 
 
+def test_profiles_that_this_user_may_not_see_are_named_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = write_config(tmp_path)
+
+    def refuse(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", refuse)
+    with pytest.raises(
+        ConfigurationError, match=r"PACS\.toml cannot be looked for \(Permission denied\); run"
+    ):
+        load_settings(config)
+
+
 @pytest.mark.real_parts
 def test_a_storescp_that_takes_only_pictures_is_found_out(tmp_path: Path) -> None:
     peer = PeerSettings(name="OLD", ae_title="OLD", host="127.0.0.1", port=free_port())
