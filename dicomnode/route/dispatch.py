@@ -61,9 +61,18 @@ class Dispatch:
             except PermanentError as error:
                 log.error("study_parked", study_instance_uid=study_instance_uid, reason=str(error))
                 self._park(study_instance_uid, str(error))
+            except OSError as error:
+                self._park_unless_the_spool_is_away(study_instance_uid, error)
             except Exception as error:
                 log.exception("study_parked", study_instance_uid=study_instance_uid)
                 self._park(study_instance_uid, f"internal error {type(error).__name__} while routing")
+
+    def _park_unless_the_spool_is_away(self, study_instance_uid: str, error: OSError) -> None:
+        """A disk that fails as a whole says nothing of this study, which is tried again at the next tick."""
+        log.error("study_not_read", study_instance_uid=study_instance_uid, error=error.strerror)
+        if self._spool.works():
+            reason = f"its images cannot be read ({error.strerror}); mend that, and replay the study"
+            self._park(study_instance_uid, reason)
 
     def _is_held(self) -> bool:
         """Whether the queues are full now, or the spool is away; then every study that waits says so."""
@@ -135,11 +144,9 @@ class Dispatch:
         if purged:
             self._park(study_instance_uid, what_was_purged(purged))
             return
-        studies = read_study(rows)
-        count = sum(len(series.instances) for study in studies for series in study.series)
-        if count < len(rows) and not self._spool.works():
-            return  # that is no fault of its images: they are read at the next tick
-        decisions = [decision for study in studies for decision in route_study(study, self.settings.route)]
+        decisions = [
+            decision for study in read_study(rows) for decision in route_study(study, self.settings.route)
+        ]
         with self.database.transaction() as session:
             study = session.get_one(StudyRow, study_instance_uid)
             if study.state != StudyState.COMPLETE or study.generation != generation:

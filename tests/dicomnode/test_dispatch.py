@@ -133,6 +133,22 @@ def test_studies_wait_while_the_spool_is_away(intake: Intake, database: Database
     assert study(database, uid).state == "routed"
 
 
+def test_a_study_of_which_an_image_cannot_be_read_is_parked_and_not_routed_without_it(
+    intake: Intake, database: Database, dispatch: Dispatch
+) -> None:
+    uid = complete(intake, database, 1)
+    (file,) = Spool(dispatch.settings.spool).files()
+    file.rename(file.with_suffix(".away"))
+    dispatch.route_complete_studies()
+    assert study(database, uid).state == "parked"
+    assert "its images cannot be read" in events(database, "study_parked")[0][1]["reason"]
+    file.with_suffix(".away").rename(file)
+    with database.transaction() as session:
+        assert replay_of_study(session, Audit("admin"), uid).studies == 1
+    dispatch.route_complete_studies()
+    assert study(database, uid).state == "routed"
+
+
 def test_studies_wait_while_the_spool_can_neither_be_read_nor_written(
     intake: Intake, database: Database, dispatch: Dispatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
