@@ -15,6 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from inference.bundle import ModelBundle, ModelCard, Preprocessing
 from inference.device import best_device
 from inference.engine import Model
+from inference.errors import NotFinite
 from inference.preprocess import stack_context
 from training.cases import Case, DataSet, LoadedCase, Truth, digest, of_split
 from training.config import UNKNOWN_DIGEST, Augmentation, Experiment, card_content, untuned
@@ -178,7 +179,10 @@ def validate(
     """
     run.kept.eval()
     model = Model(in_memory_bundle(untuned(experiment)), best_device(), run.kept)
-    dice = mean_dice(model_finder(model), material.val_cases, experiment.target.labels)
+    try:
+        dice = mean_dice(model_finder(model), material.val_cases, experiment.target.labels)
+    except NotFinite:
+        dice = 0.0  # the loss of the next step tells of it, and ends the run
     loss = validation_loss(run.kept, experiment, material.val)
     entry = {"step": step, "loss": sum(losses) / len(losses), "val_loss": loss, "val_dice": dice}
     keep = experiment.fitting.keep
