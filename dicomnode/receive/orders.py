@@ -114,6 +114,8 @@ class Orders:
         """Whether nothing waits, neither of what was heard of nor of what the receiver kept back so far."""
         if not self._waiting:
             self._hear(PAUSE_S)
+            if self._in_a_hurry:
+                self._due = len(self._waiting)
         return not self._waiting
 
     def _first(self) -> Batch:

@@ -517,8 +517,11 @@ def test_what_came_meanwhile_is_due_at_once_where_somebody_waits(monkeypatch: py
         assert orders.ahead() == [second, third]
         assert next(batches) == [second, third]
         assert orders.is_up_to_date()
-        say(first)
+        monkeypatch.setattr("dicomnode.receive.orders.PAUSE_S", 1000 * WAIT_S)
+        monkeypatch.setattr("dicomnode.receive.orders.LONGEST_S", 1000 * WAIT_S)
+        say(first, (Order.HURRY, Place(0, 0)))
         assert not orders.is_up_to_date(), "it came while a batch was recorded"
+        assert next(batches) == [first], "somebody waits: it is not gathered with what follows"
 
 
 @pytest.mark.parametrize("limit", ["PAUSE_S", "LONGEST_S", "MOST_FULL"])
