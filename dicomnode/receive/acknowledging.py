@@ -37,6 +37,8 @@ from dicomnode.spool import Spool, require_uids
 
 FLUSH_TIMEOUT_S = 30.0
 RESTART_PAUSE_S = 0.5
+CHANNEL_BYTES = 2**22
+"""Asked for; the system usually gives a tenth, and counts some 700 for each order."""
 
 log = structlog.get_logger()
 
@@ -192,6 +194,7 @@ class Acknowledging:
     def _connect(self, folder: Path) -> None:
         """Start a recorder, and have it record what an earlier one did not report."""
         ours, its = socket.socketpair()
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, CHANNEL_BYTES)
         self._wait_for_recorder = self._start(its, folder)
         self._channel = ours
         self._unsent.clear()
