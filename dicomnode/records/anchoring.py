@@ -23,9 +23,8 @@ def anchor_of_the_day(
     """
     now = utc_now()
     known = read_anchors(path)
-    if any(
-        anchor.day == now.date() for anchor in known
-    ):  # the last is of a later day where a clock was ahead
+    # Not only the last one: it is of a later day where a clock was ahead.
+    if any(anchor.day == now.date() for anchor in known):
         return None
     with database.snapshot() as session:
         last = session.scalar(select(AuditRow).order_by(AuditRow.id.desc()).limit(1))

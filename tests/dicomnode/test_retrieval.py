@@ -123,16 +123,25 @@ def gathered() -> Iterator[list[Gathering]]:
         found.database.engine.dispose()
 
 
+def begun(
+    gathered: list[Gathering], settings: Settings, orthanc: Orthanc, folder: Path, count: int, sent: int
+) -> tuple[Gathering, str]:
+    """A node that listens, and a study of which Orthanc holds `count` images and sent it the first ones."""
+    node = Gathering(settings)
+    gathered.append(node)
+    node.listener.start()
+    study, instances = upload_study(orthanc, folder, count)
+    forward(orthanc, instances[:sent])
+    return node, study
+
+
 @pytest.mark.real_parts
 @pytest.mark.parametrize(("method", "dicomweb"), [("get", False), ("move", True)])
 def test_exactly_what_is_missing_is_fetched_and_the_study_is_complete(
     orthanc: Orthanc, tmp_path: Path, gathered: list[Gathering], method: str, dicomweb: bool
 ) -> None:
-    node = Gathering(node_of(tmp_path, orthanc, method=method, dicomweb=dicomweb))
-    gathered.append(node)
-    node.listener.start()
-    study, instances = upload_study(orthanc, tmp_path, 9)
-    forward(orthanc, instances[:4])
+    settings = node_of(tmp_path, orthanc, method=method, dicomweb=dicomweb)
+    node, study = begun(gathered, settings, orthanc, tmp_path, 9, 4)
     wait_until(lambda: len(events(node.database, "instance_received")) == 4)
     found = node.tick_until_closed(study)
     assert (found.state, found.completed_by, found.missing) == ("complete", "expected_count", None)
@@ -156,11 +165,8 @@ def test_exactly_what_is_missing_is_fetched_and_the_study_is_complete(
 def test_what_may_only_wait_for_its_row_is_not_fetched(
     orthanc: Orthanc, tmp_path: Path, gathered: list[Gathering]
 ) -> None:
-    node = Gathering(node_of(tmp_path, orthanc, method="get"))
-    gathered.append(node)
-    node.listener.start()
-    study, instances = upload_study(orthanc, tmp_path, 3)
-    forward(orthanc, instances[:2])
+    settings = node_of(tmp_path, orthanc, method="get")
+    node, study = begun(gathered, settings, orthanc, tmp_path, 3, 2)
     wait_until(lambda: len(events(node.database, "instance_received")) == 2)
     other = node.settings.spool / "journals" / "other"
     other.mkdir()
@@ -179,11 +185,8 @@ def test_a_peer_that_cannot_move_to_us_is_asked_three_times_and_then_the_rules_d
     orthanc: Orthanc, tmp_path: Path, gathered: list[Gathering]
 ) -> None:
     """Nobody listens at the port that Orthanc knows."""
-    node = Gathering(node_of(tmp_path, orthanc, method="move"))
-    gathered.append(node)
-    node.listener.start()
-    study, instances = upload_study(orthanc, tmp_path, 3)
-    forward(orthanc, instances[:2])
+    settings = node_of(tmp_path, orthanc, method="move")
+    node, study = begun(gathered, settings, orthanc, tmp_path, 3, 2)
     node.listener.stop()
     node.works.append(node.assembly.close_complete_studies)
 
@@ -193,10 +196,8 @@ def test_a_peer_that_cannot_move_to_us_is_asked_three_times_and_then_the_rules_d
         return bool(events(node.database, "instances_retrieved"))
 
     wait_until(has_tried, TIMEOUT_S)
-    with node.database.transaction() as session:
-        session.get_one(StudyRow, study).last_received_at -= timedelta(
-            seconds=400
-        )  # the quiet period is over
+    with node.database.transaction() as session:  # the quiet period is over
+        session.get_one(StudyRow, study).last_received_at -= timedelta(seconds=400)
     found = node.tick_until_closed(study)
     assert (found.completed_by, found.received_count) == ("quiet_period", 2)
     assert found.missing == "1 of the instances that ORTHANC holds had not arrived"
